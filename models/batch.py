@@ -1,0 +1,146 @@
+"""Packs to tensors: the token grid is built here, when a batch is.
+
+A batch has no batch dimension. The columns of all its documents stand in one row, and `cu_seqlens` says where
+each begins and ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.codec import unpack_codes
+from models.layouts import Layout
+
+TEXT, AUDIO = 0, 1
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One training sequence as it lies in a shard: ragged streams and spans, in columns of the pack."""
+
+    pack_id: str
+    num_columns: int
+    cu_seqlens: NDArray[np.int32]  # (documents + 1,)
+    segments: NDArray[np.int32]  # (segments, 3): kind, start column, length in tokens or frames
+    text_tokens: NDArray[np.int32]  # (tokens,) of all text segments in order
+    codes: bytes | memoryview  # of all audio segments in order, as models.codec.pack_codes writes them
+    loss_spans: NDArray[np.int32]  # (spans, 3): kind, start column, end column
+    loss_weights: NDArray[np.float32]  # (spans,)
+    document_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Columns of one or more packs, and the cells that are predicted."""
+
+    text: torch.Tensor  # (N,) text cell of every column, 0 where there is none
+    audio: torch.Tensor  # (A, S) audio cells of the columns that have any; pad is codebook_size
+    audio_columns: torch.Tensor  # (A,) which columns those are
+    positions: torch.Tensor  # (N,) from 0 in every document
+    cu_seqlens: torch.Tensor  # (documents + 1,) int32
+    max_seqlen: int
+    text_from: torch.Tensor  # (Q,) column before each predicted text cell
+    text_targets: torch.Tensor  # (Q,)
+    text_weights: torch.Tensor  # (Q,) float32
+    audio_from: torch.Tensor  # (P,) column before each predicted audio column
+    audio_targets: torch.Tensor  # (P, S); pad is codebook_size and counts for nothing
+    audio_weights: torch.Tensor  # (P,) float32, of each cell
+    boundaries: tuple[int, ...]  # cu_seqlens as plain integers
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device."""
+        moved = {
+            field.name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for field in fields(self)
+            for value in (getattr(self, field.name),)
+        }
+        return Batch(**moved)
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """What the integers in a shard mean: how to build the grid from them."""
+
+    layout: Layout
+    num_codebooks: int
+    codebook_size: int
+    bits: int
+
+
+def collate(packs: Sequence[Pack], grid: GridSpec) -> Batch:
+    """Build one batch of packs, one behind the other.
+
+    Raises:
+        ValueError: a code or a span lies outside what the grid or the pack has room for.
+    """
+    num_columns = sum(pack.num_columns for pack in packs)
+    text = np.zeros(num_columns, dtype=np.int64)
+    audio: list[NDArray[np.int32]] = []
+    audio_columns: list[NDArray[np.int64]] = []
+    ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
+    spans: dict[int, list[tuple[int, int, float]]] = {TEXT: [], AUDIO: []}
+    base = 0
+    for pack in packs:
+        codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
+        token = frame = 0
+        for kind, start, length in pack.segments.tolist():
+            if kind == TEXT:
+                text[base + start : base + start + length] = pack.text_tokens[token : token + length]
+                token += length
+            else:
+                columns = grid.layout.to_grid(codes[:, frame : frame + length])  # (S, C)
+                audio.append(columns.T)
+                audio_columns.append(np.arange(base + start, base + start + columns.shape[1]))
+                frame += length
+        if token != len(pack.text_tokens) or frame != codes.shape[1]:
+            raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
+        for (kind, start, end), weight in zip(pack.loss_spans.tolist(), pack.loss_weights.tolist(), strict=True):
+            spans[kind].append((base + start, base + end, weight))
+        ends.append(base + pack.cu_seqlens[1:].astype(np.int64))
+        base += pack.num_columns
+
+    streams = grid.layout.num_streams
+    audio_cells = np.concatenate(audio) if audio else np.zeros((0, streams), dtype=np.int32)
+    columns_of = np.concatenate(audio_columns) if audio_columns else np.zeros(0, dtype=np.int64)
+    if audio_cells.size and int(audio_cells.max()) > grid.codebook_size:
+        raise ValueError(f"a code is {int(audio_cells.max())}, but the codebooks have {grid.codebook_size} entries")
+    cu_seqlens = np.concatenate(ends)
+    lengths = np.diff(cu_seqlens)
+    starts = np.repeat(cu_seqlens[:-1], lengths)
+
+    text_at, text_weights = _targets(spans[TEXT])
+    audio_at, audio_weights = _targets(spans[AUDIO])
+    row_of = np.full(num_columns, -1, dtype=np.int64)
+    row_of[columns_of] = np.arange(len(columns_of))
+    wanted = row_of[audio_at]
+    if (wanted < 0).any():
+        raise ValueError("an audio loss span covers a column without audio")
+    for at in (text_at, audio_at):
+        if at.size and (starts[at] == at).any():
+            raise ValueError("a loss span covers a document's first column, which nothing comes before")
+    return Batch(
+        text=torch.from_numpy(text),
+        audio=torch.from_numpy(audio_cells.astype(np.int64)),
+        audio_columns=torch.from_numpy(columns_of),
+        positions=torch.from_numpy(np.arange(num_columns) - starts),
+        cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+        max_seqlen=int(lengths.max(initial=0)),
+        text_from=torch.from_numpy(text_at - 1),
+        text_targets=torch.from_numpy(text[text_at]),
+        text_weights=torch.from_numpy(text_weights),
+        audio_from=torch.from_numpy(audio_at - 1),
+        audio_targets=torch.from_numpy(audio_cells[wanted].astype(np.int64)),
+        audio_weights=torch.from_numpy(audio_weights),
+        boundaries=tuple(cu_seqlens.tolist()),
+    )
+
+
+def _targets(spans: Sequence[tuple[int, int, float]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    columns = [np.arange(start, end, dtype=np.int64) for start, end, _ in spans]
+    weights = [np.full(end - start, weight, dtype=np.float32) for start, end, weight in spans]
+    if not columns:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    return np.concatenate(columns), np.concatenate(weights)

@@ -1,0 +1,296 @@
+"""The speech-LLM: a decoder-only transformer over the token grid. Read this file first.
+
+A column's vector is the sum of the embeddings of its cells: one of text and S of audio. Pre-norm blocks with
+rotary positions that start at 0 in every document, grouped-query attention and SwiGLU follow; one linear head
+predicts the next column's text cell, one its audio cells.
+
+Sources: Touvron et al. 2023, "LLaMA", arXiv:2302.13971, section 2.2 (RMSNorm, SwiGLU, RoPE); Ainslie et al. 2023,
+"GQA", arXiv:2305.13245; Henry et al. 2020, "Query-Key Normalization", arXiv:2010.04245; Copet et al. 2023,
+"MusicGen", arXiv:2306.05284, section 2.2 (sum of codebook embeddings, a head each).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.attention import Backend, packed_attention
+from models.batch import Batch
+from models.loss import linear_cross_entropy, target_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Size of the transformer."""
+
+    dim: int = 128
+    """Width of the residual stream (d)."""
+    num_layers: int = 4
+    """Blocks."""
+    num_heads: int = 4
+    """Query heads."""
+    num_kv_heads: int = 2
+    """Key and value heads; divides num_heads."""
+    ffn_dim: int = 384
+    """Width inside SwiGLU."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    qk_norm: bool = True
+    """Whether queries and keys are normalized per head."""
+
+    def __post_init__(self) -> None:
+        """Check that the heads divide the width."""
+        if self.dim % self.num_heads or self.num_heads % self.num_kv_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError("model: num_heads must divide dim into even widths, and num_kv_heads must divide num_heads")
+
+
+# Named sizes, fixed so that everyone means the same; parameters without embeddings and heads.
+SIZES: dict[str, Shape] = {
+    "tiny": Shape(dim=128, num_layers=4, num_heads=4, num_kv_heads=2, ffn_dim=448),  # 0.9M
+    "small": Shape(dim=256, num_layers=6, num_heads=4, num_kv_heads=2, ffn_dim=768),  # 4.7M
+    "base": Shape(dim=768, num_layers=12, num_heads=12, num_kv_heads=4, ffn_dim=2304),  # 83M + heads
+    "0.6b": Shape(dim=1024, num_layers=28, num_heads=16, num_kv_heads=8, ffn_dim=3584, rope_theta=1e6),
+    "1b": Shape(dim=2048, num_layers=16, num_heads=32, num_kv_heads=8, ffn_dim=8192, rope_theta=5e5),
+    "7b": Shape(dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, ffn_dim=11008, rope_theta=5e5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What the embeddings and heads must cover; follows from tokenizer, codec and layout."""
+
+    text_size: int
+    num_streams: int
+    codebook_size: int
+
+
+def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines (N, 1, head_dim / 2) of each position."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions[:, None].float() * theta**-exponents
+    return angles.cos()[:, None], angles.sin()[:, None]
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn each pair (x[i], x[i + D/2]) of heads (N, H, D) by its angle."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the sequences being generated, one padded row each."""
+
+    keys: list[torch.Tensor]  # per layer (B, L, G, D)
+    values: list[torch.Tensor]  # per layer (B, L, G, D)
+    lengths: torch.Tensor  # (B,) columns in use
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.head_dim = shape.dim // shape.num_heads
+        self.num_heads, self.num_kv_heads = shape.num_heads, shape.num_kv_heads
+        self.qkv = nn.Linear(shape.dim, (shape.num_heads + 2 * shape.num_kv_heads) * self.head_dim, bias=False)
+        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if shape.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if shape.qk_norm else nn.Identity()
+
+    def heads(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries (N, H, D), keys (N, G, D) and values (N, G, D) of states (N, d)."""
+        sizes = [self.num_heads * self.head_dim, *[self.num_kv_heads * self.head_dim] * 2]
+        q, k, v = self.qkv(x).split(sizes, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
+        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(shape.dim, 2 * shape.ffn_dim, bias=False)
+        self.down = nn.Linear(shape.ffn_dim, shape.dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return states (N, d)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: torch.Tensor = self.down(F.silu(gate) * up)
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + swiglu(norm(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.dim, eps=1e-6)
+        self.attention = Attention(shape)
+        self.ffn_norm = nn.RMSNorm(shape.dim, eps=1e-6)
+        self.ffn = SwiGLU(shape)
+
+    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Add what attention gathered (N, H, D), then the feed-forward part."""
+        x = x + self.attention.out(attended.flatten(-2))
+        out: torch.Tensor = x + self.ffn(self.ffn_norm(x))
+        return out
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums over the cells that count, to be divided by the sum of weights of all ranks."""
+
+    total: torch.Tensor  # weighted sum of cross-entropies, with gradient
+    weight: torch.Tensor  # sum of the weights
+    text_total: torch.Tensor
+    text_weight: torch.Tensor
+    audio_total: torch.Tensor
+    audio_weight: torch.Tensor
+
+
+class SpeechLM(nn.Module):
+    """Predicts every next column of a packed batch."""
+
+    def __init__(self, shape: Shape, vocabulary: Vocabulary) -> None:
+        """Build the modules; weights are drawn by `initialize`."""
+        super().__init__()
+        self.shape, self.vocabulary = shape, vocabulary
+        self.text_embedding = nn.Embedding(vocabulary.text_size, shape.dim, padding_idx=0)
+        # One table for all streams: stream s's id v is row s (V + 1) + v; row V of each stream is pad and stays zero.
+        self.audio_embedding = nn.Embedding(vocabulary.num_streams * (vocabulary.codebook_size + 1), shape.dim)
+        self.audio_norm = nn.RMSNorm(shape.dim, eps=1e-6)  # a sum of S embeddings would dwarf one of text
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.norm = nn.RMSNorm(shape.dim, eps=1e-6)
+        self.text_head = nn.Linear(shape.dim, vocabulary.text_size, bias=False)
+        self.audio_head = nn.Linear(shape.dim, vocabulary.num_streams * vocabulary.codebook_size, bias=False)
+        offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
+        self.register_buffer("stream_offsets", offsets, persistent=False)
+        self.stream_offsets: torch.Tensor
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> "SpeechLM":
+        """Draw the weights: normal(0, .02), outputs of blocks scaled down by depth (GPT-2), pads zero."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in sorted(self.named_parameters()):
+            if parameter.dim() < 2:
+                parameter.fill_(1.0)
+                continue
+            spread = 0.02
+            if name.endswith(("attention.out.weight", "ffn.down.weight")):
+                spread /= math.sqrt(2 * self.shape.num_layers)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+        self.text_embedding.weight[0] = 0.0
+        pads = torch.arange(1, self.vocabulary.num_streams + 1) * (self.vocabulary.codebook_size + 1) - 1
+        self.audio_embedding.weight[pads] = 0.0
+        return self
+
+    def num_parameters(self) -> int:
+        """Return the number of trained values."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
+        """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
+        x = self.text_embedding(text)
+        if len(audio):
+            pad = audio == self.vocabulary.codebook_size
+            # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
+            summed = F.embedding_bag(
+                audio + self.stream_offsets,
+                self.audio_embedding.weight,
+                mode="sum",
+                per_sample_weights=(~pad).to(self.audio_embedding.weight.dtype),
+            )
+            x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
+        return x
+
+    def forward(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
+        """Return the states (N, d) from which the next column is predicted."""
+        hidden, _ = self._run(batch, backend, keep=False)
+        return hidden
+
+    def _run(
+        self, batch: Batch, backend: Backend, keep: bool
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        x = self.embed(batch.text, batch.audio, batch.audio_columns)
+        cos, sin = rotary(batch.positions, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        kept = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)
+            attended = packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend)
+            x = block.finish(x, attended)
+            if keep:
+                kept.append((k, v))
+        out: torch.Tensor = self.norm(x)
+        return out, kept
+
+    def loss(self, batch: Batch, backend: Backend = "loop") -> Loss:
+        """Return the summed loss of a batch; see `operators.schema` for which cells count."""
+        hidden = self.forward(batch, backend)
+        pad = self.vocabulary.codebook_size
+        text_targets = batch.text_targets[:, None]
+        text_total = linear_cross_entropy(
+            hidden[batch.text_from], self.text_head.weight, text_targets, batch.text_weights
+        )
+        audio_total = linear_cross_entropy(
+            hidden[batch.audio_from], self.audio_head.weight, batch.audio_targets, batch.audio_weights, ignored=pad
+        )
+        text_weight = target_weight(text_targets, batch.text_weights)
+        audio_weight = target_weight(batch.audio_targets, batch.audio_weights, ignored=pad)
+        return Loss(
+            text_total + audio_total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight
+        )
+
+    @torch.no_grad()
+    def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:
+        """Read prompts packed in one batch; return the last state of each (B, d), and a cache with room for more.
+
+        Source: Zhao et al. 2024, "Prepacking", arXiv:2404.09529: prompts of any lengths prefilled without padding.
+        """
+        hidden, kept = self._run(batch, backend, keep=True)
+        lengths = batch.cu_seqlens.diff().to(torch.int64)
+        size = (len(lengths), int(lengths.max()) + room, self.shape.num_kv_heads, self.shape.dim // self.shape.num_heads)
+        row = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+        cache = KeyValueCache([], [], lengths)
+        for keys, values in kept:
+            for rows, stored in ((keys, cache.keys), (values, cache.values)):
+                padded = rows.new_zeros(size)
+                padded[row, batch.positions] = rows
+                stored.append(padded)
+        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], cache
+
+    @torch.no_grad()
+    def step(self, text: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+        """Append one text column to every sequence of the cache; return its states (B, d)."""
+        x = self.text_embedding(text)
+        cos, sin = rotary(cache.lengths, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        rows = torch.arange(len(text), device=x.device)
+        longest = int(cache.lengths.max()) + 1
+        seen = torch.arange(longest, device=x.device)[None] <= cache.lengths[:, None]  # (B, L)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
+            q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)
+            keys[rows, cache.lengths], values[rows, cache.lengths] = k, v
+            attended = F.scaled_dot_product_attention(
+                q[:, :, None],  # (B, H, 1, D)
+                keys[:, :longest].transpose(1, 2),
+                values[:, :longest].transpose(1, 2),
+                attn_mask=seen[:, None, None],
+                enable_gqa=self.shape.num_heads != self.shape.num_kv_heads,
+            )
+            x = block.finish(x, attended[:, :, 0])
+        cache.lengths = cache.lengths + 1
+        out: torch.Tensor = self.norm(x)
+        return out
+
+
+
+
+Size = Literal["tiny", "small", "base", "0.6b", "1b", "7b"]

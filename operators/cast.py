@@ -1,0 +1,198 @@
+"""Who meets whom, and what each may say: splits, cohorts, speakers and utterances, by rendezvous hashing.
+
+Adding or withdrawing a speaker changes the conversations that it wins or leaves, and no others.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from operators.digest import digest
+from operators.errors import InputError
+from operators.rng import hash64_many, rendezvous, rng
+from operators.schema import CASTS
+
+VERSION = "1"
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Casting:
+    """How many conversations are made, and of how many speakers."""
+
+    train_conversations: int = 200
+    """Conversations of the train split."""
+    test_conversations: int = 24
+    """Conversations of the test split."""
+    min_speakers: int = 2
+    """Fewest speakers in a conversation."""
+    max_speakers: int = 4
+    """Most speakers in a conversation; every count between is as likely."""
+    max_utterances: int = 8
+    """Most utterances one speaker is given."""
+    split: Literal["auto", "manifest", "speaker"] = "auto"
+    """Where splits come from: the manifests, a seeded draw of speakers, or (auto) the first that is there."""
+    test_speakers: float = 0.2
+    """Share of the speakers drawn for the test split, where it is drawn."""
+    speakers_per_cohort: int = 64
+    """Speakers that can meet each other; a bound on how far one speaker's change reaches."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 1 <= self.min_speakers <= self.max_speakers:
+            raise InputError("casting: 1 <= min_speakers <= max_speakers does not hold")
+        if not 0 < self.test_speakers < 1:
+            raise InputError("casting.test_speakers is a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Cast:
+    """One conversation to be: the rows of the utterances table that it may use, in order of speaking."""
+
+    conversation_id: str
+    split: str
+    speakers: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of the utterances table by split, and how that came about."""
+
+    rows: Mapping[str, NDArray[np.int64]]
+    source: str
+    """manifest or speaker"""
+    shared_speakers: int
+    """Speakers that are in both splits; 0 in a speaker-disjoint split."""
+
+    def describe(self) -> str:
+        """Say in one sentence where the splits come from."""
+        origin = "the manifest's own" if self.source == "manifest" else "a seeded, speaker-disjoint draw"
+        if self.shared_speakers:
+            return f"splits are {origin}; test SHARES {self.shared_speakers} speakers with train"
+        return f"splits are {origin}; no speaker is in both"
+
+
+def split_rows(utterances: pa.Table, casting: Casting, seed: int) -> Splits:
+    """Assign utterances to the train and test splits.
+
+    Raises:
+        InputError: the manifests' split is asked for and they have none.
+    """
+    speakers = utterances["speaker"].to_pylist()
+    named = utterances["split"].to_pylist()
+    present = set(named)
+    if casting.split == "manifest" or (casting.split == "auto" and {"train", "test"} <= present):
+        missing = [split for split in SPLITS if split not in present]
+        if missing:
+            raise InputError(
+                f"the manifests name no {missing[0]} split (they name {sorted(map(str, present))}); "
+                "name it as SPLIT=PATH, or use --casting.split speaker"
+            )
+        chosen = named
+        source = "manifest"
+    else:
+        names = sorted(set(speakers))
+        count = max(1, round(len(names) * casting.test_speakers))
+        drawn = {names[i] for i in rendezvous(f"{seed}:test-speakers", hash64_many(names), count)}
+        chosen = ["test" if speaker in drawn else "train" for speaker in speakers]
+        source = "speaker"
+    rows = {split: np.array([i for i, name in enumerate(chosen) if name == split], np.int64) for split in SPLITS}
+    sets = [{speakers[i] for i in rows[split]} for split in SPLITS]
+    return Splits(rows, source, len(sets[0] & sets[1]))
+
+
+def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[str, list[int]]]:
+    """Order each speaker's rows: speaker -> book and chapter -> rows by position, then id."""
+    columns = utterances.select(["speaker", "book", "chapter", "position", "utterance_id"]).take(rows).to_pydict()
+    shelves: dict[str, dict[str, list[tuple[int, str, int]]]] = defaultdict(lambda: defaultdict(list))
+    for i, row in enumerate(rows.tolist()):
+        chapter = f"{columns['book'][i] or ''}/{columns['chapter'][i] or ''}"
+        place = (columns["position"][i] or 0, columns["utterance_id"][i], row)
+        shelves[columns["speaker"][i]][chapter].append(place)
+    return {
+        speaker: {chapter: [row for _, _, row in sorted(places)] for chapter, places in chapters.items()}
+        for speaker, chapters in shelves.items()
+    }
+
+
+def _reading(shelf: Mapping[str, list[int]], count: int, address: str, seed: int) -> list[int]:
+    """Return up to `count` of a speaker's rows: consecutive ones of one chapter, then of the next chosen."""
+    chapters = sorted(shelf)
+    taken: list[int] = []
+    for order, index in enumerate(rendezvous(address, hash64_many(chapters), len(chapters))):
+        rows = shelf[chapters[index]]
+        spare = max(0, len(rows) - count)
+        start = int(rng(seed, "reading", address).integers(spare + 1)) if order == 0 else 0
+        taken += rows[start : start + count - len(taken)]
+        if len(taken) >= count:
+            break
+    return taken
+
+
+def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int) -> list[Cast]:
+    """Decide every conversation's speakers and their utterances.
+
+    Raises:
+        InputError: a split has fewer speakers than a conversation wants.
+    """
+    casts: list[Cast] = []
+    for split in SPLITS:
+        wanted = getattr(casting, f"{split}_conversations")
+        shelves = _shelves(utterances, splits.rows[split])
+        names = sorted(shelves)
+        if wanted and len(names) < casting.max_speakers:
+            raise InputError(
+                f"the {split} split has {len(names)} speaker(s), but conversations want up to {casting.max_speakers}; "
+                f"lower --casting.max-speakers or give more speakers"
+            )
+        hashes = hash64_many(names)
+        num_cohorts = max(1, len(names) // casting.speakers_per_cohort)
+        cohort_hashes = hash64_many([f"cohort-{i}" for i in range(num_cohorts)])
+        home = np.array([rendezvous(f"{seed}:cohort:{name}", cohort_hashes, 1)[0] for name in names])
+        members = [np.flatnonzero(home == cohort) for cohort in range(num_cohorts)]
+        for number in range(wanted):
+            conversation_id = f"{split}-{number:06d}"
+            draw = rng(seed, "cast", conversation_id)
+            count = int(draw.integers(casting.min_speakers, casting.max_speakers + 1))
+            pool = members[number % num_cohorts]
+            if len(pool) < count:  # a thin cohort borrows from all
+                pool = np.arange(len(names))
+            address = f"{seed}:speakers:{conversation_id}"
+            speakers = [names[pool[i]] for i in rendezvous(address, hashes[pool], count)]
+            rows = [
+                row
+                for speaker in speakers
+                for row in _reading(
+                    shelves[speaker], casting.max_utterances, f"{seed}:{conversation_id}:{speaker}", seed
+                )
+            ]
+            casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows)))
+    return casts
+
+
+def speaker_digests(utterances: pa.Table) -> dict[str, str]:
+    """Return a digest of each speaker's rows: what a partition that holds the speaker depends on."""
+    rows: dict[str, list[dict[str, object]]] = defaultdict(list)
+    for row in utterances.to_pylist():
+        rows[row["speaker"]].append(row)
+    return {speaker: digest(listed)[:16] for speaker, listed in sorted(rows.items())}
+
+
+def cast_table(utterances: pa.Table, casts: Sequence[Cast]) -> pa.Table:
+    """Write casts out with their utterances, as CASTS."""
+    rows = [
+        {
+            "conversation_id": cast.conversation_id,
+            "split": cast.split,
+            "speakers": list(cast.speakers),
+            "utterances": utterances.take(list(cast.rows)).to_pylist(),
+        }
+        for cast in casts
+    ]
+    return pa.Table.from_pylist(rows, schema=CASTS)

@@ -1,0 +1,67 @@
+"""Canonical JSON, content digests and Merkle roots: how two builds are told apart or found equal."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and mappings into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    """Write a value in the one way that equal values share.
+
+    >>> canonical_json({"b": 1, "a": (1, 2)})
+    '{"a":[1,2],"b":1}'
+    """
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Return 64 hexadecimal digits (BLAKE2b-256) of a value's canonical JSON."""
+    return digest_bytes(canonical_json(value).encode())
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return 64 hexadecimal digits (BLAKE2b-256) of bytes."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """Return 64 hexadecimal digits (BLAKE2b-256) of a file's bytes."""
+    state = hashlib.blake2b(digest_size=32)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def merkle_root(leaves: Iterable[tuple[str, str]]) -> str:
+    """Return the root over (name, digest) leaves, whatever order they come in.
+
+    Leaves and inner nodes are hashed under different prefixes, so that no inner node can pass for a leaf
+    (RFC 6962, section 2.1).
+
+    >>> merkle_root([("a", "1"), ("b", "2")]) == merkle_root([("b", "2"), ("a", "1")])
+    True
+    """
+    level = [digest_bytes(b"\x00" + canonical_json(leaf).encode()) for leaf in sorted(leaves)]
+    if not level:
+        return digest_bytes(b"\x00")
+    while len(level) > 1:
+        level = [
+            digest_bytes(b"\x01" + "".join(level[i : i + 2]).encode()) if i + 1 < len(level) else level[i]
+            for i in range(0, len(level), 2)
+        ]
+    return level[0]

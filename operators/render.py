@@ -1,0 +1,140 @@
+"""What the room hears: conversations to mixtures, the same samples wherever they are made."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from operators.errors import InputError
+from operators.manifest import read_span
+from operators.rng import rng
+from operators.schema import AUDIO, AUDIO_FLAC, CONVERSATIONS, table
+
+
+class UnusableAudioError(ValueError):
+    """A recording that cannot be mixed; its conversation goes to quarantine."""
+
+
+def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[np.float32]:
+    """Return a turn's samples (N,) at the recording's own rate.
+
+    Raises:
+        UnusableAudioError: the file is missing, truncated, of another rate, or holds NaN or infinity.
+    """
+    path = Path(turn["audio"])
+    if not path.is_absolute():
+        path = roots[turn["corpus"]] / path
+    try:
+        with soundfile.SoundFile(read_span(path, turn["byte_offset"], turn["byte_length"])) as sound:
+            if sound.samplerate != turn["source_rate_hz"]:
+                raise UnusableAudioError(f"{path} has {sound.samplerate} Hz, not {turn['source_rate_hz']} as indexed")
+            sound.seek(turn["source_start_sample"])
+            frames = sound.read(turn["source_num_samples"], dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UnusableAudioError(f"{path} cannot be read: {error}") from error
+    if len(frames) != turn["source_num_samples"]:
+        raise UnusableAudioError(f"{path} is truncated: {len(frames)} of {turn['source_num_samples']} samples")
+    samples = frames[:, turn["channel"]]
+    if not np.isfinite(samples).all():
+        raise UnusableAudioError(f"{path} holds NaN or infinity")
+    return np.ascontiguousarray(samples)
+
+
+def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int, num_samples: int) -> NDArray[np.float32]:
+    """Return exactly `num_samples` samples at another rate (soxr, its high-quality setting)."""
+    if from_hz != to_hz:
+        samples = soxr.resample(samples, from_hz, to_hz, quality="HQ")
+    return np.pad(samples, (0, max(0, num_samples - len(samples))))[:num_samples]
+
+
+def pink_noise(num_samples: int, seed: int, conversation_id: str) -> NDArray[np.float32]:
+    """Return noise (num_samples,) of unit power and 1/f spectrum, made in blocks of 2^18 with an address each."""
+    block = 1 << 18
+    out = np.empty(num_samples, dtype=np.float32)
+    for number, start in enumerate(range(0, num_samples, block)):
+        white = rng(seed, f"noise-{number}", conversation_id).standard_normal(block // 2 + 1, dtype=np.float32)
+        phase = rng(seed, f"noise-phase-{number}", conversation_id).random(block // 2 + 1, dtype=np.float32)
+        shape = 1.0 / np.sqrt(np.maximum(np.arange(block // 2 + 1), block // 400))
+        wave = np.fft.irfft(white * shape * np.exp(2j * np.pi * phase), n=block).astype(np.float32)
+        wave /= np.sqrt(np.mean(wave**2))
+        out[start : start + block] = wave[: num_samples - start]
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Mixes a conversation's turns, each at its speaker's level, with noise at its signal-to-noise ratio."""
+
+    level_dbfs: float = -26.0
+    """Root-mean-square level that a turn of gain 0 dB is brought to."""
+    keep_audio: bool = False
+    """Whether mixtures are kept as FLAC in a data set of their own."""
+    roots: Mapping[str, Path] = field(default_factory=dict)
+    """Folder of each corpus; where the files lie changes no sample, so no key depends on it."""
+
+    reads: ClassVar[pa.Schema] = CONVERSATIONS
+    writes: ClassVar[pa.Schema] = AUDIO
+    version: ClassVar[str] = "1"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not -60 <= self.level_dbfs <= -10:
+            raise InputError("render.level_dbfs must lie between -60 and -10 dBFS")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return the conversations with their samples.
+
+        Raises:
+            UnusableAudioError: a recording cannot be used.
+        """
+        mixed = [self.mix(row) for row in batch.to_pylist()]
+        offsets = np.cumsum([0] + [len(samples) for samples, _ in mixed])
+        values = np.concatenate([samples for samples, _ in mixed]) if mixed else np.zeros(0, np.int16)
+        samples = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, pa.int16()))
+        out = batch.append_column(AUDIO.field("samples"), samples)
+        return out.append_column(AUDIO.field("scale"), pa.array([scale for _, scale in mixed], pa.float32()))
+
+    def mix(self, conversation: Mapping[str, Any]) -> tuple[NDArray[np.int16], float]:
+        """Return the mixture (N,) and the factor that kept it from clipping (1 where it would not)."""
+        rate_hz = conversation["sample_rate_hz"]
+        mixture = np.zeros(conversation["num_samples"], dtype=np.float32)
+        for turn in conversation["turns"]:
+            source = read_source(turn, self.roots)
+            samples = resample(source, turn["source_rate_hz"], rate_hz, turn["num_samples"])
+            power = float(np.mean(samples.astype(np.float64) ** 2))
+            if power <= 1e-12:
+                raise UnusableAudioError(f"utterance {turn['utterance_id']} is silent")
+            gain = 10 ** ((self.level_dbfs + turn["gain_db"]) / 20) / np.sqrt(power)
+            mixture[turn["start_sample"] : turn["start_sample"] + len(samples)] += np.float32(gain) * samples
+        if conversation["noise_id"] == "pink":
+            noise = pink_noise(len(mixture), conversation["seed"], conversation["conversation_id"])
+            mixture += noise * np.float32(10 ** ((self.level_dbfs - conversation["snr_db"]) / 20))
+        peak = float(np.abs(mixture).max(initial=0.0))
+        scale = 0.99 / peak if peak > 0.99 else 1.0
+        return np.rint(mixture * np.float32(scale * 32767)).astype(np.int16), scale
+
+
+def to_flac(audio: pa.Table) -> pa.Table:
+    """Write mixtures as FLAC, one in a row (AUDIO to AUDIO_FLAC)."""
+    rows = []
+    for i in range(audio.num_rows):
+        buffer = io.BytesIO()
+        rate_hz = audio["sample_rate_hz"][i].as_py()
+        samples = audio["samples"][i].values.to_numpy()
+        soundfile.write(buffer, samples, rate_hz, format="FLAC", subtype="PCM_16")
+        rows.append(
+            {
+                "conversation_id": audio["conversation_id"][i].as_py(),
+                "sample_rate_hz": rate_hz,
+                "num_samples": len(samples),
+                "flac": buffer.getvalue(),
+            }
+        )
+    return table(rows, AUDIO_FLAC)

@@ -1,0 +1,71 @@
+"""Randomness with an address: a draw depends on (seed, purpose, id) and on nothing else.
+
+No result may depend on the number of workers, the layout of blocks or the order of arrival, so there is no
+sequential generator anywhere: whoever needs a draw names it. Source: Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3" (Philox), keyed here by BLAKE2b of the address.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def rng(seed: int, purpose: str, identifier: str) -> np.random.Generator:
+    """Return the generator that belongs to this address.
+
+    >>> float(rng(0, "turns", "train-000001").random()) == float(rng(0, "turns", "train-000001").random())
+    True
+    >>> float(rng(0, "turns", "train-000001").random()) == float(rng(0, "turns", "train-000002").random())
+    False
+    """
+    key = hashlib.blake2b(f"{seed}\x1f{purpose}\x1f{identifier}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def hash64(text: str) -> int:
+    """Return 64 hash bits of a text, the same on every machine (unlike `hash`)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def hash64_many(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """Return `hash64` of each text."""
+    return np.fromiter((hash64(text) for text in texts), dtype=np.uint64, count=len(texts))
+
+
+def mix64(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit words so that every input bit moves every output bit.
+
+    Source: Steele et al. 2014, "Fast splittable pseudorandom number generators" (SplitMix64's finalizer).
+    """
+    with np.errstate(over="ignore"):
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(bits ^ (bits >> np.uint64(31)))
+
+
+def rendezvous(address: str, candidates: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """Choose `count` candidates by highest random weight.
+
+    Adding or removing a candidate changes the choice only where it wins or leaves.
+
+    Args:
+        address: who chooses, for instance seed, purpose and conversation id in one text.
+        candidates: `hash64` of each candidate.
+        count: how many to take, at most `len(candidates)`.
+
+    Returns:
+        Indices of the chosen, the highest weight first.
+
+    Source: Thaler & Ravishankar 1998, "Using name-based mappings to increase hit rates".
+
+    >>> names = ["ann", "bob", "cid", "dee"]
+    >>> chosen = [names[i] for i in rendezvous("0:talk-1", hash64_many(names), 2)]
+    >>> fewer = [n for n in names if n == chosen[0] or n != chosen[1]]
+    >>> fewer[rendezvous("0:talk-1", hash64_many(fewer), 1)[0]] == chosen[0]
+    True
+    """
+    weights = mix64(candidates ^ np.uint64(hash64(address)))
+    # Ties are broken by the candidate's own hash, never by its place in the list.
+    return np.lexsort((candidates, weights))[::-1][:count]

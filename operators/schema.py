@@ -1,0 +1,222 @@
+"""Every stage's Arrow schema on one page, what the cells mean, and how operators are joined.
+
+Times are integers, half-open, in the unit that the name says. `large_` types are used wherever a column can
+pass 2 GiB. What a data set is made of (codec, layout, tokenizer) stands in the schema's metadata, so that a
+file explains itself to whoever opens it with plain `pyarrow.ipc`.
+
+The token grid (built with a batch by `models.batch`, never stored)
+-------------------------------------------------------------------
+A document is a row of columns; a column is one step of the model. Every column has one text cell and
+S audio cells (S = the layout's streams; K codebooks make S = K streams in the parallel and delay layouts).
+
+    task asr:        <asr> [<carry> text of the overlap] A A ... A <text> [s0] b y t e s [s1] ... <end>
+    task continue:   <continue> A A ... A <audio_end>
+
+- In an audio column (A) the text cell is `<pad>` (id 0); in a text column every audio cell is pad, the id one
+  past the last code. Pad cells add nothing to the sum of embeddings.
+- The delay layout makes T + K - 1 columns of T frames; its corners are audio pad, inside the document's border.
+- A loss span [start, end) names columns whose cells are *predicted* (from the column before), in one kind of
+  stream. Text spans of `asr` cover the first token after `<text>` up to and with `<end>`. Spans of `continue`
+  cover, from the first column after the prompt: the audio cells (audio pad never counts), and the text cells,
+  `<pad>` meaning "goes on", up to and with `<audio_end>`.
+- A cell's weight in the loss is its span's weight; the loss is the weighted sum over all ranks divided by the
+  sum of the weights over all ranks. Audio spans carry weight 1/S, so that a column counts about as a token.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
+
+
+WORD = pa.struct({"word": pa.string(), "start_sample": pa.int64(), "num_samples": pa.int64()})
+WORD_FRAMES = pa.struct({"word": pa.string(), "start_frame": pa.int32(), "num_frames": pa.int32()})
+
+# Where the samples of one speaker's recording slice are. `audio` is a path below the corpus's root, an
+# absolute path or a URL; byte_length > 0 means a member of a tar or a span of a file.
+_SOURCE = {
+    "corpus": pa.string(),
+    "audio": pa.string(),
+    "byte_offset": pa.int64(),
+    "byte_length": pa.int64(),
+    "channel": pa.int16(),
+    "source_rate_hz": pa.int32(),
+    "source_start_sample": pa.int64(),  # at source_rate_hz
+    "source_num_samples": pa.int64(),  # at source_rate_hz
+}
+
+UTTERANCES = _schema(
+    utterance_id=pa.string(),
+    **_SOURCE,
+    fingerprint=pa.string(),  # of size, first and last 64 KiB of the file: a changed recording is another row
+    speaker=pa.string(),
+    split=pa.string(),  # the manifest's own; null where it has none
+    text=pa.string(),
+    text_normalized=pa.string(),  # by the normalizer that the metadata names
+    language=pa.string(),
+    licence=pa.string(),
+    consent=pa.string(),
+    book=pa.string(),
+    chapter=pa.string(),
+    position=pa.int32(),  # order within the chapter
+    words=pa.list_(WORD),  # at source_rate_hz, from source_start_sample; empty where unknown
+    user_columns=pa.string(),  # JSON of whatever else the manifest says
+)
+
+# In flight: who takes part in a conversation, and what each may say, in order.
+CASTS = _schema(
+    conversation_id=pa.string(),
+    split=pa.string(),
+    speakers=pa.list_(pa.string()),
+    utterances=pa.list_(pa.struct(list(UTTERANCES))),
+)
+
+TURN = pa.struct(
+    {
+        "utterance_id": pa.string(),
+        "speaker": pa.string(),
+        "transition": pa.string(),  # start, hold, switch_gap, switch_overlap
+        "offset_samples": pa.int64(),  # to the end of the turn before; negative is overlap
+        "start_sample": pa.int64(),
+        "num_samples": pa.int64(),
+        "gain_db": pa.float32(),  # over the level that all speakers share
+        **_SOURCE,
+        "text": pa.string(),
+        "text_normalized": pa.string(),
+        "language": pa.string(),
+        "licence": pa.string(),
+        "rir_id": pa.string(),
+        "words": pa.list_(WORD),  # on the conversation's timeline
+    }
+)
+
+CONVERSATIONS = _schema(
+    conversation_id=pa.string(),
+    origin=pa.string(),  # simulated or recorded
+    split=pa.string(),
+    seed=pa.int64(),
+    sample_rate_hz=pa.int32(),
+    num_samples=pa.int64(),
+    speakers=pa.list_(pa.string()),  # by arrival
+    turns=pa.list_(TURN),  # by start
+    room_id=pa.string(),
+    noise_id=pa.string(),
+    snr_db=pa.float32(),
+    num_clipped_offsets=pa.int32(),  # drawn offsets that a constraint changed
+)
+
+# In flight: what the room hears. Stored, as FLAC, only if asked.
+AUDIO = CONVERSATIONS.append(pa.field("samples", pa.large_list(pa.int16()))).append(
+    pa.field("scale", pa.float32())  # below 1 where the mixture would have clipped
+)
+AUDIO_FLAC = _schema(
+    conversation_id=pa.string(), sample_rate_hz=pa.int32(), num_samples=pa.int64(), flac=pa.large_binary()
+)
+
+TURN_FRAMES = pa.struct(
+    {
+        "utterance_id": pa.string(),
+        "speaker": pa.string(),
+        "start_frame": pa.int32(),
+        "num_frames": pa.int32(),
+        "text": pa.string(),
+        "text_normalized": pa.string(),
+        "words": pa.list_(WORD_FRAMES),
+    }
+)
+
+CODES = _schema(
+    conversation_id=pa.string(),
+    origin=pa.string(),
+    split=pa.string(),
+    num_samples=pa.int64(),
+    num_frames=pa.int32(),
+    codes=pa.large_binary(),  # frame by frame, K codes each, `bits` bits a code: models.codec.unpack_codes
+    speakers=pa.list_(pa.string()),
+    turns=pa.list_(TURN_FRAMES),
+)
+
+# kind 0: text, length tokens in length columns. kind 1: audio, length frames in layout.num_columns(length).
+SEGMENT = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "length": pa.int32()})
+LOSS_SPAN = pa.struct(
+    {"kind": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32(), "weight": pa.float32()}
+)
+
+# In flight: one training example. Segments and spans count from the document's first column.
+DOCUMENTS = _schema(
+    document_id=pa.string(),
+    conversation_id=pa.string(),
+    task=pa.string(),
+    start_frame=pa.int32(),
+    num_frames=pa.int32(),
+    num_columns=pa.int32(),
+    segments=pa.list_(SEGMENT),
+    text_tokens=pa.large_list(pa.int32()),
+    codes=pa.large_binary(),
+    loss_spans=pa.list_(LOSS_SPAN),
+)
+
+# One training sequence. Segments and spans count from the pack's first column; streams are ragged, in order.
+PACKS = _schema(
+    pack_id=pa.string(),
+    num_columns=pa.int32(),
+    cu_seqlens=pa.list_(pa.int32()),  # documents + 1, from 0 to num_columns
+    documents=pa.list_(
+        pa.struct(
+            {
+                "document_id": pa.string(),
+                "conversation_id": pa.string(),
+                "task": pa.string(),
+                "start_frame": pa.int32(),
+                "num_frames": pa.int32(),
+            }
+        )
+    ),
+    segments=pa.list_(SEGMENT),
+    text_tokens=pa.large_list(pa.int32()),
+    codes=pa.large_binary(),
+    loss_spans=pa.list_(LOSS_SPAN),
+)
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A frozen dataclass that is its own configuration: Arrow table in, Arrow table out, nothing else."""
+
+    reads: ClassVar[pa.Schema]
+    writes: ClassVar[pa.Schema]
+    version: ClassVar[str]
+    """Raised when the meaning of the output changes: partitions made by another version are stale."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return one batch, made of one batch."""
+        ...
+
+
+def check_chain(source: pa.Schema, *operators: Operator) -> pa.Schema:
+    """Check that each operator is given the columns it reads, before any work starts.
+
+    Raises:
+        TypeError: names the operator, the column and what it is given instead.
+    """
+    given = source
+    for operator in operators:
+        for field in operator.reads:
+            index = given.get_field_index(field.name)
+            if index < 0 or given.field(index).type != field.type:
+                has = given.field(index).type if index >= 0 else f"only {given.names}"
+                name = type(operator).__name__
+                raise TypeError(f"{name} reads {field.name}: {field.type}, but is given {has}")
+        given = operator.writes
+    return given
+
+
+def table(rows: Sequence[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    """Build a table of a declared schema from rows."""
+    return pa.Table.from_pylist(list(rows), schema=schema)

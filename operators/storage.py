@@ -1,0 +1,151 @@
+"""Files on any fsspec URL, written once: a name appears whole or not at all, and is never overwritten.
+
+Local files appear by an exclusive hard link, objects by a conditional put (`If-None-Match: *`).
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+
+def is_local(url: str) -> bool:
+    """Tell whether a URL is a path of this machine.
+
+    >>> is_local("/data/runs"), is_local("s3://bucket/runs")
+    (True, False)
+    """
+    return "://" not in url
+
+
+def join(url: str, *parts: str) -> str:
+    """Join path parts, whatever the scheme.
+
+    >>> join("s3://bucket/runs/", "demo", "codes")
+    's3://bucket/runs/demo/codes'
+    """
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def _remote(url: str) -> tuple[Any, str]:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return filesystem, path
+
+
+def put_file(local: Path, url: str) -> bool:
+    """Publish a finished local file under `url`; return False where something stands there already."""
+    if is_local(url):
+        target = Path(url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The link must be made on the target's own file system, and from bytes that are on the disk.
+        staged = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
+        try:
+            try:
+                os.rename(local, staged)
+            except OSError:
+                staged.write_bytes(local.read_bytes())
+            with open(staged, "rb+") as file:
+                os.fsync(file.fileno())
+            try:
+                os.link(staged, target)
+            except FileExistsError:
+                return False
+            return True
+        finally:
+            staged.unlink(missing_ok=True)
+    filesystem, path = _remote(url)
+    try:
+        filesystem.put_file(str(local), path, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def put_bytes(data: bytes, url: str) -> bool:
+    """Publish bytes under `url`; return False where something stands there already."""
+    if is_local(url):
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        with scratch_file(near=url) as scratch:
+            scratch.write_bytes(data)
+            return put_file(scratch, url)
+    filesystem, path = _remote(url)
+    try:
+        filesystem.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def replace_bytes(data: bytes, url: str) -> None:
+    """Write a file that may change (state of a run, never a data set), whole or not at all."""
+    if is_local(url):
+        target = Path(url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = target.parent / f".{target.name}.{os.getpid()}"
+        staged.write_bytes(data)
+        os.replace(staged, target)
+        return
+    filesystem, path = _remote(url)
+    filesystem.pipe_file(path, data)
+
+
+def read_bytes(url: str) -> bytes | None:
+    """Return a file's bytes, or None where there is no such file."""
+    try:
+        if is_local(url):
+            return Path(url).read_bytes()
+        filesystem, path = _remote(url)
+        data: bytes = filesystem.cat_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return data
+
+
+def exists(url: str) -> bool:
+    """Tell whether a file stands there."""
+    if is_local(url):
+        return Path(url).exists()
+    filesystem, path = _remote(url)
+    return bool(filesystem.exists(path))
+
+
+def list_names(url: str) -> list[str]:
+    """Return the sorted names in a folder; none where there is no such folder."""
+    try:
+        if is_local(url):
+            return sorted(name for name in os.listdir(url) if not name.startswith("."))
+        filesystem, path = _remote(url)
+        return sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False, refresh=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def local_copy(url: str, cache: Path | None = None) -> Path:
+    """Return a path that can be memory-mapped: the file itself, or its copy in the cache folder."""
+    if is_local(url):
+        return Path(url)
+    folder = cache or Path(tempfile.gettempdir()) / "hubbub-cache"
+    target = folder / url.replace("://", "/")
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        filesystem, path = _remote(url)
+        staged = target.parent / f".{target.name}.{os.getpid()}"
+        filesystem.get_file(path, str(staged))
+        os.replace(staged, target)
+    return target
+
+
+@contextlib.contextmanager
+def scratch_file(near: str) -> Iterator[Path]:
+    """Give a path for a file in the making: beside a local target, else in the temporary folder."""
+    folder = Path(near).parent if is_local(near) else Path(tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".making-{os.getpid()}-{os.urandom(6).hex()}"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
