@@ -18,7 +18,7 @@ TEXT, AUDIO = 0, 1
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackedDocuments:
     """One training sequence as it lies in a shard: ragged streams and spans, in columns of the pack."""
 
     pack_id: str
@@ -70,7 +70,7 @@ class GridSpec:
     bits: int
 
 
-def collate(packs: Sequence[Pack], grid: GridSpec) -> Batch:
+def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
     """Build one batch of packs, one behind the other.
 
     Raises:

@@ -22,6 +22,10 @@ class Layout(Protocol):
         """Return exactly how many columns so many frames make (C)."""
         ...
 
+    def first_column(self, frame: int) -> int:
+        """Return the first column that holds any code of a frame."""
+        ...
+
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (S, C) of codes (K, T)."""
         ...
@@ -55,6 +59,10 @@ class Parallel:
         3
         """
         return -(-num_frames // self.group)
+
+    def first_column(self, frame: int) -> int:
+        """Return the column of the frame's group."""
+        return frame // self.group
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (K group, ceil(T / group)); stream g K + k holds codebook k of the group's frame g."""
@@ -91,6 +99,10 @@ class Delay:
         13
         """
         return num_frames + self.num_codebooks - 1 if num_frames else 0
+
+    def first_column(self, frame: int) -> int:
+        """Return the column of the frame's first codebook."""
+        return frame
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (K, T + K - 1)."""

@@ -184,12 +184,13 @@ def speaker_digests(utterances: pa.Table) -> dict[str, str]:
     return {speaker: digest(listed)[:16] for speaker, listed in sorted(rows.items())}
 
 
-def cast_table(utterances: pa.Table, casts: Sequence[Cast]) -> pa.Table:
+def cast_table(utterances: pa.Table, casts: Sequence[Cast], seed: int) -> pa.Table:
     """Write casts out with their utterances, as CASTS."""
     rows = [
         {
             "conversation_id": cast.conversation_id,
             "split": cast.split,
+            "seed": seed,
             "speakers": list(cast.speakers),
             "utterances": utterances.take(list(cast.rows)).to_pylist(),
         }

@@ -71,8 +71,6 @@ class Converse:
     """Least signal-to-noise ratio drawn."""
     max_snr_db: float = 30.0
     """Greatest signal-to-noise ratio drawn."""
-    seed: int = 0
-    """Root of all draws; the recipe's seed."""
 
     reads: ClassVar[pa.Schema] = CASTS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
@@ -92,8 +90,9 @@ class Converse:
     def converse(self, cast: dict[str, Any]) -> dict[str, Any]:
         """Return one conversation (a row of CONVERSATIONS) of one cast (a row of CASTS)."""
         conversation_id = cast["conversation_id"]
-        draw = rng(self.seed, "turns", conversation_id)
-        gains = rng(self.seed, "gains", conversation_id).normal(0.0, self.speaker_gain_sd_db, len(cast["speakers"]))
+        seed = cast["seed"]
+        draw = rng(seed, "turns", conversation_id)
+        gains = rng(seed, "gains", conversation_id).normal(0.0, self.speaker_gain_sd_db, len(cast["speakers"]))
         gain_db = dict(zip(cast["speakers"], np.clip(gains, -6.0, 6.0).tolist(), strict=True))
         queues = {speaker: deque[dict[str, Any]]() for speaker in cast["speakers"]}
         for utterance in cast["utterances"]:
@@ -117,13 +116,13 @@ class Converse:
             num_clipped += start != wanted
             turns.append(self._turn(utterance, transition, start, start - self._after(turns), gain_db[speaker]))
 
-        snr = rng(self.seed, "snr", conversation_id).uniform(self.min_snr_db, self.max_snr_db)
+        snr = rng(seed, "snr", conversation_id).uniform(self.min_snr_db, self.max_snr_db)
         end = max((turn["start_sample"] + turn["num_samples"] for turn in turns), default=0)
         return {
             "conversation_id": conversation_id,
             "origin": "simulated",
             "split": cast["split"],
-            "seed": self.seed,
+            "seed": seed,
             "sample_rate_hz": self.sample_rate_hz,
             "num_samples": end + self.sample_rate_hz // 5,  # a fifth of a second of room after the last word
             "speakers": list(dict.fromkeys(turn["speaker"] for turn in turns)),

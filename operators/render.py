@@ -1,8 +1,9 @@
 """What the room hears: conversations to mixtures, the same samples wherever they are made."""
 
 import io
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,21 +13,17 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from operators.errors import InputError
+from operators.errors import InputError, UnusableRowError
 from operators.manifest import read_span
 from operators.rng import rng
 from operators.schema import AUDIO, AUDIO_FLAC, CONVERSATIONS, table
-
-
-class UnusableAudioError(ValueError):
-    """A recording that cannot be mixed; its conversation goes to quarantine."""
 
 
 def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[np.float32]:
     """Return a turn's samples (N,) at the recording's own rate.
 
     Raises:
-        UnusableAudioError: the file is missing, truncated, of another rate, or holds NaN or infinity.
+        UnusableRowError: the file is missing, truncated, of another rate, or holds NaN or infinity.
     """
     path = Path(turn["audio"])
     if not path.is_absolute():
@@ -34,16 +31,16 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
     try:
         with soundfile.SoundFile(read_span(path, turn["byte_offset"], turn["byte_length"])) as sound:
             if sound.samplerate != turn["source_rate_hz"]:
-                raise UnusableAudioError(f"{path} has {sound.samplerate} Hz, not {turn['source_rate_hz']} as indexed")
+                raise UnusableRowError(f"{path} has {sound.samplerate} Hz, not {turn['source_rate_hz']} as indexed")
             sound.seek(turn["source_start_sample"])
             frames = sound.read(turn["source_num_samples"], dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise UnusableAudioError(f"{path} cannot be read: {error}") from error
+        raise UnusableRowError(f"{path} cannot be read: {error}") from error
     if len(frames) != turn["source_num_samples"]:
-        raise UnusableAudioError(f"{path} is truncated: {len(frames)} of {turn['source_num_samples']} samples")
+        raise UnusableRowError(f"{path} is truncated: {len(frames)} of {turn['source_num_samples']} samples")
     samples = frames[:, turn["channel"]]
     if not np.isfinite(samples).all():
-        raise UnusableAudioError(f"{path} holds NaN or infinity")
+        raise UnusableRowError(f"{path} holds NaN or infinity")
     return np.ascontiguousarray(samples)
 
 
@@ -68,6 +65,18 @@ def pink_noise(num_samples: int, seed: int, conversation_id: str) -> NDArray[np.
     return out
 
 
+def with_roots(conversations: pa.Table, roots: Mapping[str, Path]) -> pa.Table:
+    """Say in the schema's metadata where each corpus lies: known on the way, never stored, part of no key."""
+    text = json.dumps({name: str(path) for name, path in sorted(roots.items())})
+    return conversations.replace_schema_metadata({"hubbub.roots": text})
+
+
+def roots_of(conversations: pa.Table) -> dict[str, Path]:
+    """Return what `with_roots` said."""
+    text = (conversations.schema.metadata or {}).get(b"hubbub.roots", b"{}")
+    return {name: Path(path) for name, path in json.loads(text).items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Render:
     """Mixes a conversation's turns, each at its speaker's level, with noise at its signal-to-noise ratio."""
@@ -76,8 +85,6 @@ class Render:
     """Root-mean-square level that a turn of gain 0 dB is brought to."""
     keep_audio: bool = False
     """Whether mixtures are kept as FLAC in a data set of their own."""
-    roots: Mapping[str, Path] = field(default_factory=dict)
-    """Folder of each corpus; where the files lie changes no sample, so no key depends on it."""
 
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = AUDIO
@@ -92,25 +99,26 @@ class Render:
         """Return the conversations with their samples.
 
         Raises:
-            UnusableAudioError: a recording cannot be used.
+            UnusableRowError: a recording cannot be used.
         """
-        mixed = [self.mix(row) for row in batch.to_pylist()]
+        roots = roots_of(batch)
+        mixed = [self.mix(row, roots) for row in batch.to_pylist()]
         offsets = np.cumsum([0] + [len(samples) for samples, _ in mixed])
         values = np.concatenate([samples for samples, _ in mixed]) if mixed else np.zeros(0, np.int16)
         samples = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, pa.int16()))
         out = batch.append_column(AUDIO.field("samples"), samples)
         return out.append_column(AUDIO.field("scale"), pa.array([scale for _, scale in mixed], pa.float32()))
 
-    def mix(self, conversation: Mapping[str, Any]) -> tuple[NDArray[np.int16], float]:
+    def mix(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> tuple[NDArray[np.int16], float]:
         """Return the mixture (N,) and the factor that kept it from clipping (1 where it would not)."""
         rate_hz = conversation["sample_rate_hz"]
         mixture = np.zeros(conversation["num_samples"], dtype=np.float32)
         for turn in conversation["turns"]:
-            source = read_source(turn, self.roots)
+            source = read_source(turn, roots)
             samples = resample(source, turn["source_rate_hz"], rate_hz, turn["num_samples"])
             power = float(np.mean(samples.astype(np.float64) ** 2))
             if power <= 1e-12:
-                raise UnusableAudioError(f"utterance {turn['utterance_id']} is silent")
+                raise UnusableRowError(f"utterance {turn['utterance_id']} is silent")
             gain = 10 ** ((self.level_dbfs + turn["gain_db"]) / 20) / np.sqrt(power)
             mixture[turn["start_sample"] : turn["start_sample"] + len(samples)] += np.float32(gain) * samples
         if conversation["noise_id"] == "pink":

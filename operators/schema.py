@@ -73,6 +73,7 @@ UTTERANCES = _schema(
 CASTS = _schema(
     conversation_id=pa.string(),
     split=pa.string(),
+    seed=pa.int64(),  # the recipe's: all draws for this conversation have their root here
     speakers=pa.list_(pa.string()),
     utterances=pa.list_(pa.struct(list(UTTERANCES))),
 )
@@ -182,6 +183,14 @@ PACKS = _schema(
     text_tokens=pa.large_list(pa.int32()),
     codes=pa.large_binary(),
     loss_spans=pa.list_(LOSS_SPAN),
+)
+
+# What a checkpoint wrote down for a conversation.
+HYPOTHESES = _schema(
+    conversation_id=pa.string(),
+    checkpoint=pa.string(),  # digest of its weights
+    turns=pa.list_(pa.struct({"speaker": pa.string(), "text": pa.string()})),
+    num_tokens=pa.int32(),
 )
 
 

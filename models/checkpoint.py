@@ -1,0 +1,126 @@
+"""Checkpoints: safetensors and JSON, never a pickle; a folder appears whole or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.codec import CodecSpec
+from models.speech_lm import Shape, SpeechLM, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a checkpoint must say to be used by somebody who has nothing else."""
+
+    shape: Shape
+    vocabulary: Vocabulary
+    codec: CodecSpec
+    codec_weights: str | None
+    layout: str
+    group: int
+    tokenizer: str
+    tokenizer_digest: str
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """Data sets with their Merkle roots, recipe digest, seed and code version."""
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Header":
+        """Read a header back."""
+        kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
+        return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
+
+
+def save(
+    folder: Path, step: int, model: SpeechLM, header: Header, optimizer: torch.optim.Optimizer | None = None
+) -> Path:
+    """Write `step-<step>` below a folder, or leave the one that is there; return it.
+
+    Raises:
+        OSError: the disk is full; nothing is left behind, earlier checkpoints stay.
+    """
+    target = folder / f"step-{step:06d}"
+    if target.exists():
+        return target
+    staged = folder / f".step-{step:06d}-{os.getpid()}"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, str(staged / "model.safetensors"))
+        if optimizer is not None:
+            names = {id(parameter): name for name, parameter in model.named_parameters()}
+            moments = {
+                f"{names[id(parameter)]}:{key}": value.detach().cpu().contiguous()
+                for parameter, values in optimizer.state.items()
+                for key, value in values.items()
+            }
+            save_file(moments, str(staged / "optimizer.safetensors"))
+        text = json.dumps({"step": step, **asdict(header)}, indent=1, sort_keys=True)
+        (staged / "checkpoint.json").write_text(text + "\n")
+        for path in staged.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        try:
+            os.rename(staged, target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return target
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps whose checkpoints are complete, in order."""
+    return sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/checkpoint.json"))
+
+
+def read_header(path: Path) -> tuple[int, Header]:
+    """Return step and header of a checkpoint folder.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        data = json.loads((path / "checkpoint.json").read_text())
+        step = data.pop("step")
+        return step, Header.from_json(data)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of ours: {error}") from error
+
+
+def load(path: Path, device: str = "cpu") -> tuple[SpeechLM, int, Header]:
+    """Return model, step and header of a checkpoint folder.
+
+    Raises:
+        ValueError: it is not a checkpoint, or its weights do not fit its header.
+    """
+    step, header = read_header(path)
+    model = SpeechLM(header.shape, header.vocabulary)
+    try:
+        model.load_state_dict(load_file(str(path / "model.safetensors")))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"the weights of {path} do not load: {str(error).splitlines()[0]}") from error
+    return model.to(device), step, header
+
+
+def load_optimizer(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimizer's moments back."""
+    saved = load_file(str(path / "optimizer.safetensors"))
+    for name, parameter in model.named_parameters():
+        keys = [key for key in saved if key.rsplit(":", 1)[0] == name]
+        optimizer.state[parameter] = {
+            key.rsplit(":", 1)[1]: saved[key].to("cpu" if key.endswith(":step") else parameter.device) for key in keys
+        }
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the first checkpoint (the untrained model) and the newest `keep`."""
+    for step in steps(folder)[1:-keep]:
+        shutil.rmtree(folder / f"step-{step:06d}", ignore_errors=True)

@@ -1,0 +1,145 @@
+"""Codes to words: a checkpoint writes down who said what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from models import checkpoint
+from models.batch import GridSpec, PackedDocuments
+from models.codec import CodecSpec
+from models.generate import greedy_text
+from models.layouts import make_layout
+from models.speech_lm import SpeechLM
+from operators.compose import TOKENIZER, Compose, Window, codec_of, frames_of
+from operators.digest import digest_file
+from operators.errors import InputError
+from operators.schema import CODES, HYPOTHESES, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcribe:
+    """Writes down each conversation, window by window, by greedy decoding."""
+
+    checkpoint: str
+    """Folder of the checkpoint."""
+    window_s: float = 30.0
+    """Longest stretch heard at once; longer conversations are cut where the reference says nobody speaks."""
+    max_tokens: int = 256
+    """Longest answer."""
+    batch_size: int = 16
+    """Windows decoded at once."""
+    device: str = "cpu"
+    """Where the model runs."""
+
+    reads: ClassVar[pa.Schema] = CODES
+    writes: ClassVar[pa.Schema] = HYPOTHESES
+    version: ClassVar[str] = "1"
+
+    @cached_property
+    def _loaded(self) -> tuple[SpeechLM, checkpoint.Header]:
+        try:
+            model, _, header = checkpoint.load(Path(self.checkpoint), self.device)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if header.tokenizer_digest != TOKENIZER.digest:
+            raise InputError(f"{self.checkpoint} was trained with tokenizer {header.tokenizer}, not {TOKENIZER.name}")
+        return model.eval(), header
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the checkpoint's weights."""
+        return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
+
+    @property
+    def header(self) -> checkpoint.Header:
+        """What the checkpoint says of itself."""
+        return self._loaded[1]
+
+    @cached_property
+    def grid(self) -> GridSpec:
+        """How the checkpoint's columns are built."""
+        codec = self.header.codec
+        layout = make_layout(self.header.layout, codec.num_codebooks, codec.codebook_size, self.header.group)  # type: ignore[arg-type]
+        return GridSpec(layout, codec.num_codebooks, codec.codebook_size, codec.bits)
+
+    def check_codec(self, codec: CodecSpec) -> None:
+        """Check that codes are of the codec that the model was trained on.
+
+        Raises:
+            InputError: they are not.
+        """
+        ours = self.header.codec
+        if (ours.name, ours.num_codebooks, ours.weights_digest) != (
+            codec.name,
+            codec.num_codebooks,
+            codec.weights_digest,
+        ):
+            raise InputError(
+                f"{self.checkpoint} was trained on codec {ours.name} with {ours.num_codebooks} codebooks "
+                f"({ours.weights_digest[:8]}); these codes are {codec.name} with {codec.num_codebooks} "
+                f"({codec.weights_digest[:8]})"
+            )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return who said what in each conversation; several windows' answers stand one behind the other."""
+        codec = codec_of(batch.schema)
+        self.check_codec(codec)
+        rows = batch.to_pylist()
+        compose = Compose(window_s=self.window_s)
+        pieces = [(i, window) for i, row in enumerate(rows) for window in compose.windows(row, codec)]
+        prompts = [self.prompt(rows[i]["codes"], window, codec) for i, window in pieces]
+        answers = self.answer(prompts)
+        turns: list[list[tuple[str, str]]] = [[] for _ in rows]
+        tokens = [0] * len(rows)
+        for (i, _), answer in zip(pieces, answers, strict=True):
+            turns[i] += TOKENIZER.turns(answer)
+            tokens[i] += len(answer)
+        return table(
+            [
+                {
+                    "conversation_id": row["conversation_id"],
+                    "checkpoint": self.weights_digest,
+                    "turns": [{"speaker": tag, "text": text} for tag, text in turns[i]],
+                    "num_tokens": tokens[i],
+                }
+                for i, row in enumerate(rows)
+            ],
+            HYPOTHESES,
+        )
+
+    def prompt(self, codes: bytes, window: Window, codec: CodecSpec) -> PackedDocuments:
+        """Return the transcription prompt of one window."""
+        num_frames = window.end_frame - window.start_frame
+        made: dict[str, Any] = Compose.prompt_only(Compose.asr_prompt(window, ()), self.grid.layout, num_frames)
+        segments = [[s["kind"], s["start_column"], s["length"]] for s in made["segments"]]
+        return PackedDocuments(
+            pack_id="prompt",
+            num_columns=made["num_columns"],
+            cu_seqlens=np.array([0, made["num_columns"]], dtype=np.int32),
+            segments=np.array(segments, dtype=np.int32),
+            text_tokens=np.array(made["text_tokens"], dtype=np.int32),
+            codes=frames_of(codes, window.start_frame, window.end_frame, codec),
+            loss_spans=np.zeros((0, 3), dtype=np.int32),
+            loss_weights=np.zeros(0, dtype=np.float32),
+        )
+
+    def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
+        """Return each prompt's answer, decoded `batch_size` at a time, neighbors in length together."""
+        model, _ = self._loaded
+        order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
+        answers: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            made = greedy_text(
+                model, [prompts[i] for i in chosen], self.grid, end=TOKENIZER.END, max_tokens=self.max_tokens
+            )
+            for i, answer in zip(chosen, made, strict=True):
+                answers[i] = answer
+        return answers
+
+
