@@ -70,8 +70,6 @@ class Training:
     """Attention backend; auto takes the best that runs here."""
     num_threads: int = 0
     """CPU threads of a worker; 0 takes what the worker is given."""
-    seed: int = 0
-    """Root of initial weights and pack order; the recipe's seed."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -156,6 +154,7 @@ def train(
     grid: GridSpec,
     config: Training,
     *,
+    seed: int,
     folder: Path,
     header: checkpoint.Header,
     rank: int = 0,
@@ -171,6 +170,7 @@ def train(
         source: the packs.
         grid: what the integers in them mean.
         config: how to train.
+        seed: root of the order of packs.
         folder: where checkpoints and `metrics.jsonl` go; every rank sees it, rank 0 writes.
         header: written with every checkpoint.
         rank: this process's place among `world_size`.
@@ -187,7 +187,7 @@ def train(
     model.to(device)
     optimizer = make_optimizer(model, config)
     backend = choose_backend(torch.device(device).type, config.attention)
-    order = PackOrder(source.shard_sizes, config.seed)
+    order = PackOrder(source.shard_sizes, seed)
 
     # 1. Where were we?
     done = checkpoint.steps(folder)

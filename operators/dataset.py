@@ -81,6 +81,11 @@ class Snapshot:
     made_by: Mapping[str, Any]
     """Recipe digest, seed and code version."""
 
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Snapshot":
+        """Read a snapshot back."""
+        return Snapshot(**{**data, "receipts": tuple(Receipt.from_json(r) for r in data["receipts"])})
+
     @property
     def num_rows(self) -> int:
         """Rows in all partitions."""
@@ -139,7 +144,11 @@ class Dataset:
 
     def committed(self, partition: Partition) -> Receipt | None:
         """Return the receipt of a partition that is done, else None."""
-        data = storage.read_bytes(self._url_of(partition.partition_id, partition.key, ".json"))
+        return self.committed_by_key(partition.partition_id, partition.key)
+
+    def committed_by_key(self, partition_id: str, key: str) -> Receipt | None:
+        """Return the receipt of a partition by id and key, else None."""
+        data = storage.read_bytes(self._url_of(partition_id, key, ".json"))
         return None if data is None else Receipt.from_json(json.loads(data))
 
     def committed_names(self) -> set[str]:
@@ -196,8 +205,12 @@ class Dataset:
         names = [n for n in storage.list_names(self.url("snapshots")) if n.endswith(".json")]
         if not names:
             return None
-        data = json.loads(storage.read_bytes(self.url("snapshots", names[-1])) or b"{}")
-        return Snapshot(**{**data, "receipts": tuple(Receipt.from_json(r) for r in data["receipts"])})
+        return self.numbered(int(names[-1].removesuffix(".json")))
+
+    def numbered(self, number: int) -> Snapshot | None:
+        """Return one snapshot, or None where there is none of this number."""
+        data = storage.read_bytes(self.url("snapshots", f"{number:06d}.json"))
+        return None if data is None else Snapshot.from_json(json.loads(data))
 
     def snapshot(
         self, receipts: Iterable[Receipt], inputs: Mapping[str, str], made_by: Mapping[str, Any]

@@ -81,7 +81,8 @@ def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[s
         meeteval.io.SegLST([{name: entry[name] for name in keep} for entry in entries])
         for entries in (reference, [*hypothesis, *empty])
     ]
-    scores = meeteval.wer.cpwer(sides[0], sides[1])
+    # Entries stand in order of time already.
+    scores = meeteval.wer.cpwer(sides[0], sides[1], reference_sort=False, hypothesis_sort=False)
     parts = np.array(
         [
             [s.errors, s.length, s.insertions, s.deletions, s.substitutions]

@@ -1,0 +1,73 @@
+"""How to reach Ray: the one place that calls `ray.init`."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository: what workers import is what stands here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the cluster offers."""
+
+    num_cpus: int
+    num_gpus: int
+    address: str
+    """`local`, or where the cluster is."""
+
+
+@contextmanager
+def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
+    """Start a local Ray, or join a cluster, for as long as the block lasts.
+
+    Args:
+        address: of a cluster (`ray://...`, `host:port`, `auto`); None starts a local one that ends with the block.
+        num_workers: processes of a local one; as many as there are cores where None.
+
+    Raises:
+        ConnectionError: there is no cluster at the address.
+    """
+    # report() in Ray Train is a barrier that the controller releases when it polls: two seconds by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+        import ray.data
+    for noisy in ("ray.data", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if address is None:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        ray.init(
+            address="local",
+            num_cpus=num_workers or os.cpu_count() or 1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            # A local Ray imports this very tree: nothing is packed or copied.
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
+    else:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "notebooks", "*.arrow"]},
+        )
+    try:
+        resources = ray.cluster_resources()
+        yield Session(
+            num_cpus=int(resources.get("CPU", 1)),
+            num_gpus=int(resources.get("GPU", 0)),
+            address=address or "local",
+        )
+    finally:
+        ray.shutdown()

@@ -1,0 +1,244 @@
+"""The command line: `hubbub`, or `python -m pipelines`."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from operators.errors import InputError
+from pipelines import console
+from pipelines.recipes import RECIPES, Recipe, named_or_file, to_json
+
+USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained speech-LLM that follows several talkers
+
+  hubbub run demo                        the whole road, in eight minutes on two cores
+  hubbub run demo --train.steps 2000     the same with one thing changed
+  hubbub run my.yaml                     a recipe of your own
+  hubbub run custom --corpus.manifests train=DIR test=DIR
+
+  run        all stages; what is done stays done
+  simulate   recordings -> conversations (who speaks when)      [--truth rttm stm seglst]
+  tokenize   ... -> codes (what the room hears, by a codec)
+  pack       ... -> packs (training sequences in Arrow shards)
+  train      ... -> checkpoints
+  evaluate   ... -> cpWER
+  plan       what would run, what is fresh, and why; starts nothing
+  transcribe FILE --checkpoint DIR       who said what
+  lineage    ID                          where a checkpoint, data set or run came from
+  verify     RECIPE                      whether every committed byte is as it was
+  doctor     what this machine can do
+
+Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every stage verb takes beside the recipe."""
+
+    output: Path | None = None
+    """Folder for everything that is made; runs/<recipe> by default."""
+    workers: int | None = None
+    """Processes of a local Ray; as many as there are cores by default."""
+    train_workers: int = 1
+    """Workers of Ray Train."""
+    ray_address: str | None = None
+    """Cluster to join instead of a local Ray."""
+    update: bool = False
+    """Go on in an output folder that holds another recipe's results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageArguments(Common):
+    """A stage verb's arguments."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    """Any field of the recipe."""
+    truth: tuple[Literal["rttm", "stm", "seglst"], ...] = ()
+    """Truth files to write beside the output."""
+    print_recipe: bool = False
+    """Print the resolved recipe as JSON and stop."""
+
+
+def _parse(verb: str, arguments: Sequence[str]) -> StageArguments:
+    """Read a verb's recipe and options.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    name, rest = ("demo", list(arguments)) if not arguments or arguments[0].startswith("-") else (arguments[0], list(arguments[1:]))
+    if not arguments:
+        raise InputError(f"hubbub {verb} wants a recipe: {', '.join(RECIPES)}, or a .yaml or .json file")
+    recipe = named_or_file(name)
+    return tyro.cli(
+        StageArguments,
+        prog=f"hubbub {verb} {name}",
+        description=f"{verb}: recipe {name}. {(RECIPES[name].__doc__ or '') if name in RECIPES else ''}",
+        default=StageArguments(recipe=recipe),
+        args=rest,
+    )
+
+
+def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
+    def go(arguments: Sequence[str]) -> None:
+        parsed = _parse(verb, arguments)
+        if parsed.print_recipe:
+            print(to_json(parsed.recipe), end="")
+            return
+        from pipelines.run import Options, run, summarize
+
+        options = Options(
+            output=parsed.output or Path("runs") / parsed.recipe.name,
+            workers=parsed.workers,
+            train_workers=parsed.train_workers,
+            ray_address=parsed.ray_address,
+            update=parsed.update,
+            truth=parsed.truth,
+        )
+        started = time.monotonic()
+        result = run(parsed.recipe, options, until)
+        summarize(result, options, time.monotonic() - started)
+
+    return go
+
+
+def _plan(arguments: Sequence[str]) -> None:
+    parsed = _parse("plan", arguments)
+    if parsed.print_recipe:
+        print(to_json(parsed.recipe), end="")
+        return
+    from pipelines.plan import show
+
+    show(parsed.recipe, parsed.output or Path("runs") / parsed.recipe.name)
+
+
+def _verify(arguments: Sequence[str]) -> None:
+    parsed = _parse("verify", arguments)
+    from pipelines.plan import verify
+
+    verify(parsed.output or Path("runs") / parsed.recipe.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscribeArguments:
+    """Write down who said what in a sound file."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """Anything that libsndfile reads; channels are mixed to one."""
+    checkpoint: Path = Path("runs/demo")
+    """A step-... folder, or a run's output folder, whose newest is taken."""
+    window_s: float = 15.0
+    """Longest stretch heard at once; longer files are cut where it is quiet."""
+    max_tokens: int = 256
+    """Longest answer per window."""
+    json: bool = False
+    """Print JSON instead of lines."""
+
+
+def _transcribe(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(TranscribeArguments, prog="hubbub transcribe", args=list(arguments))
+    from pipelines.transcribe import transcribe
+
+    turns = transcribe(parsed.file, parsed.checkpoint, window_s=parsed.window_s, max_tokens=parsed.max_tokens)
+    if parsed.json:
+        print(json.dumps([{"window_start_s": s, "speaker": tag, "words": text} for s, tag, text in turns], indent=1))
+        return
+    for _, tag, text in turns:
+        print(f"[{tag}] {text}", flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageArguments:
+    """Follow a checkpoint, data set, evaluation or MLflow run back to the manifests."""
+
+    id: Annotated[str, tyro.conf.Positional]
+    """A path, a data set's name, or 6 or more digits of a Merkle root, weights digest or run id."""
+    output: Path | None = None
+    """Output folder to look in; every folder below runs/ by default."""
+    json: bool = False
+    """Print JSON instead of a tree."""
+
+
+def _lineage(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(LineageArguments, prog="hubbub lineage", args=list(arguments))
+    from pipelines.lineage import chain
+    from pipelines.road import Output
+
+    path = Path(parsed.id)
+    above = [folder for folder in (path, *path.absolute().parents) if (folder / "recipe.json").exists()]
+    folders = [parsed.output] if parsed.output else above[:1] or sorted(p.parent for p in Path("runs").glob("*/recipe.json"))
+    found = chain(parsed.id.rstrip("/"), [Output(folder) for folder in folders])
+    if parsed.json:
+        print(json.dumps(found, indent=1, default=str))
+    else:
+        console.tree(found)
+
+
+def _doctor(arguments: Sequence[str]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class DoctorArguments:
+        """Say what this machine can do, and what will be used, and why."""
+
+        output: Path = Path("runs")
+        """Where output would go."""
+
+    parsed = tyro.cli(DoctorArguments, prog="hubbub doctor", args=list(arguments))
+    from pipelines.doctor import report
+
+    report(parsed.output)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "run": _stage("run", "evaluate"),
+    "simulate": _stage("simulate", "simulate"),
+    "tokenize": _stage("tokenize", "tokenize"),
+    "pack": _stage("pack", "pack"),
+    "train": _stage("train", "train"),
+    "evaluate": _stage("evaluate", "evaluate"),
+    "plan": _plan,
+    "transcribe": _transcribe,
+    "lineage": _lineage,
+    "verify": _verify,
+    "doctor": _doctor,
+}
+
+
+def main() -> None:
+    """Run one verb; what a user can mend is one line and exit code 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        console.OUT.print(USAGE.format(recipes=", ".join(RECIPES)))
+        return
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            import difflib
+
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+            raise InputError(f"there is no verb {verb}; {hint}")
+        VERBS[verb](rest)
+    except InputError as error:
+        console.ERR.print(f"[red]error[/red]     {_escape(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.ERR.print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except BrokenPipeError:
+        os._exit(0)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What a person sees: progress with rates, plans, and the table at the end."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.tree import Tree
+
+OUT = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """Progress of one stage, with a rate in units that a person uses."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def to(self, completed: float, rate: str = "") -> None:
+        """Move to a position and show a rate."""
+        self._progress.update(self._task, completed=completed, rate=rate)
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Bar]:
+    """Show a progress bar for as long as the block lasts; nothing where nobody watches."""
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield Bar(progress, progress.add_task(description, total=total, rate=""))
+
+
+def line(stage: str, text: str) -> None:
+    """Say one thing of a stage."""
+    OUT.print(f"[bold]{stage:<9}[/bold] {text}")
+
+
+def notice(text: str) -> None:
+    """Say what a user should know but need not act on."""
+    OUT.print(f"[yellow]note[/yellow]      {text}")
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    made = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for name in header:
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    OUT.print(made)
+
+
+def tree(node: dict[str, Any]) -> None:
+    """Print a chain of lineage."""
+    OUT.print(_branch(node, None))
+
+
+def _branch(node: dict[str, Any], parent: Tree | None) -> Tree:
+    facts = {k: v for k, v in node.items() if k not in ("kind", "id", "from", "path")}
+    label = f"[bold]{node['kind']}[/bold] {str(node['id'])[:32]}"
+    if "path" in node:
+        label += f"  [dim]{node['path']}[/dim]"
+    branch = parent.add(label) if parent else Tree(label)
+    for key, value in facts.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        branch.add(f"[dim]{key}[/dim] {shown}")
+    for child in node["from"]:
+        _branch(child, branch)
+    return branch
+
+
+def hours(seconds: float) -> str:
+    """Write a length of audio.
+
+    >>> hours(90), hours(7200)
+    ('1.5 min', '2.0 h')
+    """
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def count(value: float) -> str:
+    """Write a number with thin groups.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return f"{value:,.0f}"

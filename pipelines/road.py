@@ -1,0 +1,266 @@
+"""The road as a plan: which partitions each stage must hold, their keys, and what is fresh. Nothing is started.
+
+Every key follows from the keys upstream, so all that is stale is known before any worker starts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.tokenizer import ByteTokenizer
+from operators import cast, manifest, stories, text
+from operators.cast import Splits
+from operators.dataset import Dataset, Partition, Receipt, stale_reason
+from operators.digest import digest, plain
+from operators.errors import InputError
+from operators.manifest import Manifest
+from operators.schema import SCHEMA_VERSION
+from pipelines.recipes import Recipe
+
+STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
+"""In order; each is a child run of the tracking server."""
+DATASETS = ("utterances", "conversations", "audio", "codes", "packs", "hypotheses")
+EVALUATE_VERSION = "1"
+TRAIN_VERSION = "1"
+"""Raised when training gives another result from the same packs."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run's things are."""
+
+    folder: Path
+
+    @property
+    def data(self) -> str:
+        """Root of the data sets."""
+        return str(self.folder / "data")
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a data set by name."""
+        return Dataset(self.data, name)
+
+    def training(self, key: str) -> Path:
+        """Return the folder of a training's checkpoints and metrics."""
+        return self.folder / "checkpoints" / key[:12]
+
+    def evaluation(self, key: str) -> Path:
+        """Return the folder of an evaluation's results."""
+        return self.folder / "evaluation" / key[:12]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage must hold, and what of it is there."""
+
+    name: str
+    dataset: str
+    partitions: tuple[Partition, ...]
+    fresh: frozenset[str]
+    """Keys that are committed."""
+    before: Mapping[str, Receipt] = field(default_factory=dict)
+    """Receipts of the newest snapshot, by partition id: to say why something is stale."""
+    payloads: Mapping[str, Any] = field(default_factory=dict)
+    """What a worker needs to know of a partition beyond its key, by partition id."""
+
+    @property
+    def stale(self) -> tuple[Partition, ...]:
+        """Partitions that must be made."""
+        return tuple(p for p in self.partitions if p.key not in self.fresh)
+
+    def reasons(self) -> dict[str, str]:
+        """Say, per stale partition, why."""
+        return {p.partition_id: stale_reason(p, self.before.get(p.partition_id)) for p in self.stale}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole road for one recipe and one output folder."""
+
+    recipe: Recipe
+    output: Output
+    stages: tuple[StagePlan, ...]
+    training_key: str
+    evaluation_key: str
+    splits: Splits
+
+    def stage(self, name: str) -> StagePlan:
+        """Return a stage's plan by its data set's name."""
+        return next(stage for stage in self.stages if stage.dataset == name)
+
+    def training_done(self) -> bool:
+        """Tell whether the last checkpoint is there."""
+        folder = self.output.training(self.training_key)
+        return (folder / f"step-{self.recipe.train.steps:06d}" / "checkpoint.json").exists()
+
+    def evaluation_done(self) -> bool:
+        """Tell whether the metrics are there."""
+        return (self.output.evaluation(self.evaluation_key) / "metrics.json").exists()
+
+
+def manifests_of(recipe: Recipe, output: Output) -> list[Manifest]:
+    """Return the manifests that a recipe names; those of the embedded corpus are beside the output.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    if recipe.corpus.stories is not None:
+        return [Manifest(path=stories_folder(recipe, output))]
+    return [Manifest.parse(text) for text in recipe.corpus.manifests]
+
+
+def stories_folder(recipe: Recipe, output: Output) -> Path:
+    """Return where the embedded corpus is, or will be."""
+    key = digest({"stories": recipe.corpus.stories, "version": stories.VERSION})[:12]
+    return output.folder.absolute() / "corpus" / f"stories-{key}"
+
+
+def index_partition(recipe: Recipe, output: Output) -> Partition:
+    """Return the one partition of the utterances index."""
+    corpus = recipe.corpus
+    return Partition(
+        partition_id="utterances-00000",
+        row_ids=(),
+        depends={
+            "operators": {"manifest": manifest.VERSION, "schema": SCHEMA_VERSION, "normalizer": text.NORMALIZER},
+            "manifests": manifest.manifests_digest(manifests_of(recipe, output)),
+            "where": corpus.where,
+            "language": corpus.language,
+            "licence": corpus.licence,
+            "max_duration_s": corpus.max_duration_s,
+            "min_utterances_per_speaker": corpus.min_utterances_per_speaker,
+        },
+    )
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _stage(output: Output, name: str, dataset_name: str, made: list[tuple[Partition, Any]]) -> StagePlan:
+    dataset = output.dataset(dataset_name)
+    committed = dataset.committed_names()
+    newest = dataset.latest()
+    return StagePlan(
+        name=name,
+        dataset=dataset_name,
+        partitions=tuple(partition for partition, _ in made),
+        fresh=frozenset(p.key for p, _ in made if f"{p.partition_id}-{p.key}" in committed),
+        before={r.partition_id: r for r in newest.receipts} if newest else {},
+        payloads={partition.partition_id: payload for partition, payload in made},
+    )
+
+
+def plan_road(recipe: Recipe, output: Output) -> Plan:
+    """Plan every stage behind the index.
+
+    Raises:
+        InputError: the utterances are not indexed yet, or cannot make the conversations that the recipe wants.
+    """
+    index = index_partition(recipe, output)
+    utterances_set = output.dataset("utterances")
+    receipt = utterances_set.committed(index)
+    if receipt is None:
+        raise InputError("the corpus is not indexed yet")
+    utterances = utterances_set.open(receipt).read_all()
+    splits = cast.split_rows(utterances, recipe.casting, recipe.seed)
+    casts = cast.plan_casts(utterances, splits, recipe.casting, recipe.seed)
+    codec, compose = recipe.encode.spec, recipe.compose
+    row_digests = [digest(row)[:16] for row in utterances.to_pylist()]
+    speaker_of = utterances["speaker"].to_pylist()
+
+    # 1. simulate: conversations, a fixed set of ids each.
+    conversations: list[tuple[Partition, Any]] = []
+    audio: list[tuple[Partition, Any]] = []
+    for split in cast.SPLITS:
+        of_split = [one for one in casts if one.split == split]
+        for number, group in enumerate(_chunks(of_split, recipe.partitions.conversations_per_partition)):
+            used: dict[str, dict[str, str]] = {}
+            for one in group:
+                for row in one.rows:
+                    used.setdefault(speaker_of[row], {})[str(row)] = row_digests[row]
+            partition = Partition(
+                partition_id=f"{split}-{number:05d}",
+                row_ids=tuple(one.conversation_id for one in group),
+                depends={
+                    "operators": {"cast": cast.VERSION, "converse": recipe.converse.version, "schema": SCHEMA_VERSION},
+                    "converse": plain(recipe.converse),
+                    "seed": recipe.seed,
+                    # The rows that it uses, in order: not the whole manifest.
+                    "casts": digest([[c.speakers, [row_digests[row] for row in c.rows]] for c in group])[:32],
+                    "speakers": {s: digest(sorted(rows.values()))[:16] for s, rows in sorted(used.items())},
+                },
+            )
+            payload = [[c.conversation_id, c.split, list(c.speakers), list(c.rows)] for c in group]
+            conversations.append((partition, payload))
+
+    # 2. tokenize: codes of the same ids. 3. pack: shards of groups of the train split's partitions.
+    codes: list[tuple[Partition, Any]] = []
+    for upstream, _ in conversations:
+        depends = {
+            "operators": {"render": recipe.render.version, "schema": SCHEMA_VERSION},
+            "render": {"level_dbfs": recipe.render.level_dbfs},
+            "conversations": upstream.key,
+        }
+        reads = {"partition_id": upstream.partition_id, "key": upstream.key}
+        if recipe.render.keep_audio:
+            audio.append((Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=depends), reads))
+        encoded = {**depends, "codec": plain(codec)}
+        encoded["operators"] = {**depends["operators"], "encode": recipe.encode.version}  # type: ignore[dict-item]
+        codes.append((Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=encoded), reads))
+    packs: list[tuple[Partition, Any]] = []
+    of_train = [partition for partition, _ in codes if partition.partition_id.startswith("train-")]
+    for number, group in enumerate(_chunks(of_train, recipe.partitions.partitions_per_pack_group)):
+        partition = Partition(
+            partition_id=f"train-{number:05d}",
+            row_ids=tuple(p.partition_id for p in group),
+            depends={
+                "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
+                "compose": plain(compose),
+                "pack": plain(recipe.pack),
+                "tokenizer": ByteTokenizer().digest,
+                "codes": {p.partition_id: p.key for p in group},
+            },
+        )
+        packs.append((partition, [{"partition_id": p.partition_id, "key": p.key} for p in group]))
+
+    # 4. train, 5. evaluate: what they depend on decides their folders.
+    ignored = ("num_threads", "keep_checkpoints", "checkpoint_every", "attention")
+    training_key = digest(
+        {
+            "version": TRAIN_VERSION,
+            "train": {name: value for name, value in plain(recipe.train).items() if name not in ignored},
+            "model": recipe.model,
+            "seed": recipe.seed,
+            "packs": [partition.key for partition, _ in packs],
+        }
+    )
+    judged = ["trained", "untrained"] if recipe.evaluate.untrained else ["trained"]
+    hypotheses: list[tuple[Partition, Any]] = []
+    for which in judged:
+        for upstream, _ in codes:
+            if upstream.partition_id.startswith("test-"):
+                partition = Partition(
+                    partition_id=f"{which}-{upstream.partition_id}",
+                    row_ids=upstream.row_ids,
+                    depends={
+                        "training": training_key,
+                        "step": recipe.train.steps if which == "trained" else 0,
+                        "evaluate": {"max_tokens": recipe.evaluate.max_tokens, "window_s": compose.window_s, "version": EVALUATE_VERSION},
+                        "codes": upstream.key,
+                    },
+                )
+                hypotheses.append((partition, {"partition_id": upstream.partition_id, "key": upstream.key, "which": which}))
+    evaluation_key = digest([partition.key for partition, _ in hypotheses])
+
+    stages = [
+        StagePlan("index", "utterances", (index,), frozenset({index.key})),
+        _stage(output, "simulate", "conversations", conversations),
+        *([_stage(output, "simulate", "audio", audio)] if audio else []),
+        _stage(output, "tokenize", "codes", codes),
+        _stage(output, "pack", "packs", packs),
+        _stage(output, "evaluate", "hypotheses", hypotheses),
+    ]
+    return Plan(recipe, output, tuple(stages), training_key, evaluation_key, splits)

@@ -1,0 +1,454 @@
+"""run: the whole road, or as far along it as asked. What is done stays; what is stale is made; then say where it is."""
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.session import Session, connect
+from operators.dataset import Dataset, Quarantined, Receipt, RowWriter, Snapshot
+from operators.digest import plain
+from operators.errors import InputError
+from operators.manifest import corpus_roots, index
+from operators.schema import UTTERANCES
+from operators.text import NORMALIZER
+from pipelines import console, evaluate, pack, simulate, train
+from pipelines.lineage import StageRun, Tracker, code_version, tracking_uri
+from pipelines.partitions import build
+from pipelines.recipes import Recipe, check, differences, to_json
+from pipelines.road import STAGES, Output, Plan, StagePlan, index_partition, manifests_of, plan_road, stories_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a recipe is run; changes no result."""
+
+    output: Path
+    """Folder for everything that is made; on a cluster, one that every node sees."""
+    workers: int | None = None
+    """Processes of a local Ray; as many as there are cores by default."""
+    train_workers: int = 1
+    """Workers of Ray Train; their packs are a step's packs, shared out."""
+    ray_address: str | None = None
+    """Cluster to join instead of a local Ray."""
+    update: bool = False
+    """Go on in an output folder that holds another recipe's results; what still fits is kept."""
+    truth: tuple[str, ...] = ()
+    """Truth files to write: rttm, stm, seglst."""
+
+
+@dataclass
+class Road:
+    """One walk down the road: what is open, and what it has made so far."""
+
+    recipe: Recipe
+    options: Options
+    stack: ExitStack
+    made_by: dict[str, Any]
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    _session: Session | None = None
+    _tracker: Tracker | None = None
+    did_work: bool = False
+
+    @property
+    def output(self) -> Output:
+        """Where everything goes."""
+        return Output(self.options.output)
+
+    def session(self) -> Session:
+        """Return Ray, started when first needed."""
+        if self._session is None:
+            self._session = self.stack.enter_context(connect(self.options.ray_address, self.options.workers))
+        return self._session
+
+    def tracker(self) -> Tracker:
+        """Return the tracking server's runs, begun when there is work to record."""
+        if self._tracker is None:
+            self._tracker = Tracker(self.recipe, self.output)
+        self.did_work = True
+        return self._tracker
+
+    def journal(self, stage: str, event: str) -> None:
+        """Note when a stage begins and ends: for whoever watches from outside."""
+        with open(self.options.output / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), "stage": stage, "event": event}) + "\n")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[StageRun]:
+        """Record one stage."""
+        self.journal(name, "start")
+        with self.tracker().stage(name) as run:
+            yield run
+        self.journal(name, "end")
+
+
+def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, Any]:
+    """Walk the road as far as a stage; return what was made.
+
+    Raises:
+        InputError: the user can mend it; nothing already made is lost.
+    """
+    check(recipe)
+    simulate.check(recipe)
+    pack.check(recipe)
+    options.output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(only_one(options.output))
+        claim(recipe, options)
+        made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code_version()}
+        road = Road(recipe, options, stack, made_by)
+        result = _walk(road, until)
+        if road.did_work and until == "evaluate":
+            road.tracker().finish(_figures(result))
+        return result
+
+
+def _walk(road: Road, until: str) -> dict[str, Any]:
+    last = STAGES.index(until)
+    _index(road)
+    plan = plan_road(road.recipe, road.output)
+    console.line("splits", plan.splits.describe())
+    roots = corpus_roots(manifests_of(road.recipe, road.output))
+    for stage in plan.stages[1:]:
+        if STAGES.index(stage.name) <= min(last, STAGES.index("pack")):
+            _partitions(road, stage, roots)
+    if road.options.truth:
+        for path in simulate.write_truth_files(road.output, road.snapshots["conversations"], road.options.truth):
+            console.line("truth", path)
+    result: dict[str, Any] = {"snapshots": road.snapshots, "plan": plan}
+    if last >= STAGES.index("train"):
+        _train(road, plan)
+        result["training"] = train.summary(train.curve(plan))
+    if last >= STAGES.index("evaluate"):
+        result["metrics"] = _evaluate(road, plan, roots)
+    _write_quarantine(road)
+    return result
+
+
+def _index(road: Road) -> None:
+    """corpus -> utterances: in this process, for headers only are read."""
+    recipe, output = road.recipe, road.output
+    if recipe.corpus.stories is not None:
+        folder = stories_folder(recipe, output)
+        if not folder.exists():
+            console.line("corpus", f"espeak-ng speaks stories into {folder}")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            recipe.corpus.stories.speak(folder, num_processes=os.cpu_count() or 1)
+    partition, dataset = index_partition(recipe, output), output.dataset("utterances")
+    receipt = dataset.committed(partition)
+    fresh = receipt is not None
+    if receipt is None:
+        with road.stage("index") as run_:
+            corpus = recipe.corpus
+            utterances, bad = index(
+                manifests_of(recipe, output), corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
+            )
+            utterances, few = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
+            bad = [*bad, *few]
+            _refuse_above(bad, utterances.num_rows + len(bad), corpus.max_bad_share, road)
+            if not utterances.num_rows:
+                raise InputError("no utterance is left" + (f" where {corpus.where}" if corpus.where else ""))
+
+            def fill(writer: RowWriter) -> None:
+                writer.write(utterances)
+                writer.quarantined += bad
+                rates = utterances["source_rate_hz"].to_pylist()
+                lengths = utterances["source_num_samples"].to_pylist()
+                writer.count(
+                    audio_s=sum(n / r for n, r in zip(lengths, rates, strict=True)),
+                    speakers=len(set(utterances["speaker"].to_pylist())),
+                )
+
+            receipt = dataset.commit(partition, UTTERANCES, {"hubbub.normalizer": NORMALIZER}, fill)
+            snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
+            run_.wrote(snapshot)
+    snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
+    road.quarantined += receipt.quarantined
+    speakers, audio = receipt.counts["speakers"], console.hours(receipt.counts["audio_s"])
+    _said(road, "index", fresh, f"{console.count(snapshot.num_rows)} utterances, {speakers:.0f} speakers, {audio}")
+
+
+def _manifest_digests(listed: list[str]) -> dict[str, str]:
+    return {f"manifest {name}": digest for _, name, digest in (text.split(":", 2) for text in listed)}
+
+
+def _without_lone_speakers(utterances: Any, least: int) -> tuple[Any, list[Quarantined]]:
+    import pyarrow.compute as pc
+
+    counted = {row["values"]: row["counts"] for row in pc.value_counts(utterances["speaker"]).to_pylist()}
+    lone = {speaker for speaker, number in counted.items() if number < least}
+    if not lone:
+        return utterances, []
+    keep = pc.invert(pc.is_in(utterances["speaker"], value_set=_array(sorted(lone))))
+    bad = [
+        Quarantined(
+            row_id=row["utterance_id"],
+            reason=f"speaker {row['speaker']} has {counted[row['speaker']]} utterance(s), fewer than {least} "
+            "(--corpus.min-utterances-per-speaker)",
+        )
+        for row in utterances.filter(pc.invert(keep)).select(["utterance_id", "speaker"]).to_pylist()
+    ]
+    return utterances.filter(keep), bad
+
+
+def _array(values: list[str]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values)
+
+
+def _refuse_above(bad: list[Quarantined], total: int, share: float, road: Road) -> None:
+    """Stop where more rows are bad than the recipe allows; write all of them down first."""
+    if bad and len(bad) > share * total:
+        road.quarantined += bad
+        path = _write_quarantine(road)
+        first = f"{bad[0].row_id}: {bad[0].reason}"
+        raise InputError(
+            f"{len(bad)} of {total} rows cannot be used, the first being {first}; all are in {path}. "
+            f"Mend or filter them (--corpus.where), or go on without them: --corpus.max-bad-share {len(bad) / total:.4f}"
+        )
+
+
+def _write_quarantine(road: Road) -> Path:
+    path = road.options.output / "quarantine.jsonl"
+    rows = sorted({(q.row_id, q.reason) for q in road.quarantined})
+    text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _snapshot(road: Road, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
+    road.snapshots[dataset.name] = dataset.snapshot(receipts, inputs, road.made_by)
+    return road.snapshots[dataset.name]
+
+
+_UPSTREAM = {"conversations": "utterances", "audio": "conversations", "codes": "conversations", "packs": "codes"}
+
+
+def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
+    """Make a stage's stale partitions and take its snapshot."""
+    dataset = road.output.dataset(stage.dataset)
+    stale = stage.stale
+    inputs = {_UPSTREAM[stage.dataset]: road.snapshots[_UPSTREAM[stage.dataset]].merkle_root}
+    if stale:
+        with road.stage(stage.name) as run_:
+            session = road.session()
+            num_gpus = 1.0 if stage.dataset == "hypotheses" and session.num_gpus else 0.0
+            started, audio_s = time.monotonic(), 0.0
+            with console.bar(stage.dataset, len(stale)) as bar:
+                for done, receipt in enumerate(build(stage, road.recipe, road.output, roots, num_gpus=num_gpus), 1):
+                    audio_s += receipt.counts.get("audio_s", 0.0)
+                    minutes = (time.monotonic() - started) / 60
+                    bar.to(done, f"{audio_s / 3600 / minutes:.2f} h of audio/min" if audio_s else "")
+            snapshot = _close(road, stage, dataset, inputs)
+            run_.reads([(road.snapshots[name], road.output.dataset(name).url()) for name in inputs])
+            run_.wrote(snapshot)
+            run_.metrics({"seconds": time.monotonic() - started, "partitions_made": len(stale)})
+    else:
+        snapshot = _close(road, stage, dataset, inputs)
+    _said(road, stage.dataset, not stale, _describe(snapshot) + (f"; made {len(stale)}" if stale else ""))
+
+
+def _close(road: Road, stage: StagePlan, dataset: Dataset, inputs: dict[str, str]) -> Snapshot:
+    receipts = [receipt for p in stage.partitions if (receipt := dataset.committed(p)) is not None]
+    if len(receipts) != len(stage.partitions):
+        raise InputError(f"{len(stage.partitions) - len(receipts)} partitions of {dataset.url()} are missing; run again")
+    bad = [q for receipt in receipts for q in receipt.quarantined]
+    _refuse_above(bad, sum(r.num_rows for r in receipts) + len(bad), road.recipe.corpus.max_bad_share, road)
+    road.quarantined += bad
+    return _snapshot(road, dataset, receipts, inputs)
+
+
+def _describe(snapshot: Snapshot) -> str:
+    parts = [f"{console.count(snapshot.num_rows)} rows in {len(snapshot.receipts)} partitions"]
+    if audio_s := snapshot.total("audio_s"):
+        parts.append(console.hours(audio_s))
+    if room := snapshot.total("room"):
+        parts.append(f"{console.count(snapshot.total('columns'))} columns, {snapshot.total('columns') / room:.2%} full")
+    return ", ".join(parts)
+
+
+def _said(road: Road, name: str, fresh: bool, text: str) -> None:
+    console.line(name, f"{text}{' (fresh)' if fresh else ''}")
+
+
+def _train(road: Road, plan: Plan) -> None:
+    """packs -> checkpoints."""
+    folder = plan.output.training(plan.training_key)
+    packs = road.snapshots["packs"]
+    if not plan.training_done():
+        with road.stage("train") as run_:
+            run_.reads([(packs, road.output.dataset("packs").url())])
+            lineage = {
+                **road.made_by,
+                "corpora": list(road.snapshots["utterances"].inputs.items()),
+                "datasets": {name: snapshot.merkle_root for name, snapshot in road.snapshots.items()},
+                "mlflow_run": run_.run_id,
+            }
+            fit = train.fit(plan, packs, lineage, road.session(), road.options.train_workers)
+            with console.bar("train", road.recipe.train.steps) as bar, _watched(plan, run_, bar):
+                fit()
+            for step in (0, road.recipe.train.steps):
+                run_.model(folder / f"step-{step:06d}", f"{road.recipe.name}-step-{step}", {"hubbub.packs": packs.merkle_root})
+            summary = train.summary(train.curve(plan))
+            run_.metrics(summary, step=road.recipe.train.steps, prefix="summary.")
+        fresh = False
+    else:
+        fresh = True
+    summary = train.summary(train.curve(plan))
+    text = f"{summary['steps']:.0f} steps, loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
+    _said(road, "train", fresh, f"{text}, {console.count(summary['columns_per_s'])} columns/s")
+
+
+@contextmanager
+def _watched(plan: Plan, run_: StageRun, bar: console.Bar) -> Iterator[None]:
+    """Follow the metrics file while training goes on: move the bar, and send the curve a batch at a time."""
+    stop = threading.Event()
+    sent = run_.last_step("loss")
+
+    def follow() -> None:
+        nonlocal sent
+        while True:
+            finished = stop.wait(1.0)
+            records = train.curve(plan)
+            if records:
+                recent = records[-20:]
+                rate = sum(r.num_columns for r in recent) / max(sum(r.seconds for r in recent), 1e-9)
+                bar.to(records[-1].step, f"loss {records[-1].loss:.3f}, {rate:,.0f} columns/s")
+            new = [(record.step, train.as_metrics(record)) for record in records if record.step > sent]
+            if len(new) >= 50 or (finished and new):
+                run_.curve(new)
+                sent = new[-1][0]
+            if finished:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+
+
+def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
+    """checkpoints and the test split -> metrics."""
+    path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
+    stage = plan_road(plan.recipe, plan.output).stage("hypotheses")
+    fresh = plan.evaluation_done() and not stage.stale
+    if not fresh:
+        with road.stage("evaluate") as run_:
+            if stage.stale:
+                started = time.monotonic()
+                session = road.session()
+                with console.bar("evaluate", len(stage.stale)) as bar:
+                    made = build(stage, road.recipe, road.output, roots, num_gpus=1.0 if session.num_gpus else 0.0)
+                    for done, receipt in enumerate(made, 1):
+                        rate = done * receipt.num_rows / (time.monotonic() - started) * 60
+                        bar.to(done, f"{rate:.0f} conversations/min")
+            dataset = road.output.dataset("hypotheses")
+            snapshot = _close(road, stage, dataset, {"codes": road.snapshots["codes"].merkle_root})
+            metrics = evaluate.score(plan)
+            run_.reads([(road.snapshots["codes"], road.output.dataset("codes").url())])
+            run_.wrote(snapshot)
+            for which in ("trained", "untrained"):
+                if which in metrics:
+                    folder = Path(metrics[which]["checkpoint"])
+                    model_id = run_.model(folder, f"{road.recipe.name}-{folder.name}", {"hubbub.which": which})
+                    figures = {f"{which}.cpwer": metrics[which]["cpwer"]["rate"]}
+                    run_.model_metrics(model_id, road.snapshots["codes"], figures)
+            run_.files(path.parent)
+    else:
+        _close(road, stage, road.output.dataset("hypotheses"), {"codes": road.snapshots["codes"].merkle_root})
+    metrics = json.loads(path.read_text())
+    rates = ", ".join(
+        f"{which} {metrics[which]['cpwer']['rate']:.1%}" for which in ("trained", "untrained") if which in metrics
+    )
+    _said(road, "evaluate", fresh, f"cpWER {rates} on {metrics['trained']['cpwer']['num_conversations']} conversations")
+    return dict(metrics)
+
+
+def _figures(result: dict[str, Any]) -> dict[str, float]:
+    figures = {f"train.{name}": value for name, value in result.get("training", {}).items()}
+    for which in ("trained", "untrained"):
+        if which in result.get("metrics", {}):
+            figures[f"{which}.cpwer"] = result["metrics"][which]["cpwer"]["rate"]
+    return figures
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; the system frees it when the holder dies.
+
+    Raises:
+        InputError: another run is at work there.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise InputError(f"another run (process {file.read().strip() or '?'}) is at work in {folder}; wait for it") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def claim(recipe: Recipe, options: Options) -> None:
+    """Write the resolved recipe beside the output.
+
+    Raises:
+        InputError: the folder belongs to another recipe.
+    """
+    path = options.output / "recipe.json"
+    if path.exists():
+        there, here = json.loads(path.read_text()), plain(recipe)
+        changed = differences(there, here)
+        if changed and not options.update:
+            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise InputError(
+                f"{options.output} belongs to another recipe ({shown}); give another --output, or --update to go on "
+                "there with this one (what still fits is kept)"
+            )
+        if not changed:
+            return
+    staged = path.with_suffix(".part")
+    staged.write_text(to_json(recipe))
+    os.replace(staged, path)
+
+
+def summarize(result: dict[str, Any], options: Options, seconds: float) -> None:
+    """Print the table at the end: what there is, and where."""
+    rows = [
+        [name, console.count(s.num_rows), str(len(s.receipts)), s.merkle_root[:12], f"{options.output}/data/{name}"]
+        for name, s in result["snapshots"].items()
+    ]
+    console.table("", ["data set", "rows", "partitions", "Merkle root", "where"], rows)
+    plan: Plan = result["plan"]
+    if "training" in result:
+        folder = plan.output.training(plan.training_key) / f"step-{plan.recipe.train.steps:06d}"
+        console.line("checkpoint", str(folder))
+    if "metrics" in result:
+        figures = []
+        for which in ("trained", "untrained"):
+            if which in result["metrics"]:
+                e = result["metrics"][which]["cpwer"]
+                figures.append(
+                    [which, f"{e['rate']:.1%}", f"{e['low']:.1%} to {e['high']:.1%}", str(e["reference_words"]),
+                     f"{e['substitutions']} / {e['deletions']} / {e['insertions']}"]
+                )  # fmt: skip
+        console.table("", ["model", "cpWER", "95 % interval", "words", "sub / del / ins"], figures)
+        console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
+    uri = tracking_uri(Output(options.output))
+    console.line("MLflow", f"mlflow ui --backend-store-uri {uri}")
+    if "training" in result:
+        console.line("lineage", f"hubbub lineage {folder}")
+    console.line("time", f"{seconds:.0f} s")

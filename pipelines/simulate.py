@@ -1,0 +1,107 @@
+"""simulate: utterances -> conversations (who speaks when), and mixtures where they are kept."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from operators.annotations import write_truth
+from operators.cast import Cast, cast_table
+from operators.dataset import Dataset, Receipt, RowWriter, Snapshot
+from operators.digest import canonical_json
+from operators.errors import InputError
+from operators.render import to_flac, with_roots
+from operators.schema import AUDIO, AUDIO_FLAC, CASTS, CONVERSATIONS, UTTERANCES, check_chain
+from operators.text import NORMALIZER
+from pipelines.partitions import Job, usable
+from pipelines.recipes import Recipe
+from pipelines.road import Output, index_partition
+
+MAX_CHUNK_S = 600.0
+"""Audio that is in memory at a time: 10 minutes at 16 kHz are 19 MB of int16 and as much again in the making."""
+
+
+def check(recipe: Recipe) -> None:
+    """Check that each operator is given what it reads."""
+    check_chain(CASTS, recipe.converse, recipe.render, recipe.encode)
+
+
+def make_conversations(job: Job) -> Receipt:
+    """Make one partition of `conversations`."""
+    utterances_set = job.output.dataset("utterances")
+    index = utterances_set.committed(index_partition(job.recipe, job.output))
+    if index is None:
+        raise InputError(f"{utterances_set.url()} is gone; run again to index the corpus")
+    utterances = utterances_set.open(index).read_all().select(UTTERANCES.names)
+
+    def fill(writer: RowWriter) -> None:
+        for start in range(0, len(job.payload), 256):
+            casts = [Cast(i, split, tuple(who), tuple(rows)) for i, split, who, rows in job.payload[start : start + 256]]
+            conversations = job.recipe.converse(cast_table(utterances, casts, job.recipe.seed))
+            writer.write(conversations)
+            writer.count(
+                audio_s=sum(_seconds(conversations)),
+                turns=sum(len(turns) for turns in conversations["turns"].to_pylist()),
+                clipped_offsets=sum(conversations["num_clipped_offsets"].to_pylist()),
+            )
+
+    metadata = {"hubbub.converse": canonical_json(job.recipe.converse), "hubbub.normalizer": NORMALIZER}
+    return job.output.dataset("conversations").commit(job.partition, CONVERSATIONS, metadata, fill)
+
+
+def _seconds(conversations: pa.Table) -> list[float]:
+    rates = conversations["sample_rate_hz"].to_pylist()
+    return [n / r for n, r in zip(conversations["num_samples"].to_pylist(), rates, strict=True)]
+
+
+def conversations_of(job: Job) -> Iterator[pa.Table]:
+    """Yield the conversations that a partition downstream reads, in chunks of bounded audio."""
+    dataset = job.output.dataset("conversations")
+    receipt = receipt_of(dataset, job.payload["partition_id"], job.payload["key"])
+    for batch in dataset.batches(receipt):
+        seconds, start = 0.0, 0
+        for i, length in enumerate(_seconds(batch)):
+            if seconds and seconds + length > MAX_CHUNK_S:
+                yield batch.slice(start, i - start)
+                seconds, start = 0.0, i
+            seconds += length
+        yield batch.slice(start)
+
+
+def receipt_of(dataset: Dataset, partition_id: str, key: str) -> Receipt:
+    """Return the receipt of a partition that must be there.
+
+    Raises:
+        InputError: it was removed in the meantime.
+    """
+    receipt = dataset.committed_by_key(partition_id, key)
+    if receipt is None:
+        raise InputError(f"partition {partition_id} of {dataset.url()} is gone; run again to make it anew")
+    return receipt
+
+
+def make_audio(job: Job) -> Receipt:
+    """Make one partition of `audio`: mixtures as FLAC."""
+
+    def fill(writer: RowWriter) -> None:
+        for conversations in conversations_of(job):
+            audio = usable(job.recipe.render, with_roots(conversations, job.corpus_roots), writer)
+            writer.write(to_flac(audio.select(AUDIO.names)))
+            writer.count(audio_s=sum(_seconds(audio)))
+
+    return job.output.dataset("audio").commit(job.partition, AUDIO_FLAC, {}, fill)
+
+
+def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...]) -> list[str]:
+    """Write truth files of all conversations, one per kind and split; return their paths."""
+    conversations = output.dataset("conversations").read(snapshot)
+    folder = output.folder / "truth"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split in sorted(set(conversations["split"].to_pylist())):
+        chosen = conversations.filter(pa.compute.equal(conversations["split"], split))
+        for kind in kinds:
+            suffix = "seglst.json" if kind == "seglst" else kind
+            path = folder / f"{split}.{suffix}"
+            path.write_text(write_truth(chosen, kind))
+            written.append(str(path))
+    return written

@@ -1,0 +1,150 @@
+"""train: packs -> checkpoints; `models.training` run by Ray Train."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.session import Session
+from models.checkpoint import Header
+from models.speech_lm import Vocabulary
+from models.tokenizer import ByteTokenizer
+from models.training import StepRecord, read_metrics
+from operators.dataset import Dataset, Snapshot
+from operators.digest import plain
+from operators.errors import InputError
+from operators.shards import PackShards
+from pipelines.recipes import Recipe, from_mapping
+from pipelines.road import Plan
+
+
+def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
+    """Return what every checkpoint of a recipe says of itself."""
+    codec, tokenizer = recipe.encode.spec, ByteTokenizer()
+    layout = recipe.compose.layout_of(codec)
+    return Header(
+        shape=recipe.model,
+        vocabulary=Vocabulary(
+            text_size=tokenizer.vocab_size, num_streams=layout.num_streams, codebook_size=codec.codebook_size
+        ),
+        codec=codec,
+        codec_weights=recipe.encode.weights,
+        layout=recipe.compose.layout,
+        group=recipe.compose.group,
+        tokenizer=tokenizer.name,
+        tokenizer_digest=tokenizer.digest,
+        lineage=lineage,
+    )
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train on one worker: what Ray Train runs on each."""
+    import ray.train
+    import torch
+
+    from models.speech_lm import SpeechLM
+    from models.training import train
+
+    recipe: Recipe = from_mapping(Recipe, json.loads(config["recipe"]), "train")
+    shards = PackShards(Dataset(config["data"], "packs"), Snapshot.from_json(json.loads(config["snapshot"])))
+    header = header_of(recipe, json.loads(config["lineage"]))
+    context = ray.train.get_context()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
+    train(
+        model,
+        shards,
+        shards.grid,
+        recipe.train,
+        seed=recipe.seed,
+        folder=Path(config["folder"]),
+        header=header,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=device,
+    )
+    ray.train.report({"step": recipe.train.steps})
+
+
+def fit(
+    plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Session, num_train_workers: int
+) -> Callable[[], None]:
+    """Return a function that trains to the end, on as many workers as asked for; it resumes where it stopped.
+
+    Raises:
+        InputError: there are not enough processors, or the loss is no number.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    if num_train_workers > max(session.num_cpus, session.num_gpus):
+        raise InputError(f"{num_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}")
+    folder = plan.output.training(plan.training_key)
+    folder.mkdir(parents=True, exist_ok=True)
+    use_gpu = session.num_gpus >= num_train_workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "recipe": json.dumps(plain(plan.recipe)),
+            "snapshot": json.dumps(plain(snapshot)),
+            "data": str(Path(plan.output.data).absolute()),
+            "folder": str(folder.absolute()),
+            "lineage": json.dumps(lineage),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=num_train_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": max(1, session.num_cpus // num_train_workers)},
+        ),
+        run_config=RunConfig(
+            name=plan.training_key[:12],
+            storage_path=str(plan.output.folder.absolute() / "ray"),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+
+    def run() -> None:
+        from ray.train import WorkerGroupError
+
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            for cause in error.worker_failures.values():
+                if isinstance(cause, InputError):
+                    raise InputError(str(cause)) from error
+                if isinstance(cause, FloatingPointError):
+                    raise InputError(f"{cause}; lower --train.lr, or look at those packs") from error
+                if isinstance(cause, OSError):
+                    raise InputError(f"training stopped: {cause}; run again to go on from the last checkpoint") from error
+            raise
+
+    return run
+
+
+def curve(plan: Plan) -> list[StepRecord]:
+    """Return the steps trained so far."""
+    return read_metrics(plan.output.training(plan.training_key) / "metrics.jsonl")
+
+
+def summary(records: list[StepRecord]) -> dict[str, float]:
+    """Return first and last losses and the rate, over a tenth of the steps at each end."""
+    if not records:
+        return {}
+    ends = max(1, len(records) // 10)
+    first, last = records[:ends], records[-ends:]
+    seconds = sum(record.seconds for record in records)
+    return {
+        "steps": len(records),
+        "first_loss": sum(r.loss for r in first) / ends,
+        "last_loss": sum(r.loss for r in last) / ends,
+        "final_loss": records[-1].loss,
+        "columns_per_s": sum(r.num_columns for r in records) / max(seconds, 1e-9),
+    }
+
+
+def as_metrics(record: StepRecord) -> dict[str, float]:
+    """Return a step's values by name."""
+    return {name: float(value) for name, value in asdict(record).items() if name != "step"}
