@@ -5,6 +5,7 @@ block-diagonal mask: the oracle of the tests. `varlen` is torch's own variable-l
 the flash-attn package: CUDA only.
 """
 
+import itertools
 from typing import Literal
 
 import torch
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 Backend = Literal["auto", "loop", "mask", "varlen", "flash"]
 
 
-def available_backends(device_type: str) -> dict[str, str]:
+def available_backends(device_type: str) -> dict[Backend, str]:
     """Return the backends that can run on a kind of device, best first, with the reason for their place."""
-    found = {}
+    found: dict[Backend, str] = {}
     if device_type == "cuda":
         try:
             import flash_attn  # noqa: F401
@@ -42,8 +43,7 @@ def choose_backend(device_type: str, wanted: Backend = "auto") -> Backend:
     """
     found = available_backends(device_type)
     if wanted == "auto":
-        best: Backend = next(iter(found))  # type: ignore[assignment]
-        return best
+        return next(iter(found))
     if wanted not in found:
         raise ValueError(f"attention {wanted} cannot run on {device_type}; there are {', '.join(found)}")
     return wanted
@@ -72,12 +72,13 @@ def packed_attention(
     Returns:
         (N, H, D).
     """
+    gqa = q.shape[1] != k.shape[1]
     match backend:
         case "loop":
             parts = []
-            for start, end in zip(boundaries, boundaries[1:], strict=False):
-                one = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, heads, L, D)
-                out = F.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+            for start, end in itertools.pairwise(boundaries):
+                one, keys, values = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, heads, L, D)
+                out = F.scaled_dot_product_attention(one, keys, values, is_causal=True, enable_gqa=gqa)
                 parts.append(out[0].transpose(0, 1))
             return torch.cat(parts)
         case "mask":
@@ -86,18 +87,17 @@ def packed_attention(
             )
             same = document[:, None] == document[None, :]
             causal = torch.ones_like(same).tril()
-            one = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-            gqa = q.shape[1] != k.shape[1]
-            return F.scaled_dot_product_attention(*one, attn_mask=same & causal, enable_gqa=gqa)[0].transpose(0, 1)
+            one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+            out = F.scaled_dot_product_attention(one, keys, values, attn_mask=same & causal, enable_gqa=gqa)
+            return out[0].transpose(0, 1)
         case "varlen":
             from torch.nn.attention.varlen import varlen_attn
 
-            gqa = q.shape[1] != k.shape[1]
-            out = varlen_attn(
+            varlen = varlen_attn(
                 q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=(-1, 0), enable_gqa=gqa
             )
-            assert isinstance(out, torch.Tensor)
-            return out
+            assert isinstance(varlen, torch.Tensor)
+            return varlen
         case "flash":
             from flash_attn import flash_attn_varlen_func
 

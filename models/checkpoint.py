@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,7 @@ class Header:
     vocabulary: Vocabulary
     codec: CodecSpec
     codec_weights: str | None
-    layout: str
+    layout: Literal["parallel", "delay"]
     group: int
     tokenizer: str
     tokenizer_digest: str

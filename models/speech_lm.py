@@ -44,7 +44,9 @@ class Shape:
     def __post_init__(self) -> None:
         """Check that the heads divide the width."""
         if self.dim % self.num_heads or self.num_heads % self.num_kv_heads or (self.dim // self.num_heads) % 2:
-            raise ValueError("model: num_heads must divide dim into even widths, and num_kv_heads must divide num_heads")
+            raise ValueError(
+                "model: num_heads must divide dim into even widths, and num_kv_heads must divide num_heads"
+            )
 
 
 # Named sizes, fixed so that everyone means the same; parameters without embeddings and heads.
@@ -208,6 +210,7 @@ class SpeechLM(nn.Module):
                 per_sample_weights=(~pad).to(self.audio_embedding.weight.dtype),
             )
             x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
+        assert isinstance(x, torch.Tensor)
         return x
 
     def forward(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
@@ -256,7 +259,12 @@ class SpeechLM(nn.Module):
         """
         hidden, kept = self._run(batch, backend, keep=True)
         lengths = batch.cu_seqlens.diff().to(torch.int64)
-        size = (len(lengths), int(lengths.max()) + room, self.shape.num_kv_heads, self.shape.dim // self.shape.num_heads)
+        size = (
+            len(lengths),
+            int(lengths.max()) + room,
+            self.shape.num_kv_heads,
+            self.shape.dim // self.shape.num_heads,
+        )
         row = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
         cache = KeyValueCache([], [], lengths)
         for keys, values in kept:
@@ -289,8 +297,6 @@ class SpeechLM(nn.Module):
         cache.lengths = cache.lengths + 1
         out: torch.Tensor = self.norm(x)
         return out
-
-
 
 
 Size = Literal["tiny", "small", "base", "0.6b", "1b", "7b"]

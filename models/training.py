@@ -99,10 +99,7 @@ def learning_rate(step: int, config: Training) -> float:
     if step <= config.warmup_steps:
         return config.lr * step / max(1, config.warmup_steps)
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    if config.schedule == "wsd":
-        share = min(1.0, (1.0 - progress) / 0.2)
-    else:
-        share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    share = min(1.0, (1.0 - progress) / 0.2) if config.schedule == "wsd" else 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.lr * (config.min_lr_share + (1.0 - config.min_lr_share) * share)
 
 
@@ -123,12 +120,18 @@ def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
         return
     flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
         tensor.detach().copy_(part.view_as(tensor))
 
 
 def accumulate(
-    model: SpeechLM, packs: list[PackedDocuments], grid: GridSpec, packs_per_pass: int, backend: Backend, device: torch.device
+    model: SpeechLM,
+    packs: list[PackedDocuments],
+    grid: GridSpec,
+    packs_per_pass: int,
+    backend: Backend,
+    device: torch.device,
 ) -> torch.Tensor:
     """Add the gradients of the summed loss of some packs; return the sums.
 
@@ -223,7 +226,7 @@ def train(
             raise FloatingPointError(f"the loss is {total} at step {step}, in packs {names}")
 
         # 3. One division, one clip, one update.
-        torch._foreach_div_(gradients, max(weight, 1e-8))  # noqa: SLF001
+        torch._foreach_div_(gradients, max(weight, 1e-8))
         grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
         rate = learning_rate(step, config)
         for group in optimizer.param_groups:

@@ -1,5 +1,6 @@
 """Codes to documents: a task's prompt and target on the token grid that `operators.schema` spells out."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def windows(turns: Sequence[Turn], num_frames: int, length: int, overlap: int) -
         else:
             islands.append((start, end, [turn]))
     # A cut stands in the middle of the silence between two islands.
-    cuts = [0, *((a[1] + b[0]) // 2 for a, b in zip(islands, islands[1:], strict=False)), num_frames]
+    cuts = [0, *((a[1] + b[0]) // 2 for a, b in itertools.pairwise(islands)), num_frames]
     found: list[Window] = []
     first = 0
     while first < len(islands):
@@ -109,7 +110,9 @@ class Compose:
         if self.group < 1 or self.window_s <= 0 or not 0 <= self.overlap_s < self.window_s or self.prompt_s <= 0:
             raise InputError("compose: group >= 1, window_s > overlap_s >= 0 and prompt_s > 0 must hold")
         if self.layout == "delay" and self.group != 1:
-            raise InputError("compose: the delay layout knows no group; use --compose.group 1 or --compose.layout parallel")
+            raise InputError(
+                "compose: the delay layout knows no group; use --compose.group 1 or --compose.layout parallel"
+            )
 
     def layout_of(self, codec: CodecSpec) -> Layout:
         """Return the layout for a codec."""

@@ -102,7 +102,7 @@ class RowWriter:
     def __init__(self, path: Path, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
         """Open the file; `metadata` explains the columns to whoever opens it without us."""
         tags = {"hubbub.schema_version": SCHEMA_VERSION, **metadata}
-        self._schema = schema.with_metadata({k: v for k, v in sorted(tags.items())})
+        self._schema = schema.with_metadata(dict(sorted(tags.items())))
         self._writer = pa.ipc.new_file(str(path), self._schema)
         self.num_rows = 0
         self.counts: dict[str, float] = {}
@@ -212,9 +212,7 @@ class Dataset:
         data = storage.read_bytes(self.url("snapshots", f"{number:06d}.json"))
         return None if data is None else Snapshot.from_json(json.loads(data))
 
-    def snapshot(
-        self, receipts: Iterable[Receipt], inputs: Mapping[str, str], made_by: Mapping[str, Any]
-    ) -> Snapshot:
+    def snapshot(self, receipts: Iterable[Receipt], inputs: Mapping[str, str], made_by: Mapping[str, Any]) -> Snapshot:
         """Commit the next numbered snapshot, unless the newest already says the same."""
         ordered = tuple(sorted(receipts, key=lambda receipt: receipt.partition_id))
         root = merkle_root((r.partition_id, r.content_digest) for r in ordered)
@@ -302,5 +300,3 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield f"{path} {short[0]} -> {short[1]}"
         else:
             yield f"{path} changed"
-
-

@@ -6,6 +6,7 @@ another rate is known before any work starts. What cannot be used is quarantined
 
 import gzip
 import io
+import itertools
 import json
 import re
 import tarfile
@@ -69,7 +70,9 @@ class Manifest:
         split, _, path = text.rpartition("=") if re.match(r"^\w+=", text) else ("", "", text)
         manifest = Manifest(path=Path(path).expanduser().absolute(), split=split or None)
         if not manifest.path.exists():
-            raise InputError(f"manifest {path} does not exist; --corpus.manifests takes files or folders, or SPLIT=PATH")
+            raise InputError(
+                f"manifest {path} does not exist; --corpus.manifests takes files or folders, or SPLIT=PATH"
+            )
         return manifest
 
     @property
@@ -112,8 +115,8 @@ def manifests_digest(manifests: Sequence[Manifest]) -> list[str]:
 
 def _open_text(path: Path) -> io.TextIOBase:
     if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")  # noqa: SIM115
-    return open(path, encoding="utf-8")  # noqa: SIM115
+        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
+    return open(path, encoding="utf-8")
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -349,7 +352,7 @@ def index(
                 else:
                     rows.append(outcome)
     rows.sort(key=lambda row: row["utterance_id"])
-    for one, other in zip(rows, rows[1:], strict=False):
+    for one, other in itertools.pairwise(rows):
         if one["utterance_id"] == other["utterance_id"]:
             raise InputError(f"utterance id {one['utterance_id']} stands twice; ids must be unique over all manifests")
     utterances = table(rows, UTTERANCES)

@@ -145,9 +145,7 @@ CODES = _schema(
 
 # kind 0: text, length tokens in length columns. kind 1: audio, length frames in layout.num_columns(length).
 SEGMENT = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "length": pa.int32()})
-LOSS_SPAN = pa.struct(
-    {"kind": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32(), "weight": pa.float32()}
-)
+LOSS_SPAN = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32(), "weight": pa.float32()})
 
 # In flight: one training example. Segments and spans count from the document's first column.
 DOCUMENTS = _schema(

@@ -66,9 +66,8 @@ def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[s
 
     Source: Watanabe et al. 2020, "CHiME-6 Challenge", section 3.1; by meeteval.
 
-    >>> said = [{"session_id": "a", "speaker": "x", "words": "good day"}, {"session_id": "a", "speaker": "y", "words": "hi"}]
-    >>> heard = [{"session_id": "a", "speaker": "s0", "words": "hi"}, {"session_id": "a", "speaker": "s1", "words": "good"}]
-    >>> cpwer(said, heard).errors
+    >>> def entries(*turns): return [{"session_id": "a", "speaker": who, "words": words} for who, words in turns]
+    >>> cpwer(entries(("x", "good day"), ("y", "hi")), entries(("s0", "hi"), ("s1", "good"))).errors
     1
     """
     import meeteval

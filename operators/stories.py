@@ -186,9 +186,9 @@ def _speak_here(one: dict[str, Any]) -> tuple[int, NDArray[np.int16], list[list[
             i += 1
         return 0
 
-    callback = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-    )(take)
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))(
+        take
+    )
     library.espeak_SetSynthCallback(callback)
     if library.espeak_SetVoiceByName(one["voice"].encode()) != 0:
         raise InputError(f"espeak-ng has no voice {one['voice']}")

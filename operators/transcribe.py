@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from models import checkpoint
 from models.batch import GridSpec, PackedDocuments
+from models.checkpoint import Header, load
 from models.codec import CodecSpec
 from models.generate import greedy_text
 from models.layouts import make_layout
@@ -41,9 +41,9 @@ class Transcribe:
     version: ClassVar[str] = "1"
 
     @cached_property
-    def _loaded(self) -> tuple[SpeechLM, checkpoint.Header]:
+    def _loaded(self) -> tuple[SpeechLM, Header]:
         try:
-            model, _, header = checkpoint.load(Path(self.checkpoint), self.device)
+            model, _, header = load(Path(self.checkpoint), self.device)
         except ValueError as error:
             raise InputError(str(error)) from error
         if header.tokenizer_digest != TOKENIZER.digest:
@@ -56,7 +56,7 @@ class Transcribe:
         return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
 
     @property
-    def header(self) -> checkpoint.Header:
+    def header(self) -> Header:
         """What the checkpoint says of itself."""
         return self._loaded[1]
 
@@ -64,7 +64,7 @@ class Transcribe:
     def grid(self) -> GridSpec:
         """How the checkpoint's columns are built."""
         codec = self.header.codec
-        layout = make_layout(self.header.layout, codec.num_codebooks, codec.codebook_size, self.header.group)  # type: ignore[arg-type]
+        layout = make_layout(self.header.layout, codec.num_codebooks, codec.codebook_size, self.header.group)
         return GridSpec(layout, codec.num_codebooks, codec.codebook_size, codec.bits)
 
     def check_codec(self, codec: CodecSpec) -> None:
@@ -141,5 +141,3 @@ class Transcribe:
             for i, answer in zip(chosen, made, strict=True):
                 answers[i] = answer
         return answers
-
-

@@ -48,7 +48,7 @@ def _expression(node: ast.expr, names: list[str], where: str) -> Any:
             return combined
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return ~_expression(operand, names, where)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return pc.scalar(-value)
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             if isinstance(op, (ast.In, ast.NotIn)):
@@ -68,4 +68,6 @@ def _expression(node: ast.expr, names: list[str], where: str) -> Any:
                 hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
                 raise InputError(f"--corpus.where {where!r}: there is no column {name}{hint}")
             return pc.field(name)
-    raise InputError(f"--corpus.where {where!r}: {ast.unparse(node)} is not supported; use comparisons, in, and, or, not")
+    raise InputError(
+        f"--corpus.where {where!r}: {ast.unparse(node)} is not supported; use comparisons, in, and, or, not"
+    )

@@ -1,5 +1,6 @@
 """The command line: `hubbub`, or `python -m pipelines`."""
 
+import difflib
 import json
 import os
 import sys
@@ -72,7 +73,11 @@ def _parse(verb: str, arguments: Sequence[str]) -> StageArguments:
     Raises:
         InputError: there is no such recipe.
     """
-    name, rest = ("demo", list(arguments)) if not arguments or arguments[0].startswith("-") else (arguments[0], list(arguments[1:]))
+    name, rest = (
+        ("demo", list(arguments))
+        if not arguments or arguments[0].startswith("-")
+        else (arguments[0], list(arguments[1:]))
+    )
     if not arguments:
         raise InputError(f"hubbub {verb} wants a recipe: {', '.join(RECIPES)}, or a .yaml or .json file")
     recipe = named_or_file(name)
@@ -172,7 +177,9 @@ def _lineage(arguments: Sequence[str]) -> None:
 
     path = Path(parsed.id)
     above = [folder for folder in (path, *path.absolute().parents) if (folder / "recipe.json").exists()]
-    folders = [parsed.output] if parsed.output else above[:1] or sorted(p.parent for p in Path("runs").glob("*/recipe.json"))
+    folders = (
+        [parsed.output] if parsed.output else above[:1] or sorted(p.parent for p in Path("runs").glob("*/recipe.json"))
+    )
     found = chain(parsed.id.rstrip("/"), [Output(folder) for folder in folders])
     if parsed.json:
         print(json.dumps(found, indent=1, default=str))
@@ -209,6 +216,15 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+def _unknown(verb: str) -> Callable[[Sequence[str]], None]:
+    def refuse(_: Sequence[str]) -> None:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+        raise InputError(f"there is no verb {verb}; {hint}")
+
+    return refuse
+
+
 def main() -> None:
     """Run one verb; what a user can mend is one line and exit code 2."""
     arguments = sys.argv[1:]
@@ -217,13 +233,7 @@ def main() -> None:
         return
     verb, rest = arguments[0], arguments[1:]
     try:
-        if verb not in VERBS:
-            import difflib
-
-            near = difflib.get_close_matches(verb, VERBS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
-            raise InputError(f"there is no verb {verb}; {hint}")
-        VERBS[verb](rest)
+        VERBS.get(verb, _unknown(verb))(rest)
     except InputError as error:
         console.ERR.print(f"[red]error[/red]     {_escape(str(error))}")
         sys.exit(2)

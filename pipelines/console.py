@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.tree import Tree
 
-OUT = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+_WIDTH = None if sys.stdout.isatty() else 140  # a log file has no edge to fold at
+OUT = Console(width=_WIDTH, highlight=False)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -43,12 +45,12 @@ def bar(description: str, total: int) -> Iterator[Bar]:
 
 def line(stage: str, text: str) -> None:
     """Say one thing of a stage."""
-    OUT.print(f"[bold]{stage:<9}[/bold] {text}")
+    OUT.print(f"[bold]{stage:<9}[/bold] {escape(text)}", soft_wrap=True)
 
 
 def notice(text: str) -> None:
     """Say what a user should know but need not act on."""
-    OUT.print(f"[yellow]note[/yellow]      {text}")
+    OUT.print(f"[yellow]note[/yellow]      {escape(text)}", soft_wrap=True)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -57,7 +59,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for name in header:
         made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     OUT.print(made)
 
 

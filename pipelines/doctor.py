@@ -37,7 +37,9 @@ def report(output: Path) -> None:
         rows.append([f"attention {backend}", "yes", used + reason])
     for backend in ("varlen", "flash"):
         if backend not in backends:
-            rows.append([f"attention {backend}", "no", "needs CUDA" + (" and flash-attn" if backend == "flash" else "")])
+            rows.append(
+                [f"attention {backend}", "no", "needs CUDA" + (" and flash-attn" if backend == "flash" else "")]
+            )
     rows.append(["loss", "chunked", "linear cross-entropy in chunks, plain PyTorch, on every device"])
     for package, extra, use in (
         ("espeakng-loader", "demo", "speaks the embedded corpus"),
@@ -45,7 +47,9 @@ def report(output: Path) -> None:
         ("flash-attn", "flash", "attention on CUDA"),
     ):
         version = _version(package)
-        rows.append([package, version or "not installed", use + ("" if version else f": pip install 'hubbub[{extra}]'")])
+        rows.append(
+            [package, version or "not installed", use + ("" if version else f": pip install 'hubbub[{extra}]'")]
+        )
     rows.append(["ray", ray.__version__, "local, or --ray-address"])
     rows.append(["mlflow", str(_version("mlflow")), tracking_uri(Output(output))])
     parent = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())

@@ -35,7 +35,9 @@ def code_version() -> dict[str, Any]:
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):
         state = hashlib.blake2b(digest_size=16)
-        for path in sorted(p for folder in ("pipelines", "operators", "models", "cluster") for p in (ROOT / folder).rglob("*.py")):
+        for path in sorted(
+            p for folder in ("pipelines", "operators", "models", "cluster") for p in (ROOT / folder).rglob("*.py")
+        ):
             state.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
         return {"tree": state.hexdigest()}
 
@@ -67,7 +69,9 @@ class Tracker:
         self._client = MlflowClient(self.uri)
         try:
             found = self._client.get_experiment_by_name(EXPERIMENT)
-            location = None if os.environ.get("MLFLOW_TRACKING_URI") else (output.folder.absolute() / "mlartifacts").as_uri()
+            location = (
+                None if os.environ.get("MLFLOW_TRACKING_URI") else (output.folder.absolute() / "mlartifacts").as_uri()
+            )
             self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, location)
         except MlflowException as error:
             raise InputError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from error
@@ -242,7 +246,9 @@ def tracking_uri(output: Output) -> str:
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:
     if isinstance(data, dict):
-        return {k: v for key, value in data.items() for k, v in _flatten(value, f"{path}.{key}" if path else key).items()}
+        return {
+            k: v for key, value in data.items() for k, v in _flatten(value, f"{path}.{key}" if path else key).items()
+        }
     return {path: data}
 
 
@@ -267,6 +273,8 @@ def chain(identifier: str, outputs: Sequence[Output]) -> dict[str, Any]:
     Raises:
         InputError: nothing, or nothing unique, has this name.
     """
+    if Path(identifier).exists():
+        identifier = str(Path(identifier).absolute())
     found = [node for output in outputs for node in _nodes(output) if _matches(identifier, node)]
     unique = list({node["id"]: node for node in found}.values())
     if not unique:
@@ -291,27 +299,54 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
     runs = json.loads(runs_path.read_text()) if runs_path.exists() else {"stages": {}}
 
     def node(kind: str, identifier: str, order: Any, path: Path, aliases: Sequence[str], data: Any) -> dict[str, Any]:
-        names = {identifier, str(path), str(path.absolute()), path.name, *aliases}
+        names = {identifier, str(path.absolute()), path.name, *aliases}
         return {
             "kind": kind, "id": identifier, "order": order, "path": path, "aliases": [identifier, *aliases],
             "data": data, "output": output, "exact": names.__contains__,
         }  # fmt: skip
 
-    stage_of = {"utterances": "index", "conversations": "simulate", "audio": "simulate", "codes": "tokenize", "packs": "pack"}
+    stage_of = {
+        "utterances": "index",
+        "conversations": "simulate",
+        "audio": "simulate",
+        "codes": "tokenize",
+        "packs": "pack",
+    }
     for name in DATASETS:
         snapshot = output.dataset(name).latest()
         if snapshot is not None:
             run = runs["stages"].get(stage_of.get(name, "evaluate"), "")
             path = output.folder / "data" / name
-            yield node(name, snapshot.merkle_root, (STAGES.index(stage_of.get(name, "evaluate")), 0), path, [run] if run else [], snapshot)
+            yield node(
+                name,
+                snapshot.merkle_root,
+                (STAGES.index(stage_of.get(name, "evaluate")), 0),
+                path,
+                [run] if run else [],
+                snapshot,
+            )
     for path in sorted((output.folder / "checkpoints").glob("*/step-*")):
         step, header = checkpoint.read_header(path)
         weights = digest_file(path / "model.safetensors")
         run = header.lineage.get("mlflow_run", "")
-        yield node("checkpoint", weights, (STAGES.index("train"), step), path, [path.parent.name, run] if run else [path.parent.name], header)
+        yield node(
+            "checkpoint",
+            weights,
+            (STAGES.index("train"), step),
+            path,
+            [path.parent.name, run] if run else [path.parent.name],
+            header,
+        )
     for path in sorted((output.folder / "evaluation").glob("*/metrics.json")):
         aliases = [runs["parent"]] if "parent" in runs else []
-        yield node("evaluation", digest_file(path), (STAGES.index("evaluate"), 1), path.parent, aliases, json.loads(path.read_text()))
+        yield node(
+            "evaluation",
+            digest_file(path),
+            (STAGES.index("evaluate"), 1),
+            path.parent,
+            aliases,
+            json.loads(path.read_text()),
+        )
 
 
 def _grow(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,7 +354,11 @@ def _grow(node: Mapping[str, Any]) -> dict[str, Any]:
     output: Output = node["output"]
     out: dict[str, Any] = {"kind": node["kind"], "id": node["id"], "path": str(node["path"]), "from": []}
     if node["kind"] == "evaluation":
-        folders = {Path(node["data"][which]["checkpoint"]).name: which for which in ("trained", "untrained") if which in node["data"]}
+        folders = {
+            Path(node["data"][which]["checkpoint"]).name: which
+            for which in ("trained", "untrained")
+            if which in node["data"]
+        }
         out["cpwer"] = {which: node["data"][which]["cpwer"]["rate"] for which in folders.values()}
         for other in _nodes(output):
             judged = other["kind"] == "checkpoint" and str(other["path"]) == node["data"]["trained"]["checkpoint"]
@@ -351,7 +390,12 @@ def _dataset(output: Output, name: str, root: str | None, roots: Mapping[str, st
     snapshot = output.dataset(name).latest()
     numbers = range(snapshot.number, 0, -1) if snapshot else range(0)
     chosen = next((s for n in numbers if (s := output.dataset(name).numbered(n)) and s.merkle_root == root), None)
-    out: dict[str, Any] = {"kind": name, "id": root or "unknown", "path": str(output.folder / "data" / name), "from": []}
+    out: dict[str, Any] = {
+        "kind": name,
+        "id": root or "unknown",
+        "path": str(output.folder / "data" / name),
+        "from": [],
+    }
     if chosen is None:
         out["note"] = "no snapshot here has this root"
         return out

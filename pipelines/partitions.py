@@ -109,7 +109,9 @@ class MakePartitions:
         return {"receipt": receipts, "error": errors}
 
 
-def build(plan: StagePlan, recipe: Recipe, output: Output, roots: dict[str, Path], *, num_gpus: float = 0) -> Iterator[Receipt]:
+def build(
+    plan: StagePlan, recipe: Recipe, output: Output, roots: dict[str, Path], *, num_gpus: float = 0
+) -> Iterator[Receipt]:
     """Make a stage's stale partitions on the cluster; yield receipts as they are committed.
 
     Raises:
@@ -121,12 +123,15 @@ def build(plan: StagePlan, recipe: Recipe, output: Output, roots: dict[str, Path
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     jobs = [
-        to_row(Job(recipe, output, plan.dataset, p, plan.payloads[p.partition_id], {k: str(v) for k, v in roots.items()}))
+        to_row(
+            Job(recipe, output, plan.dataset, p, plan.payloads[p.partition_id], {k: str(v) for k, v in roots.items()})
+        )
         for p in plan.stale
     ]
-    receipts = (
-        ray.data.from_items(jobs, override_num_blocks=len(jobs))  # a partition a block: a task each, retried alone
-        .map_batches(MakePartitions(), batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=num_gpus)
+    receipts = ray.data.from_items(
+        jobs, override_num_blocks=len(jobs)
+    ).map_batches(  # a partition a block: a task each, retried alone
+        MakePartitions(), batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=num_gpus
     )
     for row in receipts.iter_rows():
         if row["error"]:

@@ -24,7 +24,9 @@ def show(recipe: Recipe, folder: Path) -> None:
         return
     index = index_partition(recipe, output)
     if output.dataset("utterances").committed(index) is None:
-        console.line("index", f"{len(index.depends['manifests'])} manifest files would be read; everything follows from them")
+        console.line(
+            "index", f"{len(index.depends['manifests'])} manifest files would be read; everything follows from them"
+        )
         return
     plan = plan_road(recipe, output)
     console.line("splits", plan.splits.describe())
@@ -36,7 +38,15 @@ def show(recipe: Recipe, folder: Path) -> None:
         reasons = "; ".join(f"{reason} ({number})" for reason, number in why.most_common(3))
         rows.append([stage.name, stage.dataset, str(len(stage.partitions)), str(len(stage.stale)), reasons or "fresh"])
     trained = plan.training_done()
-    rows.append(["train", f"{recipe.train.steps} steps", "1", "0" if trained else "1", "fresh" if trained else "no checkpoint of these packs"])
+    rows.append(
+        [
+            "train",
+            f"{recipe.train.steps} steps",
+            "1",
+            "0" if trained else "1",
+            "fresh" if trained else "no checkpoint of these packs",
+        ]
+    )
     judged = plan.evaluation_done()
     rows.append(["evaluate", "cpWER", "1", "0" if judged else "1", "fresh" if judged else "not judged yet"])
     console.table("", ["stage", "data set", "partitions", "stale", "why"], rows)

@@ -1,4 +1,4 @@
-"""Named recipes: frozen values made by plain functions, and the file that can be given instead. No work is done here."""
+"""Named recipes: frozen values made by plain functions, and the file that can be given instead. Nothing is run."""
 
 import dataclasses
 import difflib
@@ -100,7 +100,9 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         corpus=Corpus(stories=Stories(num_voices=8, stories_per_voice=1, sentences_per_story=6)),
-        casting=Casting(train_conversations=24, test_conversations=4, max_speakers=2, max_utterances=4, test_speakers=0.25),
+        casting=Casting(
+            train_conversations=24, test_conversations=4, max_speakers=2, max_utterances=4, test_speakers=0.25
+        ),
         converse=Converse(min_turns=2, max_turns=4, max_duration_s=12.0),
         compose=Compose(tasks=("asr", "continue"), group=4, window_s=12.0),
         pack=Pack(capacity=512),
@@ -270,12 +272,16 @@ def check(recipe: Recipe) -> None:
     columns = recipe.compose.layout_of(codec).num_columns(int(recipe.compose.window_s * codec.frame_rate_hz))
     if columns + 16 > recipe.pack.capacity:
         raise InputError(
-            f"a window of {recipe.compose.window_s:g} s makes {columns} columns, but a pack holds {recipe.pack.capacity}; "
-            "raise --pack.capacity, lower --compose.window-s or raise --compose.group"
+            f"a window of {recipe.compose.window_s:g} s makes {columns} columns, but a pack holds "
+            f"{recipe.pack.capacity}; raise --pack.capacity, lower --compose.window-s or raise --compose.group"
         )
     if not recipe.corpus.manifests and recipe.corpus.stories is None:
-        raise InputError("the recipe names no corpus: --corpus.manifests PATH ... (or recipe demo, which speaks its own)")
+        raise InputError(
+            "the recipe names no corpus: --corpus.manifests PATH ... (or recipe demo, which speaks its own)"
+        )
     if recipe.corpus.manifests and recipe.corpus.stories is not None:
-        raise InputError("the recipe names manifests and stories; choose one (--corpus.stories None keeps the manifests)")
+        raise InputError(
+            "the recipe names manifests and stories; choose one (--corpus.stories None keeps the manifests)"
+        )
     if recipe.casting.train_conversations < 1 or recipe.casting.test_conversations < 1:
         raise InputError("casting: both splits need at least one conversation")

@@ -206,7 +206,9 @@ def plan_road(recipe: Recipe, output: Output) -> Plan:
         }
         reads = {"partition_id": upstream.partition_id, "key": upstream.key}
         if recipe.render.keep_audio:
-            audio.append((Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=depends), reads))
+            audio.append(
+                (Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=depends), reads)
+            )
         encoded = {**depends, "codec": plain(codec)}
         encoded["operators"] = {**depends["operators"], "encode": recipe.encode.version}  # type: ignore[dict-item]
         codes.append((Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=encoded), reads))
@@ -248,11 +250,17 @@ def plan_road(recipe: Recipe, output: Output) -> Plan:
                     depends={
                         "training": training_key,
                         "step": recipe.train.steps if which == "trained" else 0,
-                        "evaluate": {"max_tokens": recipe.evaluate.max_tokens, "window_s": compose.window_s, "version": EVALUATE_VERSION},
+                        "evaluate": {
+                            "max_tokens": recipe.evaluate.max_tokens,
+                            "window_s": compose.window_s,
+                            "version": EVALUATE_VERSION,
+                        },
                         "codes": upstream.key,
                     },
                 )
-                hypotheses.append((partition, {"partition_id": upstream.partition_id, "key": upstream.key, "which": which}))
+                hypotheses.append(
+                    (partition, {"partition_id": upstream.partition_id, "key": upstream.key, "which": which})
+                )
     evaluation_key = digest([partition.key for partition, _ in hypotheses])
 
     stages = [

@@ -133,7 +133,7 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
 
 
 def _index(road: Road) -> None:
-    """corpus -> utterances: in this process, for headers only are read."""
+    """Corpus -> utterances: in this process, for headers only are read."""
     recipe, output = road.recipe, road.output
     if recipe.corpus.stories is not None:
         folder = stories_folder(recipe, output)
@@ -172,7 +172,7 @@ def _index(road: Road) -> None:
     snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
     road.quarantined += receipt.quarantined
     speakers, audio = receipt.counts["speakers"], console.hours(receipt.counts["audio_s"])
-    _said(road, "index", fresh, f"{console.count(snapshot.num_rows)} utterances, {speakers:.0f} speakers, {audio}")
+    _said("index", fresh, f"{console.count(snapshot.num_rows)} utterances, {speakers:.0f} speakers, {audio}")
 
 
 def _manifest_digests(listed: list[str]) -> dict[str, str]:
@@ -212,7 +212,8 @@ def _refuse_above(bad: list[Quarantined], total: int, share: float, road: Road) 
         first = f"{bad[0].row_id}: {bad[0].reason}"
         raise InputError(
             f"{len(bad)} of {total} rows cannot be used, the first being {first}; all are in {path}. "
-            f"Mend or filter them (--corpus.where), or go on without them: --corpus.max-bad-share {len(bad) / total:.4f}"
+            f"Mend or filter them (--corpus.where), or go on without them: "
+            f"--corpus.max-bad-share {len(bad) / total + 5e-5:.4f}"
         )
 
 
@@ -253,13 +254,15 @@ def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
             run_.metrics({"seconds": time.monotonic() - started, "partitions_made": len(stale)})
     else:
         snapshot = _close(road, stage, dataset, inputs)
-    _said(road, stage.dataset, not stale, _describe(snapshot) + (f"; made {len(stale)}" if stale else ""))
+    _said(stage.dataset, not stale, _describe(snapshot) + (f"; made {len(stale)}" if stale else ""))
 
 
 def _close(road: Road, stage: StagePlan, dataset: Dataset, inputs: dict[str, str]) -> Snapshot:
     receipts = [receipt for p in stage.partitions if (receipt := dataset.committed(p)) is not None]
     if len(receipts) != len(stage.partitions):
-        raise InputError(f"{len(stage.partitions) - len(receipts)} partitions of {dataset.url()} are missing; run again")
+        raise InputError(
+            f"{len(stage.partitions) - len(receipts)} partitions of {dataset.url()} are missing; run again"
+        )
     bad = [q for receipt in receipts for q in receipt.quarantined]
     _refuse_above(bad, sum(r.num_rows for r in receipts) + len(bad), road.recipe.corpus.max_bad_share, road)
     road.quarantined += bad
@@ -275,12 +278,12 @@ def _describe(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def _said(road: Road, name: str, fresh: bool, text: str) -> None:
+def _said(name: str, fresh: bool, text: str) -> None:
     console.line(name, f"{text}{' (fresh)' if fresh else ''}")
 
 
 def _train(road: Road, plan: Plan) -> None:
-    """packs -> checkpoints."""
+    """Packs -> checkpoints."""
     folder = plan.output.training(plan.training_key)
     packs = road.snapshots["packs"]
     if not plan.training_done():
@@ -296,7 +299,9 @@ def _train(road: Road, plan: Plan) -> None:
             with console.bar("train", road.recipe.train.steps) as bar, _watched(plan, run_, bar):
                 fit()
             for step in (0, road.recipe.train.steps):
-                run_.model(folder / f"step-{step:06d}", f"{road.recipe.name}-step-{step}", {"hubbub.packs": packs.merkle_root})
+                run_.model(
+                    folder / f"step-{step:06d}", f"{road.recipe.name}-step-{step}", {"hubbub.packs": packs.merkle_root}
+                )
             summary = train.summary(train.curve(plan))
             run_.metrics(summary, step=road.recipe.train.steps, prefix="summary.")
         fresh = False
@@ -304,7 +309,7 @@ def _train(road: Road, plan: Plan) -> None:
         fresh = True
     summary = train.summary(train.curve(plan))
     text = f"{summary['steps']:.0f} steps, loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
-    _said(road, "train", fresh, f"{text}, {console.count(summary['columns_per_s'])} columns/s")
+    _said("train", fresh, f"{text}, {console.count(summary['columns_per_s'])} columns/s")
 
 
 @contextmanager
@@ -339,7 +344,7 @@ def _watched(plan: Plan, run_: StageRun, bar: console.Bar) -> Iterator[None]:
 
 
 def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
-    """checkpoints and the test split -> metrics."""
+    """Checkpoints and the test split -> metrics."""
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
     stage = plan_road(plan.recipe, plan.output).stage("hypotheses")
     fresh = plan.evaluation_done() and not stage.stale
@@ -371,7 +376,7 @@ def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
     rates = ", ".join(
         f"{which} {metrics[which]['cpwer']['rate']:.1%}" for which in ("trained", "untrained") if which in metrics
     )
-    _said(road, "evaluate", fresh, f"cpWER {rates} on {metrics['trained']['cpwer']['num_conversations']} conversations")
+    _said("evaluate", fresh, f"cpWER {rates} on {metrics['trained']['cpwer']['num_conversations']} conversations")
     return dict(metrics)
 
 
@@ -395,7 +400,9 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise InputError(f"another run (process {file.read().strip() or '?'}) is at work in {folder}; wait for it") from error
+            raise InputError(
+                f"another run (process {file.read().strip() or '?'}) is at work in {folder}; wait for it"
+            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

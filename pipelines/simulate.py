@@ -35,7 +35,9 @@ def make_conversations(job: Job) -> Receipt:
 
     def fill(writer: RowWriter) -> None:
         for start in range(0, len(job.payload), 256):
-            casts = [Cast(i, split, tuple(who), tuple(rows)) for i, split, who, rows in job.payload[start : start + 256]]
+            casts = [
+                Cast(i, split, tuple(who), tuple(rows)) for i, split, who, rows in job.payload[start : start + 256]
+            ]
             conversations = job.recipe.converse(cast_table(utterances, casts, job.recipe.seed))
             writer.write(conversations)
             writer.count(

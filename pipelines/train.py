@@ -80,7 +80,9 @@ def fit(
     from ray.train.torch import TorchTrainer
 
     if num_train_workers > max(session.num_cpus, session.num_gpus):
-        raise InputError(f"{num_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}")
+        raise InputError(
+            f"{num_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}"
+        )
     folder = plan.output.training(plan.training_key)
     folder.mkdir(parents=True, exist_ok=True)
     use_gpu = session.num_gpus >= num_train_workers
@@ -118,7 +120,9 @@ def fit(
                 if isinstance(cause, FloatingPointError):
                     raise InputError(f"{cause}; lower --train.lr, or look at those packs") from error
                 if isinstance(cause, OSError):
-                    raise InputError(f"training stopped: {cause}; run again to go on from the last checkpoint") from error
+                    raise InputError(
+                        f"training stopped: {cause}; run again to go on from the last checkpoint"
+                    ) from error
             raise
 
     return run

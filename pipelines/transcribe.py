@@ -1,5 +1,6 @@
 """transcribe: a sound file and a checkpoint -> who said what."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def quiet_cuts(wav: NDArray[np.float32], rate_hz: int, window_s: float) -> list[
     return [*cuts, len(wav)]
 
 
-def transcribe(path: Path, checkpoint: Path, *, window_s: float = 15.0, max_tokens: int = 256) -> Iterator[tuple[float, str, str]]:
+def transcribe(
+    path: Path, checkpoint: Path, *, window_s: float = 15.0, max_tokens: int = 256
+) -> Iterator[tuple[float, str, str]]:
     """Yield (start of the window in seconds, speaker tag, text) of each turn that the model hears.
 
     Speaker tags are counted anew in each window: a model without enrolment cannot know who is who across them.
@@ -71,14 +74,16 @@ def transcribe(path: Path, checkpoint: Path, *, window_s: float = 15.0, max_toke
     operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), window_s=window_s, max_tokens=max_tokens)
     header = operator.header
     try:
-        codec = load_codec(header.codec.name, header.codec_weights, _codebooks(header.codec.name, header.codec.num_codebooks))
+        codec = load_codec(
+            header.codec.name, header.codec_weights, _codebooks(header.codec.name, header.codec.num_codebooks)
+        )
     except ValueError as error:
         raise InputError(str(error)) from error
     operator.check_codec(codec.spec)
     wav = read_mono(path, codec.spec.sample_rate_hz)
     cuts = quiet_cuts(wav, codec.spec.sample_rate_hz, window_s)
     tokenizer = ByteTokenizer()
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         codes = codec.encode(wav[start:end])
         window = Window(0, codes.shape[1], (), ())
         prompt = operator.prompt(pack_codes(codes, codec.spec.bits), window, codec.spec)
