@@ -61,21 +61,21 @@ def windows(turns: Sequence[Turn], num_frames: int, length: int, overlap: int) -
     found: list[Window] = []
     first = 0
     while first < len(islands):
-        last = first
-        while last + 1 < len(islands) and islands[last + 1][1] - cuts[first] <= length:
-            last += 1
-        start, end = cuts[first], min(cuts[last + 1], cuts[first] + length)
-        if islands[last][1] > end:
-            start = max(start, islands[last][1] - length)  # give up silence before it gives up speech
-            end = start + length
-            if start > islands[first][0]:
-                seconds = f"{islands[first][1] - islands[first][0]} frames"
-                raise UnusableRowError(f"{seconds} of speech without a pause do not fit into a window of {length}")
         back = first
-        while back > 0 and cuts[first] - cuts[back - 1] <= overlap and end - cuts[back - 1] <= length:
+        while back > 0 and cuts[first] - cuts[back - 1] <= overlap:
             back -= 1
-        if back < first:
-            start = cuts[back]
+        while back < first and islands[first][1] - cuts[back] > length:
+            back += 1  # carry less where what is new would not fit
+        start = cuts[back]
+        if islands[first][1] - start > length:
+            start = islands[first][1] - length  # give up silence before it gives up speech
+            if start > islands[first][0]:
+                frames = islands[first][1] - islands[first][0]
+                raise UnusableRowError(f"{frames} frames of speech without a pause do not fit into a window of {length}")
+        last = first
+        while last + 1 < len(islands) and islands[last + 1][1] - start <= length:
+            last += 1
+        end = min(cuts[last + 1], start + length)
         carried = tuple(turn for island in islands[back:first] for turn in island[2])
         found.append(Window(start, end, carried, tuple(t for island in islands[first : last + 1] for t in island[2])))
         first = last + 1

@@ -218,9 +218,9 @@ class Dataset:
         root = merkle_root((r.partition_id, r.content_digest) for r in ordered)
         while True:
             newest = self.latest()
-            if newest and newest.merkle_root == root and dict(newest.inputs) == dict(inputs):
-                if [r.key for r in newest.receipts] == [r.key for r in ordered]:
-                    return newest
+            same = newest is not None and newest.merkle_root == root and dict(newest.inputs) == dict(inputs)
+            if newest is not None and same and [r.key for r in newest.receipts] == [r.key for r in ordered]:
+                return newest
             made = Snapshot(
                 number=(newest.number if newest else 0) + 1,
                 name=self.name,

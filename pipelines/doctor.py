@@ -35,11 +35,8 @@ def report(output: Path) -> None:
     for backend, reason in backends.items():
         used = "used: " if backend == choose_backend(device) else ""
         rows.append([f"attention {backend}", "yes", used + reason])
-    for backend in ("varlen", "flash"):
-        if backend not in backends:
-            rows.append(
-                [f"attention {backend}", "no", "needs CUDA" + (" and flash-attn" if backend == "flash" else "")]
-            )
+    needs = {"varlen": "needs CUDA", "flash": "needs CUDA and flash-attn"}
+    rows += [[f"attention {backend}", "no", why] for backend, why in needs.items() if backend not in backends]
     rows.append(["loss", "chunked", "linear cross-entropy in chunks, plain PyTorch, on every device"])
     for package, extra, use in (
         ("espeakng-loader", "demo", "speaks the embedded corpus"),

@@ -1,0 +1,47 @@
+"""What tests share: a corpus made on the spot, and the folder of real data where there is one."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+SHARED = Path(os.environ.get("HUBBUB_SHARED", Path(__file__).parents[1] / "../shared")).resolve()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real recordings, or a skip with the reason."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real data at {SHARED} (set HUBBUB_SHARED)")
+    return SHARED
+
+
+def write_corpus(folder: Path, num_speakers: int = 6, per_speaker: int = 5, rate_hz: int = 16_000) -> Path:
+    """Write a corpus of hummed words: a pitch a speaker, a vowel a word; return its manifest."""
+    (folder / "wav").mkdir(parents=True)
+    rows = []
+    words = ["one", "two", "three", "four", "five"]
+    for s in range(num_speakers):
+        for u in range(per_speaker):
+            rng = np.random.default_rng(1000 * s + u)
+            length = int(rate_hz * (0.4 + 0.1 * u))
+            t = np.arange(length) / rate_hz
+            pitch, vowel = 100 + 25 * s, 400 + 300 * (u % len(words))
+            wav = 0.2 * np.sin(2 * np.pi * pitch * t) + 0.1 * np.sin(2 * np.pi * vowel * t)
+            wav += 0.001 * rng.standard_normal(length)
+            soundfile.write(folder / f"wav/s{s}-{u}.wav", wav, rate_hz, subtype="PCM_16")
+            text = f"{words[u % 5]} {words[(u + s) % 5]}"
+            row = {"id": f"s{s}-{u}", "speaker": f"s{s}", "text": text, "audio": f"wav/s{s}-{u}.wav", "position": u}
+            rows.append({**row, "story": "a", "duration": length / rate_hz, "gender": "fm"[s % 2]})
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A manifest of 30 utterances by 6 speakers."""
+    return write_corpus(tmp_path / "corpus")
