@@ -83,6 +83,9 @@ def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
     base = 0
     for pack in packs:
         codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
+        used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
+        if used != [len(pack.text_tokens), codes.shape[1]]:
+            raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
         token = frame = 0
         for kind, start, length in pack.segments.tolist():
             if kind == TEXT:
@@ -93,8 +96,6 @@ def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
                 audio.append(columns.T)
                 audio_columns.append(np.arange(base + start, base + start + columns.shape[1]))
                 frame += length
-        if token != len(pack.text_tokens) or frame != codes.shape[1]:
-            raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
         for (kind, start, end), weight in zip(pack.loss_spans.tolist(), pack.loss_weights.tolist(), strict=True):
             spans[kind].append((base + start, base + end, weight))
         ends.append(base + pack.cu_seqlens[1:].astype(np.int64))

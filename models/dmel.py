@@ -94,8 +94,10 @@ class DMel:
             raise ValueError("the waveform holds NaN or infinity")
         num_frames = self.num_frames(len(wav))
         codes = np.empty((num_frames, self.NUM_CHANNELS), dtype=np.uint16)
+        if not num_frames:
+            return codes.T
         frames = np.lib.stride_tricks.sliding_window_view(self._pad(wav.astype(np.float32)), self.WINDOW_SAMPLES)
-        frames = frames[:: self.HOP_SAMPLES] if num_frames else frames[:0]
+        frames = frames[:: self.HOP_SAMPLES]
         # The matrix product always has the same shape: its rounding then does not depend on the length of the
         # recording, so a frame's codes are those of the same samples in any other recording.
         power = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES // 2 + 1), dtype=np.float32)

@@ -9,7 +9,8 @@ def _chunk_loss(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, ignored: int
 ) -> torch.Tensor:
     num_streams, vocab_size = targets.shape[1], weight.shape[0] // targets.shape[1]
-    logits = F.linear(hidden, weight).float().view(-1, num_streams, vocab_size)
+    logits = F.linear(hidden, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).view(-1, num_streams, vocab_size)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored, reduction="none")
     return (losses.view(-1, num_streams) * weights[:, None]).sum()
 
@@ -33,9 +34,9 @@ def linear_cross_entropy(
         chunk: rows whose logits exist at a time; they are made again in the backward pass.
 
     Returns:
-        A scalar in float32.
+        A scalar in float32, or float64 where the states are.
     """
-    total = hidden.new_zeros((), dtype=torch.float32)
+    total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
         total = total + checkpoint(

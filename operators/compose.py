@@ -71,7 +71,9 @@ def windows(turns: Sequence[Turn], num_frames: int, length: int, overlap: int) -
             start = islands[first][1] - length  # give up silence before it gives up speech
             if start > islands[first][0]:
                 frames = islands[first][1] - islands[first][0]
-                raise UnusableRowError(f"{frames} frames of speech without a pause do not fit into a window of {length}")
+                raise UnusableRowError(
+                    f"{frames} frames of speech without a pause do not fit into a window of {length}"
+                )
         last = first
         while last + 1 < len(islands) and islands[last + 1][1] - start <= length:
             last += 1

@@ -87,6 +87,7 @@ def _parse(verb: str, arguments: Sequence[str]) -> StageArguments:
         description=f"{verb}: recipe {name}. {(RECIPES[name].__doc__ or '') if name in RECIPES else ''}",
         default=StageArguments(recipe=recipe),
         args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 

@@ -280,8 +280,6 @@ def check(recipe: Recipe) -> None:
             "the recipe names no corpus: --corpus.manifests PATH ... (or recipe demo, which speaks its own)"
         )
     if recipe.corpus.manifests and recipe.corpus.stories is not None:
-        raise InputError(
-            "the recipe names manifests and stories; choose one (--corpus.stories None keeps the manifests)"
-        )
+        raise InputError("the recipe names manifests and stories; to use manifests, start from recipe custom")
     if recipe.casting.train_conversations < 1 or recipe.casting.test_conversations < 1:
         raise InputError("casting: both splits need at least one conversation")

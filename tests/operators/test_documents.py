@@ -124,7 +124,10 @@ def test_packs_read_back_are_what_was_written_from_any_record_batch():
 
 
 def test_windows_cut_where_nobody_speaks_and_lose_no_turn():
-    turns = [{"start_frame": s, "num_frames": n, "speaker": "a"} for s, n in ((5, 30), (30, 30), (80, 10), (100, 50), (170, 20))]
+    turns = [
+        {"start_frame": s, "num_frames": n, "speaker": "a"}
+        for s, n in ((5, 30), (30, 30), (80, 10), (100, 50), (170, 20))
+    ]
     found = windows(turns, 200, length=100, overlap=0)
     assert [turn for window in found for turn in window.turns] == turns
     for window in found:

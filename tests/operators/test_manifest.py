@@ -26,7 +26,13 @@ def test_plain_jsonl_is_read_with_its_user_columns(corpus):
 
 
 def test_nemo_manifests_are_read_with_offsets(corpus, tmp_path):
-    row = {"audio_filepath": str(corpus.parent / "wav/s0-4.wav"), "duration": 0.3, "offset": 0.2, "text": "x", "speaker": "a"}
+    row = {
+        "audio_filepath": str(corpus.parent / "wav/s0-4.wav"),
+        "duration": 0.3,
+        "offset": 0.2,
+        "text": "x",
+        "speaker": "a",
+    }
     path = tmp_path / "nemo.json"
     path.write_text(json.dumps(row) + "\n")
     utterances, bad = load(path)
@@ -47,8 +53,14 @@ def lhotse_cuts(corpus):
         words = [AlignmentItem(word, 0.1 * i, 0.1) for i, word in enumerate(row["text"].split())]
         supervisions.append(
             SupervisionSegment(
-                id=row["id"], recording_id=row["id"], start=0, duration=recording.duration, text=row["text"],
-                speaker=row["speaker"], gender=row["gender"], custom={"book": "a", "position": row["position"]},
+                id=row["id"],
+                recording_id=row["id"],
+                start=0,
+                duration=recording.duration,
+                text=row["text"],
+                speaker=row["speaker"],
+                gender=row["gender"],
+                custom={"book": "a", "position": row["position"]},
                 alignment={"word": words},
             )  # fmt: skip
         )
@@ -181,7 +193,11 @@ def test_ids_must_be_unique(corpus):
 def test_where_filters_by_our_columns_and_the_users(corpus):
     chosen, _ = load(corpus, where="gender == 'f' and duration_s < 0.55 and speaker not in ['s2']")
     assert chosen["utterance_id"].to_pylist() == ["s0-0", "s0-1", "s4-0", "s4-1"]
-    for where, message in [("gendr == 'f'", "did you mean gender"), ("text(", "is not an expression"), ("speaker < 3", "cannot be evaluated")]:
+    for where, message in [
+        ("gendr == 'f'", "did you mean gender"),
+        ("text(", "is not an expression"),
+        ("speaker < 3", "cannot be evaluated"),
+    ]:
         with pytest.raises(InputError, match=message):
             load(corpus, where=where)
 

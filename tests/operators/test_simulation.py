@@ -36,11 +36,24 @@ def made_up(num_speakers, per_speaker, seconds=2.0, rate_hz=16_000):
     """Utterances without audio: planning needs none."""
     rows = [
         {
-            "utterance_id": f"s{s:03d}-{u:02d}", "corpus": "c", "audio": f"{s}-{u}.wav", "byte_offset": 0, "byte_length": 0,
-            "channel": 0, "source_rate_hz": rate_hz, "source_start_sample": 0,
-            "source_num_samples": int(rate_hz * seconds * (0.5 + (s * 7 + u * 13) % 10 / 10)), "fingerprint": "",
-            "speaker": f"s{s:03d}", "split": None, "text": "a", "text_normalized": "a", "chapter": str(u // 5),
-            "position": u, "words": [], "user_columns": "{}",
+            "utterance_id": f"s{s:03d}-{u:02d}",
+            "corpus": "c",
+            "audio": f"{s}-{u}.wav",
+            "byte_offset": 0,
+            "byte_length": 0,
+            "channel": 0,
+            "source_rate_hz": rate_hz,
+            "source_start_sample": 0,
+            "source_num_samples": int(rate_hz * seconds * (0.5 + (s * 7 + u * 13) % 10 / 10)),
+            "fingerprint": "",
+            "speaker": f"s{s:03d}",
+            "split": None,
+            "text": "a",
+            "text_normalized": "a",
+            "chapter": str(u // 5),
+            "position": u,
+            "words": [],
+            "user_columns": "{}",
         }  # fmt: skip
         for s in range(num_speakers)
         for u in range(per_speaker)
@@ -61,9 +74,7 @@ def test_a_seeded_split_shares_no_speaker_and_a_shared_one_says_so(utterances):
     sides = [{speakers[i] for i in splits.rows[name]} for name in ("train", "test")]
     assert len(sides[0]) == 4
     assert len(sides[1]) == 2
-    named = utterances.set_column(
-        utterances.schema.get_field_index("split"), "split", pa.array(["train", "test"] * 15)
-    )
+    named = utterances.set_column(utterances.schema.get_field_index("split"), "split", pa.array(["train", "test"] * 15))
     shared = split_rows(named, CASTING, seed=0)
     assert (shared.source, shared.shared_speakers) == ("manifest", 6)
     assert "SHARES 6 speakers" in shared.describe()
@@ -85,9 +96,7 @@ def test_withdrawing_a_speaker_changes_only_the_conversations_that_hold_the_voic
     for table in (everybody, fewer):
         names = table["utterance_id"].to_pylist()
         # The split is held fixed: who is drawn for the test split may move one speaker.
-        planned = plan_casts(
-            table, split_rows(_with_split(table), replace(casting, split="manifest"), 0), casting, 0
-        )
+        planned = plan_casts(table, split_rows(_with_split(table), replace(casting, split="manifest"), 0), casting, 0)
         casts.append({c.conversation_id: (c.speakers, [names[row] for row in c.rows]) for c in planned})
     before, after = casts
     changed = {name for name in before if before[name] != after[name]}
@@ -132,7 +141,9 @@ def test_conversations_keep_their_promises(seed, speakers, seconds):
 def test_offsets_follow_the_prior_but_for_the_counted_ones():
     from scipy.stats import kstest
 
-    conversations = simulate(made_up(30, 12, 4.0), Casting(train_conversations=800, test_conversations=2), Converse(max_duration_s=200))
+    conversations = simulate(
+        made_up(30, 12, 4.0), Casting(train_conversations=800, test_conversations=2), Converse(max_duration_s=200)
+    )
     turns = [t for row in conversations.to_pylist() for t in row["turns"]]
     offsets = np.array([t["offset_samples"] / 16_000 for t in turns if t["transition"].startswith("switch")])
     clipped = sum(conversations["num_clipped_offsets"].to_pylist()) / len(offsets)
@@ -157,7 +168,11 @@ def test_truth_files_agree_with_the_turns_and_score_zero_against_themselves(utte
 
     conversations = simulate(utterances)
     files = {}
-    for name, text in (("a.rttm", rttm(conversations)), ("a.stm", stm(conversations)), ("a.json", seglst(conversations))):
+    for name, text in (
+        ("a.rttm", rttm(conversations)),
+        ("a.stm", stm(conversations)),
+        ("a.json", seglst(conversations)),
+    ):
         (tmp_path / name).write_text(text)
         files[name] = meeteval.io.load(str(tmp_path / name))
     number = sum(len(row["turns"]) for row in conversations.to_pylist())
@@ -225,7 +240,9 @@ def test_audio_that_cannot_be_mixed_is_named(corpus, utterances, fault):
     turn = conversations.to_pylist()[0]["turns"][0]
     path = corpus.parent / turn["audio"]
     length = turn["source_num_samples"]
-    wav = {"nan": np.full(length, np.nan), "silent": np.zeros(length), "shorter": np.ones(10)}.get(fault, np.ones(length))
+    wav = {"nan": np.full(length, np.nan), "silent": np.zeros(length), "shorter": np.ones(10)}.get(
+        fault, np.ones(length)
+    )
     if fault == "gone":
         path.unlink()
     else:

@@ -1,0 +1,101 @@
+"""Small packs and models for the tests of `models`."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from models.batch import GridSpec, PackedDocuments
+from models.codec import CodecSpec, pack_codes
+from models.layouts import make_layout
+from models.speech_lm import Shape, SpeechLM, Vocabulary
+
+K, V = 4, 16
+CODEC = CodecSpec(
+    name="toy", sample_rate_hz=16_000, hop_samples=400, num_codebooks=K, codebook_size=V, bits=4, causal=True,
+    licence="none", weights_digest="0",
+)  # fmt: skip
+SHAPE = Shape(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_dim=48)
+TEXT_SIZE = 40
+
+
+def grid_spec(layout="parallel", group=1):
+    return GridSpec(make_layout(layout, K, V, group), K, V, 4)
+
+
+def model_for(grid, seed=0, dtype=torch.float64):
+    vocabulary = Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V)
+    return SpeechLM(SHAPE, vocabulary).initialize(seed).to(dtype)
+
+
+def document(grid, seed, num_frames=None, num_text=None):
+    """One document with text before and after its audio, and losses on both."""
+    rng = np.random.default_rng(seed)
+    num_frames = int(rng.integers(1, 12)) if num_frames is None else num_frames
+    num_text = int(rng.integers(1, 9)) if num_text is None else num_text
+    columns = grid.layout.num_columns(num_frames)
+    spans = [[0, 1 + columns, 1 + columns + num_text]]
+    weights = [1.0]
+    if columns > 1:
+        spans.append([1, 1 + columns // 2, 1 + columns])
+        weights.append(1 / grid.layout.num_streams)
+    return PackedDocuments(
+        pack_id=f"d{seed}",
+        num_columns=1 + columns + num_text,
+        cu_seqlens=np.array([0, 1 + columns + num_text], np.int32),
+        segments=np.array([[0, 0, 1], [1, 1, num_frames], [0, 1 + columns, num_text]], np.int32),
+        text_tokens=rng.integers(1, TEXT_SIZE, 1 + num_text).astype(np.int32),
+        codes=pack_codes(rng.integers(0, V, (K, num_frames)), 4),
+        loss_spans=np.array(spans, np.int32),
+        loss_weights=np.array(weights, np.float32),
+        document_ids=(f"d{seed}",),
+    )
+
+
+def joined(documents, name="pack"):
+    """One pack of several documents."""
+    starts = np.cumsum([0, *(d.num_columns for d in documents)])
+
+    def moved(arrays):
+        return np.concatenate(
+            [a + np.array([0, s, 0 if a.shape[1] == 3 and kind == "segments" else s]) for kind, a, s in arrays]
+        )
+
+    return PackedDocuments(
+        pack_id=name,
+        num_columns=int(starts[-1]),
+        cu_seqlens=starts.astype(np.int32),
+        segments=moved([("segments", d.segments, s) for d, s in zip(documents, starts, strict=False)]).astype(np.int32),
+        text_tokens=np.concatenate([d.text_tokens for d in documents]),
+        codes=b"".join(bytes(d.codes) for d in documents),
+        loss_spans=moved([("spans", d.loss_spans, s) for d, s in zip(documents, starts, strict=False)]).astype(
+            np.int32
+        ),
+        loss_weights=np.concatenate([d.loss_weights for d in documents]),
+        document_ids=tuple(i for d in documents for i in d.document_ids),
+    )
+
+
+class Source:
+    """Packs in memory, as a `models.training.PackSource`."""
+
+    def __init__(self, packs, shard_sizes=None):
+        self.packs = packs
+        self.shard_sizes = shard_sizes or (len(packs),)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(self.packs[index].pack_id)
+        return self.packs[index]
+
+
+def header(grid):
+    from models.checkpoint import Header
+
+    return Header(
+        shape=SHAPE,
+        vocabulary=Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V),
+        codec=CODEC, codec_weights=None, layout="parallel", group=1, tokenizer="toy", tokenizer_digest="0",
+        lineage=json.loads(json.dumps({"codec": asdict(CODEC)})),
+    )  # fmt: skip

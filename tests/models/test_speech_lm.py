@@ -1,0 +1,203 @@
+"""The property that packing stands on: packed equals each document alone, in loss and gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.attention import choose_backend, packed_attention
+from models.batch import collate
+from models.generate import greedy_text
+from models.loss import linear_cross_entropy
+from models.order import PackOrder
+from tests.models.support import V, document, grid_spec, joined, model_for
+
+LAYOUTS = [("parallel", 1), ("parallel", 3), ("delay", 1)]
+
+
+def loss_and_gradients(model, batches, backend="loop"):
+    model.zero_grad()
+    total, weight = 0.0, 0.0
+    for batch in batches:
+        loss = model.loss(batch, backend)
+        loss.total.backward()
+        total, weight = total + float(loss.total.detach()), weight + float(loss.weight)
+    return total, weight, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+@pytest.mark.parametrize("backend", ["loop", "mask"])
+def test_packed_equals_each_document_alone(layout, group, backend):
+    grid = grid_spec(layout, group)
+    documents = [document(grid, seed) for seed in range(7)]
+    model = model_for(grid)
+    alone = loss_and_gradients(model, [collate([d], grid) for d in documents])
+    packed = loss_and_gradients(model, [collate([joined(documents)], grid)], backend)
+    two_packs = loss_and_gradients(model, [collate([joined(documents[:3]), joined(documents[3:])], grid)], backend)
+    for other in (packed, two_packs):
+        assert other[0] == pytest.approx(alone[0], rel=1e-12)
+        assert other[1] == pytest.approx(alone[1], rel=1e-6)  # weights are float32
+        for name, gradient in alone[2].items():
+            torch.testing.assert_close(other[2][name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+def test_a_planted_leak_is_seen(layout, group):
+    """The test above must be able to fail: one document that sees its neighbor changes the loss."""
+    grid = grid_spec(layout, group)
+    documents = [document(grid, seed) for seed in range(4)]
+    model = model_for(grid)
+    batch = collate([joined(documents)], grid)
+    right = float(model.loss(batch).total.detach())
+    from dataclasses import replace
+
+    merged = (*batch.boundaries[:1], *batch.boundaries[2:])
+    leaky = replace(batch, boundaries=merged, cu_seqlens=torch.tensor(merged, dtype=torch.int32))
+    assert abs(float(model.loss(leaky).total.detach()) - right) > 1e-4
+
+
+@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+def test_no_column_sees_a_later_one(layout, group):
+    grid = grid_spec(layout, group)
+    model = model_for(grid)
+    one, other = document(grid, 1, num_frames=9, num_text=6), document(grid, 1, num_frames=9, num_text=6)
+    changed = other.text_tokens.copy()
+    changed[-3:] = (changed[-3:] % 30) + 1
+    from dataclasses import replace
+
+    other = replace(other, text_tokens=changed)
+    with torch.no_grad():
+        first, second = (model(collate([d], grid)) for d in (one, other))
+    column = one.num_columns - 3
+    assert torch.equal(first[:column], second[:column])
+    assert not torch.equal(first[column:], second[column:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("lengths", [(1,), (3, 1, 17), (5, 64, 2, 33)])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_by_documents_equals_the_masked_oracle(lengths, kv_heads, dtype):
+    torch.manual_seed(0)
+    total = sum(lengths)
+    boundaries = tuple(torch.tensor([0, *lengths]).cumsum(0).tolist())
+    cu = torch.tensor(boundaries, dtype=torch.int32)
+    q, k, v = (torch.randn(total, h, 8, dtype=dtype, requires_grad=True) for h in (4, kv_heads, kv_heads))
+    results = []
+    for backend in ("loop", "mask"):
+        out = packed_attention(q, k, v, cu, boundaries, max(lengths), backend)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    tolerance = 1e-10 if dtype is torch.float64 else 2e-5
+    for loop, mask in zip(*results, strict=True):
+        torch.testing.assert_close(loop, mask, rtol=tolerance, atol=tolerance)
+
+
+def test_backends_that_cannot_run_here_are_refused():
+    assert choose_backend("cpu") == "loop"
+    with pytest.raises(ValueError, match="attention varlen cannot run on cpu"):
+        choose_backend("cpu", "varlen")
+
+
+@pytest.mark.parametrize(
+    ("rows", "streams", "size", "chunk"), [(1, 1, 5, 4), (37, 3, 11, 8), (64, 2, 33, 64), (0, 2, 3, 4)]
+)
+def test_chunked_loss_equals_the_plain_one(rows, streams, size, chunk):
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, 12, requires_grad=True)
+    weight = torch.randn(streams * size, 12, requires_grad=True)
+    targets = torch.randint(0, size + 1, (rows, streams))  # `size` is the ignored id
+    weights = torch.rand(rows)
+    ours = linear_cross_entropy(hidden, weight, targets, weights, ignored=size, chunk=chunk)
+    logits = (hidden @ weight.T).view(rows, streams, size)
+    chosen = torch.log_softmax(logits, -1).gather(-1, targets.clamp(max=size - 1)[..., None])[..., 0]
+    plain = -(chosen * (targets != size) * weights[:, None]).sum()
+    torch.testing.assert_close(ours, plain)
+    if rows:
+        for a, b in zip(
+            torch.autograd.grad(ours, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight)), strict=True
+        ):
+            torch.testing.assert_close(a, b)
+
+
+def test_pad_cells_add_nothing_and_learn_nothing():
+    grid = grid_spec("delay")
+    model = model_for(grid)
+    loss_and_gradients(model, [collate([document(grid, 3, num_frames=5)], grid)])
+    pads = torch.arange(1, grid.layout.num_streams + 1) * (V + 1) - 1
+    assert (model.audio_embedding.weight[pads] == 0).all()
+    assert (model.audio_embedding.weight.grad[pads] == 0).all()
+    assert (model.text_embedding.weight.grad[0] == 0).all()
+
+
+def test_bad_packs_are_refused():
+    from dataclasses import replace
+
+    grid = grid_spec()
+    good = document(grid, 0, num_frames=4)
+    with pytest.raises(ValueError, match="do not use up its streams"):
+        collate([replace(good, text_tokens=good.text_tokens[:-1])], grid)
+    spans = good.loss_spans.copy()
+    spans[0, 1] = 0
+    with pytest.raises(ValueError, match="first column"):
+        collate([replace(good, loss_spans=spans)], grid)
+    spans = good.loss_spans.copy()
+    spans[:, 0] = 1
+    with pytest.raises(ValueError, match="without audio"):
+        collate([replace(good, loss_spans=spans)], grid)
+
+
+@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+def test_decoding_with_the_cache_equals_decoding_anew(layout, group):
+    """Prompts of unequal lengths, prefilled packed and continued together, say what each says alone."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    grid = grid_spec(layout, group)
+    model = model_for(grid, seed=3).eval()
+    prompts = [
+        replace(document(grid, s), loss_spans=np.zeros((0, 3), np.int32), loss_weights=np.zeros(0, np.float32))
+        for s in range(5)
+    ]
+    together = greedy_text(model, prompts, grid, end=1, max_tokens=12)
+    for prompt, answer in zip(prompts, together, strict=True):
+        expected, text, segments = [], prompt.text_tokens, prompt.segments.copy()
+        for _ in range(12):
+            current = replace(
+                prompt, text_tokens=text, segments=segments, num_columns=int(segments[-1, 1] + segments[-1, 2]),
+                cu_seqlens=np.array([0, segments[-1, 1] + segments[-1, 2]], np.int32),
+            )  # fmt: skip
+            with torch.no_grad():
+                logits = model.text_head(model(collate([current], grid))[-1])
+            logits[0] = -torch.inf
+            token = int(logits.argmax())
+            if token == 1:
+                break
+            expected.append(token)
+            text = np.append(text, token).astype(np.int32)
+            segments[-1, 2] += 1
+        assert answer == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(sum), st.integers(0, 99), st.integers(1, 5))
+def test_the_order_visits_every_pack_once_an_epoch_within_its_window(sizes, seed, window):
+    order = PackOrder(tuple(sizes), seed, window)
+    number = order.num_packs
+    epochs = [[order.at(epoch * number + i) for i in range(number)] for epoch in range(2)]
+    for visited in epochs:
+        assert sorted(visited) == list(range(number))
+    shard_of = [shard for shard, size in enumerate(sizes) for _ in range(size)]
+    seen, closed = [], set()
+    for pack in epochs[0]:
+        shard = shard_of[pack]
+        assert shard not in closed
+        if shard not in seen:
+            seen.append(shard)
+            closed.update(seen[: (len(seen) - 1) // window * window])
+
+
+def test_epochs_and_seeds_are_ordered_differently():
+    order = PackOrder((50, 50), seed=0)
+    first, second = ([order.at(e * 100 + i) for i in range(100)] for e in range(2))
+    assert first != second
+    assert first != [PackOrder((50, 50), seed=1).at(i) for i in range(100)]

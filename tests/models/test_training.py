@@ -1,0 +1,172 @@
+"""Training is exact to resume, and invariant to how a step's packs are cut up."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from models import checkpoint
+from models.training import Training, learning_rate, read_metrics, train
+from tests.models.support import Source, document, grid_spec, header, joined, model_for
+
+GRID = grid_spec()
+CONFIG = Training(steps=10, packs_per_step=4, warmup_steps=2, checkpoint_every=3, lr=5e-3)
+
+
+def packs(number=9):
+    return [joined([document(GRID, 10 * i + j) for j in range(1 + i % 3)], f"p{i}") for i in range(number)]
+
+
+def run(folder, config=CONFIG, source=None, dtype=torch.float32, **options):
+    folder.mkdir(parents=True, exist_ok=True)
+    model = model_for(GRID, dtype=dtype)
+    train(model, source or Source(packs(), (4, 5)), GRID, config, seed=7, folder=folder, header=header(GRID), **options)
+    return model
+
+
+def losses(folder):
+    return [record.loss for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_the_loss_falls(tmp_path):
+    run(tmp_path, Training(steps=40, packs_per_step=4, warmup_steps=4, lr=1e-2, checkpoint_every=40))
+    curve = losses(tmp_path)
+    assert len(curve) == 40
+    assert np.mean(curve[-5:]) < 0.8 * np.mean(curve[:5])
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 9])
+def test_resumed_equals_uninterrupted_to_the_bit(tmp_path, stop_at):
+    whole = run(tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(record):
+        if record.step == stop_at:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", on_step=stop)
+    source = Source(packs(), (4, 5))
+    resumed = run(tmp_path / "cut", source=source)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert len(source.read) == (10 - (stop_at - 1) // 3 * 3) * 4  # only what the last checkpoint does not cover
+
+
+def test_a_finished_training_does_nothing(tmp_path):
+    run(tmp_path)
+    source = Source(packs(), (4, 5))
+    run(tmp_path, source=source)
+    assert source.read == []
+
+
+def test_a_metrics_line_cut_short_is_made_again(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/step-000010")
+    path = tmp_path / "cut/metrics.jsonl"
+    path.write_text(path.read_text()[:-20])
+    run(tmp_path / "cut")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("packs_per_pass", [2, 3, 4])
+def test_accumulation_changes_nothing_but_rounding(tmp_path, packs_per_pass):
+    config = Training(**{**CONFIG.__dict__, "packs_per_pass": packs_per_pass})
+    one, other = run(tmp_path / "a", dtype=torch.float64), run(tmp_path / "b", config, dtype=torch.float64)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def _rank(rank, world_size, folder, port):
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    source = Source(packs(), (4, 5))
+    run(folder, source=source, rank=rank, world_size=world_size)
+    (folder / f"read-{rank}.json").write_text(json.dumps(source.read))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_more_ranks_make_the_same_steps_of_the_same_packs(tmp_path, world_size):
+    import socket
+
+    import torch.multiprocessing as mp
+
+    alone = Source(packs(), (4, 5))
+    run(tmp_path / "one", source=alone)
+    (tmp_path / "many").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_rank, args=(world_size, tmp_path / "many", port), nprocs=world_size)
+    assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    reads = [json.loads((tmp_path / f"many/read-{rank}.json").read_text()) for rank in range(world_size)]
+    per_step = [alone.read[i : i + 4] for i in range(0, 40, 4)]
+    for step, expected in enumerate(per_step):
+        shares = [expected[rank::world_size] for rank in range(world_size)]
+        starts = [step * len(share) for share in shares]
+        assert [r[s : s + len(x)] for r, s, x in zip(reads, starts, shares, strict=True)] == shares
+
+
+def test_a_loss_that_is_no_number_names_the_packs(tmp_path):
+    model = model_for(GRID, dtype=torch.float32)
+    with torch.no_grad():
+        model.text_head.weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, in packs p\d"):
+        train(model, Source(packs()), GRID, CONFIG, seed=0, folder=tmp_path, header=header(GRID))
+
+
+def test_checkpoints_are_whole_pruned_and_hold_no_pickle(tmp_path):
+    run(tmp_path)
+    assert checkpoint.steps(tmp_path) == [0, 9, 10]
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {"metrics.jsonl", "model.safetensors", "optimizer.safetensors", "checkpoint.json"}
+    model, step, read = checkpoint.load(tmp_path / "step-000010")
+    assert (step, read) == (10, header(GRID))
+    assert model.num_parameters() == model_for(GRID).num_parameters()
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
+    run(tmp_path, Training(**{**CONFIG.__dict__, "steps": 3}))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path)
+    assert checkpoint.steps(tmp_path) == [0, 3]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".step")]
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is not a checkpoint of ours"):
+        checkpoint.load(tmp_path)
+    run(tmp_path / "a", Training(**{**CONFIG.__dict__, "steps": 1}))
+    path = tmp_path / "a/step-000001/model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises((ValueError, Exception), match=r"do not load|header"):
+        checkpoint.load(tmp_path / "a/step-000001")
+
+
+def test_the_rate_warms_up_and_decays():
+    for schedule in ("cosine", "wsd"):
+        config = Training(steps=100, warmup_steps=10, lr=1.0, schedule=schedule)
+        rates = [learning_rate(step, config) for step in range(1, 101)]
+        assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+        assert max(rates) == pytest.approx(1.0, abs=0.01)
+        assert rates[-1] == pytest.approx(0.1)
+        assert all(a >= b - 1e-12 for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert learning_rate(80, Training(steps=100, warmup_steps=10, lr=1.0, schedule="wsd")) == pytest.approx(
+        1.0, abs=0.02
+    )

@@ -1,0 +1,86 @@
+"""Runs of the real program, in processes of their own, on a corpus made on the spot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+name: test
+casting: {train_conversations: 12, test_conversations: 4, max_speakers: 2, max_utterances: 4, test_speakers: 0.34}
+converse: {min_turns: 2, max_turns: 4, max_duration_s: 8.0}
+compose: {tasks: [asr, continue], group: 4, window_s: 8.0}
+pack: {capacity: 256}
+partitions: {conversations_per_partition: 4}
+model: {dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, ffn_dim: 64}
+train: {steps: 120, packs_per_step: 2, warmup_steps: 2, checkpoint_every: 20, keep_checkpoints: 9}
+evaluate: {max_tokens: 24, batch_size: 4}
+"""
+
+
+def write_recipe(path, manifest):
+    path.write_text(RECIPE + f"corpus: {{manifests: ['{manifest}']}}\n")
+    return path
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "pipelines", *map(str, arguments)]
+
+
+def hubbub(*arguments, check=True):
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def roots(output):
+    """Merkle root of every data set."""
+    found = {}
+    for folder in sorted((Path(output) / "data").iterdir()):
+        newest = sorted((folder / "snapshots").glob("*.json"))[-1]
+        found[folder.name] = json.loads(newest.read_text())["merkle_root"]
+    return found
+
+
+def losses(output):
+    (path,) = Path(output).glob("checkpoints/*/metrics.jsonl")
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+
+
+def in_the_middle(stage, output):
+    """Tell whether a stage has made something, but not all of it."""
+    if stage == "train":
+        lines = [len(path.read_text().splitlines()) for path in Path(output).glob("checkpoints/*/metrics.jsonl")]
+        return max(lines, default=0) > 30
+    dataset = {"simulate": "conversations", "tokenize": "codes", "pack": "packs", "evaluate": "hypotheses"}.get(stage)
+    return dataset is None or any((Path(output) / "data" / dataset / "partitions").glob("*.json"))
+
+
+def kill_in(stage, arguments, output):
+    """Start the program and kill it with SIGKILL in the middle of a stage; return whether it was still in it."""
+    journal = Path(output) / "journal.jsonl"
+    seen = len(journal.read_text().splitlines()) if journal.exists() else 0
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            lines = journal.read_text().splitlines()[seen:] if journal.exists() else []
+            if any(json.loads(line) | {"time": 0} == {"stage": stage, "event": "start", "time": 0} for line in lines):
+                while not in_the_middle(stage, output) and process.poll() is None:
+                    time.sleep(0.002)
+                ended = {"stage": stage, "event": "end"}.items()
+                os.kill(process.pid, signal.SIGKILL)  # the driver alone: its workers are left to notice
+                return not any(ended <= json.loads(line).items() for line in journal.read_text().splitlines()[seen:])
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    return False

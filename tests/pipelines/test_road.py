@@ -1,0 +1,175 @@
+"""The whole road in processes of their own: the same bytes for any number of workers, and after any kill."""
+
+import filecmp
+import json
+import sqlite3
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from operators.digest import digest_file
+from tests.conftest import write_corpus
+from tests.pipelines.support import hubbub, kill_in, losses, roots, write_recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("road")
+    return write_recipe(folder / "recipe.yaml", write_corpus(folder / "corpus"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = hubbub("run", recipe, "--output", output, "--workers", 2)
+    assert "cpWER" in done.stdout
+    return output
+
+
+def arrow_files(output, name):
+    return {path.name: path for path in (Path(output) / "data" / name / "partitions").glob("*.arrow")}
+
+
+def test_one_worker_and_two_give_byte_identical_shards(recipe, undisturbed, tmp_path):
+    hubbub("pack", recipe, "--output", tmp_path / "one", "--workers", 1)
+    for name in ("utterances", "conversations", "codes", "packs"):
+        one, two = arrow_files(tmp_path / "one", name), arrow_files(undisturbed, name)
+        assert one.keys() == two.keys()
+        assert len(one) >= (1 if name == "utterances" else 3)
+        assert all(filecmp.cmp(one[file], two[file], shallow=False) for file in one)
+    two_workers = roots(undisturbed)
+    assert roots(tmp_path / "one") == {name: two_workers[name] for name in roots(tmp_path / "one")}
+
+
+def test_a_shard_opens_with_plain_pyarrow_and_its_manifest_checks_out(undisturbed):
+    snapshot = json.loads((undisturbed / "data/packs/snapshots/000001.json").read_text())
+    for receipt in snapshot["receipts"]:
+        path = undisturbed / f"data/packs/partitions/{receipt['partition_id']}-{receipt['key']}.arrow"
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        assert table.num_rows == receipt["num_rows"]
+        assert digest_file(path) == receipt["content_digest"]
+        assert json.loads(table.schema.metadata[b"hubbub.codec"])["name"] == "dmel"
+    assert "verified" in hubbub("verify", "tiny", "--output", undisturbed).stdout
+
+
+def test_the_same_command_again_finds_everything_done(recipe, undisturbed):
+    before = roots(undisturbed)
+    journal = (undisturbed / "journal.jsonl").read_text()
+    done = hubbub("run", recipe, "--output", undisturbed, "--workers", 2)
+    assert done.stdout.count("(fresh)") == 6
+    assert roots(undisturbed) == before
+    assert (undisturbed / "journal.jsonl").read_text() == journal
+    plan = hubbub("plan", recipe, "--output", undisturbed).stdout
+    assert plan.count("fresh") == 6
+    assert "stale" in plan
+
+
+def test_killed_in_every_stage_the_result_is_that_of_a_run_never_stopped(recipe, undisturbed, tmp_path):
+    output = tmp_path / "out"
+    arguments = ("run", recipe, "--output", output, "--workers", 2)
+    killed = {stage: kill_in(stage, arguments, output) for stage in STAGES}
+    assert killed == dict.fromkeys(STAGES, True)
+    assert 30 < len(losses(output)) <= 120
+    hubbub(*arguments)
+    assert roots(output) == roots(undisturbed)
+    assert losses(output) == losses(undisturbed)
+    assert "verified" in hubbub("verify", "tiny", "--output", output).stdout
+
+    # One parent run and one child a stage, the same ids after six kills, all finished.
+    database = sqlite3.connect(output / "mlflow.db")
+    runs = dict(database.execute("select run_uuid, status from runs"))
+    parents = {
+        child: parent
+        for child, parent in database.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'")
+    }
+    assert len(runs) == 1 + len(STAGES)
+    assert set(runs.values()) == {"FINISHED"}
+    assert len(set(parents.values())) == 1
+    curve = database.execute("select step from metrics where key = 'loss' order by step").fetchall()
+    assert [step for (step,) in curve] == list(range(1, 121))
+
+
+def test_another_recipe_does_not_write_into_the_same_folder_unless_told(recipe, undisturbed, tmp_path):
+    import shutil
+
+    output = tmp_path / "copy"
+    shutil.copytree(undisturbed, output)
+    changed = ("pack", recipe, "--output", output, "--workers", 2, "--pack.capacity", 300)
+    refused = hubbub(*changed, check=False)
+    assert refused.returncode == 2
+    assert "belongs to another recipe (pack.capacity: 256 -> 300)" in refused.stderr
+    plan = hubbub("plan", recipe, "--output", output, "--pack.capacity", 300).stdout
+    assert "pack.capacity 256 -> 300 (3)" in plan
+    done = hubbub(*changed, "--update")
+    assert done.stdout.count("(fresh)") == 3
+    before, after = roots(undisturbed), roots(output)
+    assert {name for name in after if after[name] != before[name]} == {"packs"}
+
+
+def test_lineage_leads_from_the_checkpoint_to_the_manifests(recipe, undisturbed):
+    (folder,) = undisturbed.glob("checkpoints/*/step-000120")
+    chain = json.loads(hubbub("lineage", folder, "--json").stdout)
+    assert chain["kind"] == "checkpoint"
+    assert chain["id"] == digest_file(folder / "model.safetensors")
+    assert chain["seed"] == 0
+    assert chain["recipe_digest"]
+    assert chain["code"].keys() & {"commit", "tree"}
+    names, node = [], chain
+    while node["from"]:
+        node = node["from"][0]
+        names.append(node["kind"])
+    assert names == ["packs", "codes", "conversations", "utterances", "manifest manifest.jsonl"]
+    assert node["id"] == digest_file(Path(recipe).parent / "corpus/manifest.jsonl")
+    by_run = json.loads(hubbub("lineage", chain["mlflow_run"], "--output", undisturbed, "--json").stdout)
+    assert by_run["id"] == chain["id"]
+    by_root = json.loads(hubbub("lineage", roots(undisturbed)["codes"][:12], "--output", undisturbed, "--json").stdout)
+    assert by_root["kind"] == "codes"
+    assert "packs" in hubbub("lineage", "packs", "--output", undisturbed).stdout
+
+
+def test_mlflow_holds_the_same_edges(undisturbed):
+    database = sqlite3.connect(undisturbed / "mlflow.db")
+    digests = dict(database.execute("select name, digest from datasets"))
+    expected = roots(undisturbed)
+    assert {name: digests[name] for name in ("codes", "packs")} == {n: expected[n][:32] for n in ("codes", "packs")}
+    tags = dict(database.execute("select key, value from tags where key like 'hubbub.%'"))
+    recipe_digest = json.loads(Path(next(undisturbed.glob("checkpoints/*/step-000120/checkpoint.json"))).read_text())
+    assert tags["hubbub.recipe_digest"] == recipe_digest["lineage"]["recipe_digest"]
+    assert tags["hubbub.output.packs"] == expected["packs"]
+    assert "hubbub.code.commit" in tags or "hubbub.code.tree" in tags
+    models = database.execute("select name from logged_models").fetchall()
+    assert ("test-step-120",) in models
+    inputs = database.execute("select source_type, destination_type from inputs").fetchall()
+    assert ("DATASET", "RUN") in inputs
+    assert any("MODEL" in kind for pair in inputs for kind in pair)
+    params = dict(database.execute("select key, value from params"))
+    assert params["train.steps"] == "120"
+
+
+def test_transcribe_says_who_said_what(undisturbed, recipe):
+    wav = Path(recipe).parent / "corpus/wav/s0-4.wav"
+    out = hubbub("transcribe", wav, "--checkpoint", undisturbed, "--max-tokens", 20).stdout
+    assert all(line.startswith("[s") for line in out.splitlines())
+    turns = json.loads(hubbub("transcribe", wav, "--checkpoint", undisturbed, "--max-tokens", 20, "--json").stdout)
+    assert isinstance(turns, list)
+
+
+def test_two_runs_in_one_folder_do_not_meet(recipe, undisturbed):
+    import fcntl
+
+    with open(undisturbed / ".lock", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = hubbub("run", recipe, "--output", undisturbed, check=False)
+    assert refused.returncode == 2
+    assert "another run (process" in refused.stderr
+
+
+def test_truth_files_are_written_on_request(recipe, undisturbed):
+    hubbub("simulate", recipe, "--output", undisturbed, "--truth", "rttm", "stm", "seglst")
+    names = {path.name for path in (undisturbed / "truth").iterdir()}
+    assert names == {f"{split}.{kind}" for split in ("train", "test") for kind in ("rttm", "stm", "seglst.json")}
