@@ -58,7 +58,7 @@ def test_dmel_hears_its_own_resynthesis():
 
 @pytest.mark.parametrize("bad", [np.array([0.1, np.nan], np.float32), np.zeros((2, 4), np.float32)])
 def test_what_is_no_waveform_is_refused(bad):
-    with pytest.raises(ValueError, match="NaN|one channel"):
+    with pytest.raises(ValueError, match=r"NaN|one channel"):
         DMel().encode(bad)
 
 
@@ -88,7 +88,7 @@ def test_unknown_codecs_and_missing_weights_are_named(tmp_path):
         load_codec("mimi")
     with pytest.raises(ValueError, match="needs the folder of its weights"):
         load_codec("lyra")
-    with pytest.raises(ValueError, match="lacks soundstream_encoder.tflite"):
+    with pytest.raises(ValueError, match=r"lacks soundstream_encoder\.tflite"):
         load_codec("lyra", str(tmp_path))
 
 

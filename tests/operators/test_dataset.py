@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -35,10 +36,10 @@ def test_any_flipped_bit_is_found(tmp_path):
     dataset = Dataset(str(tmp_path), "numbers")
     snapshot = dataset.snapshot([dataset.commit(partition(), SCHEMA, {}, fill(*range(1000)))], {}, {})
     path = dataset.rows_url(snapshot.receipts[0])
-    data = bytearray(open(path, "rb").read())
+    data = bytearray(Path(path).read_bytes())
     data[len(data) // 2] ^= 1
     os.chmod(path, 0o644)
-    open(path, "wb").write(bytes(data))
+    Path(path).write_bytes(bytes(data))
     assert dataset.verify(snapshot) == [f"{path} is not what was committed"]
     os.remove(path)
     assert dataset.verify(snapshot) == [f"{path} is missing"]

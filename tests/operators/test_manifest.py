@@ -62,7 +62,7 @@ def lhotse_cuts(corpus):
                 gender=row["gender"],
                 custom={"book": "a", "position": row["position"]},
                 alignment={"word": words},
-            )  # fmt: skip
+            )
         )
     recordings, supervisions = RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions)
     return recordings, supervisions, CutSet.from_manifests(recordings, supervisions)
@@ -144,7 +144,7 @@ def test_what_cannot_be_used_is_quarantined_with_the_reason(corpus, change, reas
 
 
 def test_a_truncated_flac_is_found_before_work_starts(corpus):
-    wav, rate_hz = soundfile.read(corpus.parent / "wav/s0-3.wav")
+    _wav, rate_hz = soundfile.read(corpus.parent / "wav/s0-3.wav")
     path = corpus.parent / "wav/s0-3.flac"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 4 * rate_hz), rate_hz)
     whole = path.read_bytes()

@@ -1,5 +1,6 @@
 """cast, converse, render, encode: who meets whom, who speaks when, what the room hears, its codes."""
 
+import itertools
 import json
 from dataclasses import asdict, replace
 
@@ -54,7 +55,7 @@ def made_up(num_speakers, per_speaker, seconds=2.0, rate_hz=16_000):
             "position": u,
             "words": [],
             "user_columns": "{}",
-        }  # fmt: skip
+        }
         for s in range(num_speakers)
         for u in range(per_speaker)
     ]
@@ -127,13 +128,13 @@ def test_conversations_keep_their_promises(seed, speakers, seconds):
         for speaker in row["speakers"]:
             own = [t for t in turns if t["speaker"] == speaker]
             # Nobody overlaps themselves, nothing is said twice, a chapter stays in its order.
-            for one, two in zip(own, own[1:], strict=False):
+            for one, two in itertools.pairwise(own):
                 assert two["start_sample"] - one["start_sample"] - one["num_samples"] >= 1600
                 if one["utterance_id"][-2] == two["utterance_id"][-2] and one["utterance_id"] < two["utterance_id"]:
                     assert order[one["utterance_id"]] < order[two["utterance_id"]]
             assert len({t["utterance_id"] for t in own}) == len(own)
             assert len({t["gain_db"] for t in own}) == 1
-        for before, turn in zip(turns, turns[1:], strict=False):
+        for before, turn in itertools.pairwise(turns):
             assert turn["offset_samples"] == turn["start_sample"] - before["start_sample"] - before["num_samples"]
             assert (turn["transition"] == "switch_overlap") <= (turn["offset_samples"] < 0)
 

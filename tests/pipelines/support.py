@@ -43,7 +43,7 @@ def roots(output):
     """Merkle root of every data set."""
     found = {}
     for folder in sorted((Path(output) / "data").iterdir()):
-        newest = sorted((folder / "snapshots").glob("*.json"))[-1]
+        newest = max((folder / "snapshots").glob("*.json"))
         found[folder.name] = json.loads(newest.read_text())["merkle_root"]
     return found
 

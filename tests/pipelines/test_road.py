@@ -83,10 +83,7 @@ def test_killed_in_every_stage_the_result_is_that_of_a_run_never_stopped(recipe,
     # One parent run and one child a stage, the same ids after six kills, all finished.
     database = sqlite3.connect(output / "mlflow.db")
     runs = dict(database.execute("select run_uuid, status from runs"))
-    parents = {
-        child: parent
-        for child, parent in database.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'")
-    }
+    parents = dict(database.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'"))
     assert len(runs) == 1 + len(STAGES)
     assert set(runs.values()) == {"FINISHED"}
     assert len(set(parents.values())) == 1

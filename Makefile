@@ -1,0 +1,37 @@
+# Targets with fixed meaning. Everything runs in .venv, made by `make setup`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.hubbub-setup
+
+.PHONY: setup demo test test-slow check format bench-dmel clean
+
+setup: $(STAMP)
+
+# torch first, by itself: any other order pulls several GB of CUDA packages onto a machine that cannot use them.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,lyra]"
+	touch $@
+
+demo: setup                ## the main job: a corpus, conversations, codes, packs, a trained model, cpWER
+	$(BIN)/hubbub run demo
+
+test: setup                ## the default tests
+	$(BIN)/python -m pytest -q
+
+test-slow: setup           ## the tests that need servers or minutes
+	tests/servers.sh $(BIN)/python -m pytest -q -m slow
+
+check: setup               ## format, lint, types, layers
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs
