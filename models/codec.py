@@ -26,6 +26,8 @@ class CodecSpec:
     """Values a code can take: 0 to `codebook_size - 1`."""
     bits: int
     """Bits a stored code takes: 4, 8 or 16."""
+    ordinal: bool
+    """Whether neighboring codes mean neighboring values, as the levels of a spectrogram do; a model may start from it."""
     causal: bool
     """Whether a frame depends on nothing after its own hop."""
     licence: str

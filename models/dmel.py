@@ -60,6 +60,7 @@ class DMel:
             num_codebooks=self.NUM_CHANNELS,
             codebook_size=self.NUM_LEVELS,
             bits=4,
+            ordinal=True,
             causal=False,  # a window looks 200 samples ahead
             licence="none: constants",
             weights_digest=hashlib.blake2b(repr(constants).encode(), digest_size=32).hexdigest(),

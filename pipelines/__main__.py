@@ -1,6 +1,7 @@
 """The command line: `hubbub`, or `python -m pipelines`."""
 
 import difflib
+import errno
 import json
 import os
 import sys
@@ -61,6 +62,8 @@ class StageArguments(Common):
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     """Any field of the recipe."""
+    checkpoint: Path | None = None
+    """For evaluate: a checkpoint to judge instead of the recipe's own."""
     truth: tuple[Literal["rttm", "stm", "seglst"], ...] = ()
     """Truth files to write beside the output."""
     print_recipe: bool = False
@@ -105,6 +108,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             train_workers=parsed.train_workers,
             ray_address=parsed.ray_address,
             update=parsed.update,
+            checkpoint=parsed.checkpoint if verb == "evaluate" else None,
             truth=parsed.truth,
         )
         started = time.monotonic()
@@ -237,6 +241,11 @@ def main() -> None:
         VERBS.get(verb, _unknown(verb))(rest)
     except InputError as error:
         console.ERR.print(f"[red]error[/red]     {_escape(str(error))}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        console.ERR.print(f"[red]error[/red]     {_escape(str(error))}; what is made stays, run again to go on")
         sys.exit(2)
     except KeyboardInterrupt:
         console.ERR.print("stopped; the same command goes on from here")

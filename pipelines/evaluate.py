@@ -5,29 +5,55 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint import read_header
+from models.tokenizer import ByteTokenizer
 from operators import storage
 from operators.dataset import Receipt, RowWriter
 from operators.digest import canonical_json
+from operators.errors import InputError
 from operators.schema import HYPOTHESES
 from operators.score import cpwer, hypothesis_segments, reference_segments
 from operators.transcribe import Transcribe
 from pipelines.partitions import Job, usable
+from pipelines.recipes import Recipe
 from pipelines.road import Plan
 from pipelines.simulate import receipt_of
 
 
-def checkpoint_of(plan: Plan, which: str) -> Path:
-    """Return the folder of the trained or the untrained checkpoint."""
-    step = plan.recipe.train.steps if which == "trained" else 0
-    return plan.output.training(plan.training_key) / f"step-{step:06d}"
+def check_checkpoint(path: Path, recipe: Recipe) -> Path:
+    """Return the checkpoint's folder, if it was trained for what the recipe makes.
+
+    Raises:
+        InputError: codec, layout or tokenizer are others.
+    """
+    try:
+        _, header = read_header(path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    codec, ours = recipe.encode.spec, ByteTokenizer()
+    for name, theirs, wanted in (
+        ("codec", (header.codec.name, header.codec.num_codebooks), (codec.name, codec.num_codebooks)),
+        ("codec weights", header.codec.weights_digest[:8], codec.weights_digest[:8]),
+        ("layout", (header.layout, header.group), (recipe.compose.layout, recipe.compose.group)),
+        ("tokenizer", header.tokenizer_digest[:8], ours.digest[:8]),
+    ):
+        if theirs != wanted:
+            raise InputError(
+                f"{path} was trained with {name} {_words(theirs)}, but the recipe has {_words(wanted)}; "
+                "judge it with the recipe it was trained by"
+            )
+    return path.absolute()
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def make_hypotheses(job: Job) -> Receipt:
     """Make one partition of `hypotheses`: what one checkpoint wrote of one partition of codes."""
     source = job.output.dataset("codes")
-    folder = job.output.training(job.partition.depends["training"]) / f"step-{job.partition.depends['step']:06d}"
     operator = Transcribe(
-        checkpoint=str(folder),
+        checkpoint=job.payload["checkpoint"],
         window_s=job.recipe.compose.window_s,
         max_tokens=job.recipe.evaluate.max_tokens,
         batch_size=job.recipe.evaluate.batch_size,
@@ -69,7 +95,7 @@ def score(plan: Plan) -> dict[str, Any]:
             hypothesis += hypothesis_segments(hypotheses.open(written).read_all())
         if reference:
             errors = cpwer(reference, hypothesis, recipe.seed)
-            result[which] = {"checkpoint": str(checkpoint_of(plan, which)), "cpwer": asdict(errors)}
+            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), "cpwer": asdict(errors)}
             for name, segments in (("reference", reference), (f"{which}_hypothesis", hypothesis)):
                 text = json.dumps(segments, indent=1, ensure_ascii=False) + "\n"
                 storage.replace_bytes(text.encode(), str(folder / f"{name}.seglst.json"))

@@ -118,14 +118,14 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         corpus=Corpus(stories=Stories()),
-        casting=Casting(train_conversations=1200, test_conversations=40, max_speakers=3, max_utterances=4),
-        converse=Converse(min_turns=2, max_turns=5, max_duration_s=15.0),
-        compose=Compose(group=4, window_s=15.0),
+        casting=Casting(train_conversations=3000, test_conversations=40, max_speakers=2, max_utterances=3),
+        converse=Converse(min_turns=2, max_turns=3, max_duration_s=10.0),
+        compose=Compose(group=4, window_s=10.0),
         pack=Pack(capacity=1024),
-        partitions=Partitions(conversations_per_partition=200),
+        partitions=Partitions(conversations_per_partition=500),
         model=SIZES["tiny"],
-        train=Training(steps=600, packs_per_step=4, warmup_steps=60, checkpoint_every=100),
-        evaluate=Evaluation(max_tokens=200),
+        train=Training(steps=1200, packs_per_step=3, warmup_steps=60, checkpoint_every=200),
+        evaluate=Evaluation(max_tokens=160),
     )
 
 

@@ -12,7 +12,7 @@ from models.tokenizer import ByteTokenizer
 from operators import cast, manifest, stories, text
 from operators.cast import Splits
 from operators.dataset import Dataset, Partition, Receipt, stale_reason
-from operators.digest import digest, plain
+from operators.digest import digest, digest_file, plain
 from operators.errors import InputError
 from operators.manifest import Manifest
 from operators.schema import SCHEMA_VERSION
@@ -84,6 +84,15 @@ class Plan:
     training_key: str
     evaluation_key: str
     splits: Splits
+    checkpoint: Path | None = None
+    """Checkpoint to judge instead of the recipe's own."""
+
+    def checkpoint_of(self, which: str) -> Path:
+        """Return the folder of the trained or the untrained checkpoint."""
+        if self.checkpoint is not None:
+            return self.checkpoint
+        step = self.recipe.train.steps if which == "trained" else 0
+        return self.output.training(self.training_key) / f"step-{step:06d}"
 
     def stage(self, name: str) -> StagePlan:
         """Return a stage's plan by its data set's name."""
@@ -153,8 +162,8 @@ def _stage(output: Output, name: str, dataset_name: str, made: list[tuple[Partit
     )
 
 
-def plan_road(recipe: Recipe, output: Output) -> Plan:
-    """Plan every stage behind the index.
+def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) -> Plan:
+    """Plan every stage behind the index; a given checkpoint is judged instead of the recipe's own.
 
     Raises:
         InputError: the utterances are not indexed yet, or cannot make the conversations that the recipe wants.
@@ -239,17 +248,22 @@ def plan_road(recipe: Recipe, output: Output) -> Plan:
             "packs": [partition.key for partition, _ in packs],
         }
     )
-    judged = ["trained", "untrained"] if recipe.evaluate.untrained else ["trained"]
+    judged = {"trained": recipe.train.steps, "untrained": 0}
+    if checkpoint is not None or not recipe.evaluate.untrained:
+        del judged["untrained"]
     hypotheses: list[tuple[Partition, Any]] = []
-    for which in judged:
+    for which, step in judged.items():
+        folder = checkpoint or output.training(training_key).absolute() / f"step-{step:06d}"
+        weights: dict[str, Any] = {"training": training_key, "step": step}
+        if checkpoint is not None:
+            weights = {"weights": digest_file(checkpoint / "model.safetensors")[:32]}
         for upstream, _ in codes:
             if upstream.partition_id.startswith("test-"):
                 partition = Partition(
                     partition_id=f"{which}-{upstream.partition_id}",
                     row_ids=upstream.row_ids,
                     depends={
-                        "training": training_key,
-                        "step": recipe.train.steps if which == "trained" else 0,
+                        **weights,
                         "evaluate": {
                             "max_tokens": recipe.evaluate.max_tokens,
                             "window_s": compose.window_s,
@@ -258,9 +272,8 @@ def plan_road(recipe: Recipe, output: Output) -> Plan:
                         "codes": upstream.key,
                     },
                 )
-                hypotheses.append(
-                    (partition, {"partition_id": upstream.partition_id, "key": upstream.key, "which": which})
-                )
+                reads = {"partition_id": upstream.partition_id, "key": upstream.key}
+                hypotheses.append((partition, {**reads, "which": which, "checkpoint": str(folder)}))
     evaluation_key = digest([partition.key for partition, _ in hypotheses])
 
     stages = [
@@ -271,4 +284,4 @@ def plan_road(recipe: Recipe, output: Output) -> Plan:
         _stage(output, "pack", "packs", packs),
         _stage(output, "evaluate", "hypotheses", hypotheses),
     ]
-    return Plan(recipe, output, tuple(stages), training_key, evaluation_key, splits)
+    return Plan(recipe, output, tuple(stages), training_key, evaluation_key, splits, checkpoint)

@@ -23,6 +23,7 @@ from pipelines.lineage import StageRun, Tracker, code_version, tracking_uri
 from pipelines.partitions import build
 from pipelines.recipes import Recipe, check, differences, to_json
 from pipelines.road import STAGES, Output, Plan, StagePlan, index_partition, manifests_of, plan_road, stories_folder
+from pipelines.transcribe import newest_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Options:
     """Cluster to join instead of a local Ray."""
     update: bool = False
     """Go on in an output folder that holds another recipe's results; what still fits is kept."""
+    checkpoint: Path | None = None
+    """Checkpoint to judge instead of the recipe's own."""
     truth: tuple[str, ...] = ()
     """Truth files to write: rttm, stm, seglst."""
 
@@ -113,17 +116,21 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
 def _walk(road: Road, until: str) -> dict[str, Any]:
     last = STAGES.index(until)
     _index(road)
-    plan = plan_road(road.recipe, road.output)
+    given = road.options.checkpoint
+    if given is not None:
+        given = evaluate.check_checkpoint(newest_checkpoint(given), road.recipe)
+    plan = plan_road(road.recipe, road.output, given)
     console.line("splits", plan.splits.describe())
     roots = corpus_roots(manifests_of(road.recipe, road.output))
     for stage in plan.stages[1:]:
-        if STAGES.index(stage.name) <= min(last, STAGES.index("pack")):
+        wanted = "tokenize" if given else "pack"
+        if STAGES.index(stage.name) <= min(last, STAGES.index(wanted)):
             _partitions(road, stage, roots)
     if road.options.truth:
         for path in simulate.write_truth_files(road.output, road.snapshots["conversations"], road.options.truth):
             console.line("truth", path)
     result: dict[str, Any] = {"snapshots": road.snapshots, "plan": plan}
-    if last >= STAGES.index("train"):
+    if last >= STAGES.index("train") and given is None:
         _train(road, plan)
         result["training"] = train.summary(train.curve(plan))
     if last >= STAGES.index("evaluate"):
@@ -145,27 +152,27 @@ def _index(road: Road) -> None:
     receipt = dataset.committed(partition)
     fresh = receipt is not None
     if receipt is None:
-        with road.stage("index") as run_:
-            corpus = recipe.corpus
-            utterances, bad = index(
-                manifests_of(recipe, output), corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
+        corpus = recipe.corpus
+        utterances, bad = index(
+            manifests_of(recipe, output), corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
+        )
+        utterances, few = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
+        bad = [*bad, *few]
+        _refuse_above(bad, utterances.num_rows + len(bad), corpus.max_bad_share, road)
+        if not utterances.num_rows:
+            raise InputError("no utterance is left" + (f" where {corpus.where}" if corpus.where else ""))
+
+        def fill(writer: RowWriter) -> None:
+            writer.write(utterances)
+            writer.quarantined += bad
+            rates = utterances["source_rate_hz"].to_pylist()
+            lengths = utterances["source_num_samples"].to_pylist()
+            writer.count(
+                audio_s=sum(n / r for n, r in zip(lengths, rates, strict=True)),
+                speakers=len(set(utterances["speaker"].to_pylist())),
             )
-            utterances, few = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
-            bad = [*bad, *few]
-            _refuse_above(bad, utterances.num_rows + len(bad), corpus.max_bad_share, road)
-            if not utterances.num_rows:
-                raise InputError("no utterance is left" + (f" where {corpus.where}" if corpus.where else ""))
 
-            def fill(writer: RowWriter) -> None:
-                writer.write(utterances)
-                writer.quarantined += bad
-                rates = utterances["source_rate_hz"].to_pylist()
-                lengths = utterances["source_num_samples"].to_pylist()
-                writer.count(
-                    audio_s=sum(n / r for n, r in zip(lengths, rates, strict=True)),
-                    speakers=len(set(utterances["speaker"].to_pylist())),
-                )
-
+        with road.stage("index") as run_:
             receipt = dataset.commit(partition, UTTERANCES, {"hubbub.normalizer": NORMALIZER}, fill)
             snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
             run_.wrote(snapshot)
@@ -291,7 +298,7 @@ def _train(road: Road, plan: Plan) -> None:
             run_.reads([(packs, road.output.dataset("packs").url())])
             lineage = {
                 **road.made_by,
-                "corpora": list(road.snapshots["utterances"].inputs.items()),
+                "corpora": dict(road.snapshots["utterances"].inputs),
                 "datasets": {name: snapshot.merkle_root for name, snapshot in road.snapshots.items()},
                 "mlflow_run": run_.run_id,
             }
@@ -346,7 +353,7 @@ def _watched(plan: Plan, run_: StageRun, bar: console.Bar) -> Iterator[None]:
 def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
     """Checkpoints and the test split -> metrics."""
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
-    stage = plan_road(plan.recipe, plan.output).stage("hypotheses")
+    stage = plan_road(plan.recipe, plan.output, plan.checkpoint).stage("hypotheses")
     fresh = plan.evaluation_done() and not stage.stale
     if not fresh:
         with road.stage("evaluate") as run_:

@@ -27,7 +27,10 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
     return Header(
         shape=recipe.model,
         vocabulary=Vocabulary(
-            text_size=tokenizer.vocab_size, num_streams=layout.num_streams, codebook_size=codec.codebook_size
+            text_size=tokenizer.vocab_size,
+            num_streams=layout.num_streams,
+            codebook_size=codec.codebook_size,
+            ordinal=codec.ordinal,
         ),
         codec=codec,
         codec_weights=recipe.encode.weights,

@@ -13,7 +13,7 @@ from models.speech_lm import Shape, SpeechLM, Vocabulary
 
 K, V = 4, 16
 CODEC = CodecSpec(
-    name="toy", sample_rate_hz=16_000, hop_samples=400, num_codebooks=K, codebook_size=V, bits=4, causal=True,
+    name="toy", sample_rate_hz=16_000, hop_samples=400, num_codebooks=K, codebook_size=V, bits=4, ordinal=True, causal=True,
     licence="none", weights_digest="0",
 )  # fmt: skip
 SHAPE = Shape(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_dim=48)
@@ -25,7 +25,7 @@ def grid_spec(layout="parallel", group=1):
 
 
 def model_for(grid, seed=0, dtype=torch.float64):
-    vocabulary = Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V)
+    vocabulary = Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V, ordinal=True)
     return SpeechLM(SHAPE, vocabulary).initialize(seed).to(dtype)
 
 
@@ -95,7 +95,7 @@ def header(grid):
 
     return Header(
         shape=SHAPE,
-        vocabulary=Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V),
+        vocabulary=Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V, ordinal=True),
         codec=CODEC, codec_weights=None, layout="parallel", group=1, tokenizer="toy", tokenizer_digest="0",
         lineage=json.loads(json.dumps({"codec": asdict(CODEC)})),
     )  # fmt: skip

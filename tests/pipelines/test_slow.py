@@ -1,0 +1,65 @@
+"""Real speech, real servers: run by `make test-slow`."""
+
+import json
+import os
+
+import pytest
+
+from tests.conftest import write_corpus
+from tests.pipelines.support import hubbub, roots, write_recipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
+
+SHORT = ("--casting.train-conversations", 40, "--casting.test-conversations", 6, "--train.steps", 20,
+         "--train.checkpoint-every", 10, "--partitions.conversations-per-partition", 12, "--evaluate.max-tokens", 60)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["speechocean762", "fsdd"])
+def test_the_road_runs_on_real_speech(shared, tmp_path, name):
+    recipe = {"speechocean762": "speechocean", "fsdd": "fsdd"}[name]
+    manifest = shared / "data" / name
+    output = tmp_path / "out"
+    done = hubbub("run", recipe, "--corpus.manifests", manifest, "--output", output, *SHORT)
+    assert "cpWER" in done.stdout
+    assert ("SHARES 6 speakers" in done.stdout) == (name == "fsdd")
+    (metrics,) = output.glob("evaluation/*/metrics.json")
+    assert json.loads(metrics.read_text())["trained"]["cpwer"]["reference_words"] > 10
+    assert "verified" in hubbub("verify", recipe, "--output", output).stdout
+
+
+def test_the_road_runs_with_a_neural_codec_and_the_delay_layout(shared, tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="codec lyra's runtime (extra `lyra`) is not installed")
+    output = tmp_path / "out"
+    lyra = ("--encode.codec", "lyra", "--encode.weights", shared / "data/lyra_v2", "--compose.layout", "delay",
+            "--compose.group", 1, "--compose.tasks", "asr", "continue", "--pack.capacity", 2048)  # fmt: skip
+    hubbub(
+        "run", "speechocean", "--corpus.manifests", shared / "data/speechocean762", "--output", output, *SHORT, *lyra
+    )
+    (folder,) = output.glob("checkpoints/*/step-000020")
+    assert json.loads((folder / "checkpoint.json").read_text())["codec"]["name"] == "lyra"
+
+
+def test_mlflow_on_postgres_holds_what_sqlite_holds(tmp_path, monkeypatch):
+    if "HUBBUB_TEST_POSTGRES" not in os.environ:
+        pytest.skip("no PostgreSQL (make test-slow starts one)")
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    from mlflow import MlflowClient
+
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    found = []
+    for uri in (f"sqlite:///{tmp_path}/mlflow.db", os.environ["HUBBUB_TEST_POSTGRES"]):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        output = tmp_path / f"out-{len(found)}"
+        hubbub("run", recipe, "--output", output)
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("hubbub")
+        runs = client.search_runs([experiment.experiment_id])
+        found.append(
+            (
+                roots(output),
+                sorted((run.info.run_name, run.info.status) for run in runs),
+                sorted({(i.dataset.name, i.dataset.digest) for run in runs for i in run.inputs.dataset_inputs}),
+                sorted(len(run.outputs.model_outputs) for run in runs),
+            )
+        )
+    assert found[0] == found[1]
