@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-dmel clean
+.PHONY: setup demo test test-slow check format bench-codec clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,9 @@ check: setup               ## format, lint, types, layers
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+
+bench-codec: setup         ## audio to codes: times real time on one core; the operator over the bare codec
+	$(BIN)/python -m tests.bench.codec
 
 format: setup
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.codec import CodecSpec
@@ -105,7 +106,7 @@ def load(path: Path, device: str = "cpu") -> tuple[SpeechLM, int, Header]:
     model = SpeechLM(header.shape, header.vocabulary)
     try:
         model.load_state_dict(load_file(str(path / "model.safetensors")))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights of {path} do not load: {str(error).splitlines()[0]}") from error
     return model.to(device), step, header
 

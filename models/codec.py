@@ -27,7 +27,7 @@ class CodecSpec:
     bits: int
     """Bits a stored code takes: 4, 8 or 16."""
     ordinal: bool
-    """Whether neighboring codes mean neighboring values, as the levels of a spectrogram do; a model may start from it."""
+    """Whether neighboring codes mean neighboring values, as the levels of a spectrogram do."""
     causal: bool
     """Whether a frame depends on nothing after its own hop."""
     licence: str

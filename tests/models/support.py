@@ -13,7 +13,8 @@ from models.speech_lm import Shape, SpeechLM, Vocabulary
 
 K, V = 4, 16
 CODEC = CodecSpec(
-    name="toy", sample_rate_hz=16_000, hop_samples=400, num_codebooks=K, codebook_size=V, bits=4, ordinal=True, causal=True,
+    name="toy", sample_rate_hz=16_000, hop_samples=400, num_codebooks=K, codebook_size=V, bits=4, ordinal=True,
+    causal=True,
     licence="none", weights_digest="0",
 )  # fmt: skip
 SHAPE = Shape(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_dim=48)

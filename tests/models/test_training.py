@@ -156,7 +156,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     run(tmp_path / "a", Training(**{**CONFIG.__dict__, "steps": 1}))
     path = tmp_path / "a/step-000001/model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises((ValueError, Exception), match=r"do not load|header"):
+    with pytest.raises(ValueError, match="do not load"):
         checkpoint.load(tmp_path / "a/step-000001")
 
 
@@ -167,7 +167,7 @@ def test_the_rate_warms_up_and_decays():
         assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
         assert max(rates) == pytest.approx(1.0, abs=0.01)
         assert rates[-1] == pytest.approx(0.1)
-        assert all(a >= b - 1e-12 for a, b in itertools.pairwise(rates))
+        assert all(a >= b - 1e-12 for a, b in itertools.pairwise(rates[9:]))
     assert learning_rate(80, Training(steps=100, warmup_steps=10, lr=1.0, schedule="wsd")) == pytest.approx(
         1.0, abs=0.02
     )

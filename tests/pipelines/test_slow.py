@@ -10,8 +10,20 @@ from tests.pipelines.support import hubbub, roots, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
-SHORT = ("--casting.train-conversations", 40, "--casting.test-conversations", 6, "--train.steps", 20,
-         "--train.checkpoint-every", 10, "--partitions.conversations-per-partition", 12, "--evaluate.max-tokens", 60)  # fmt: skip
+SHORT = [
+    "--casting.train-conversations",
+    "40",
+    "--casting.test-conversations",
+    "6",
+    "--partitions.conversations-per-partition",
+    "12",
+    "--train.steps",
+    "20",
+    "--train.checkpoint-every",
+    "10",
+    "--evaluate.max-tokens",
+    "60",
+]
 
 
 @pytest.mark.parametrize("name", ["speechocean762", "fsdd"])
@@ -30,11 +42,11 @@ def test_the_road_runs_on_real_speech(shared, tmp_path, name):
 def test_the_road_runs_with_a_neural_codec_and_the_delay_layout(shared, tmp_path):
     pytest.importorskip("ai_edge_litert", reason="codec lyra's runtime (extra `lyra`) is not installed")
     output = tmp_path / "out"
-    lyra = ("--encode.codec", "lyra", "--encode.weights", shared / "data/lyra_v2", "--compose.layout", "delay",
-            "--compose.group", 1, "--compose.tasks", "asr", "continue", "--pack.capacity", 2048)  # fmt: skip
-    hubbub(
-        "run", "speechocean", "--corpus.manifests", shared / "data/speechocean762", "--output", output, *SHORT, *lyra
+    lyra = (
+        "--encode.codec lyra --compose.layout delay --compose.group 1 --compose.tasks asr continue --pack.capacity 2048"
     )
+    weights = ("--encode.weights", shared / "data/lyra_v2", "--corpus.manifests", shared / "data/speechocean762")
+    hubbub("run", "speechocean", "--output", output, *SHORT, *lyra.split(), *weights)
     (folder,) = output.glob("checkpoints/*/step-000020")
     assert json.loads((folder / "checkpoint.json").read_text())["codec"]["name"] == "lyra"
 
