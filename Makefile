@@ -1,5 +1,5 @@
 # Targets with fixed meaning. Everything runs in .venv, made by `make setup`.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
