@@ -4,11 +4,13 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import scipy.signal
 import soundfile
 import soxr
 from numpy.typing import NDArray
@@ -51,17 +53,28 @@ def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int, num_samples
     return np.pad(samples, (0, max(0, num_samples - len(samples))))[:num_samples]
 
 
+# 1/f within half a decibel from 20 Hz to 0.45 of the rate: Smith 2011, "Spectral Audio Signal Processing", 6.14.2.
+_PINK_ZEROS = np.array([0.049922035, -0.095993537, 0.050612699, -0.004408786])
+_PINK_POLES = np.array([1.0, -2.494956002, 2.017265875, -0.522189400])
+
+
+@cache
+def _pink_power() -> float:
+    """Return the power of filtered white noise of unit power: the energy of the filter's impulse response."""
+    impulse = np.zeros(1 << 16)
+    impulse[0] = 1.0
+    return float(np.sum(scipy.signal.lfilter(_PINK_ZEROS, _PINK_POLES, impulse) ** 2))
+
+
 def pink_noise(num_samples: int, seed: int, conversation_id: str) -> NDArray[np.float32]:
-    """Return noise (num_samples,) of unit power and 1/f spectrum, made in blocks of 2^18 with an address each."""
-    block = 1 << 18
+    """Return noise (num_samples,) of unit power and 1/f spectrum, filtered in blocks so that hours fit in memory."""
+    draw = rng(seed, "noise", conversation_id)
+    zeros, poles = (x.astype(np.float32) for x in (_PINK_ZEROS / np.sqrt(_pink_power()), _PINK_POLES))
+    state = np.zeros(len(poles) - 1, dtype=np.float32)
     out = np.empty(num_samples, dtype=np.float32)
-    for number, start in enumerate(range(0, num_samples, block)):
-        white = rng(seed, f"noise-{number}", conversation_id).standard_normal(block // 2 + 1, dtype=np.float32)
-        phase = rng(seed, f"noise-phase-{number}", conversation_id).random(block // 2 + 1, dtype=np.float32)
-        shape = 1.0 / np.sqrt(np.maximum(np.arange(block // 2 + 1), block // 400))
-        wave = np.fft.irfft(white * shape * np.exp(2j * np.pi * phase), n=block).astype(np.float32)
-        wave /= np.sqrt(np.mean(wave**2))
-        out[start : start + block] = wave[: num_samples - start]
+    for start in range(0, num_samples, 1 << 20):
+        white = draw.standard_normal(min(1 << 20, num_samples - start), dtype=np.float32)
+        out[start : start + len(white)], state = scipy.signal.lfilter(zeros, poles, white, zi=state)
     return out
 
 

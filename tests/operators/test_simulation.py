@@ -235,6 +235,21 @@ def test_clipping_mixtures_are_scaled_and_say_so(corpus, utterances):
     assert all(np.abs(samples.values.to_numpy()).max() <= 0.99 * 32767 + 1 for samples in audio["samples"])
 
 
+def test_noise_is_pink_of_unit_power_and_the_same_in_any_length():
+    from scipy.signal import welch
+
+    from operators.render import pink_noise
+
+    long = pink_noise(16_000 * 70, 0, "talk")
+    assert np.array_equal(pink_noise(16_000, 0, "talk"), long[:16_000])
+    assert not np.array_equal(pink_noise(16_000, 0, "walk"), long[:16_000])
+    assert np.mean(long**2) == pytest.approx(1.0, abs=0.1)
+    frequency, density = welch(long, 16_000, nperseg=8192)
+    band = (frequency > 40) & (frequency < 6000)
+    slope = np.polyfit(np.log(frequency[band]), np.log(density[band]), 1)[0]
+    assert slope == pytest.approx(-1.0, abs=0.1)
+
+
 @pytest.mark.parametrize("fault", ["nan", "silent", "gone", "shorter", "rate"])
 def test_audio_that_cannot_be_mixed_is_named(corpus, utterances, fault):
     conversations = simulate(utterances)
