@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,17 @@ class Session:
     """`local`, or where the cluster is."""
 
 
+def _knock(address: str) -> None:
+    """Try the door: Ray itself waits for many minutes where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
+
+
 @contextmanager
 def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
     """Start a local Ray, or join a cluster, for as long as the block lasts.
@@ -33,6 +45,8 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
     Raises:
         ConnectionError: there is no cluster at the address.
     """
+    if address is not None:
+        _knock(address)
     # report() in Ray Train is a barrier that the controller releases when it polls: two seconds by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

@@ -77,11 +77,11 @@ def sentences(seed: int, story: int, count: int) -> list[str]:
 class Stories:
     """A corpus that is spoken on the spot: no download, any size, exact word times."""
 
-    num_voices: int = 32
+    num_voices: int = 40
     """Speakers: espeak-ng's voice variants, each with a pitch and a pace of its own."""
     stories_per_voice: int = 4
     """Stories that each speaker tells."""
-    sentences_per_story: int = 12
+    sentences_per_story: int = 14
     """Sentences of a story; each is one utterance."""
     seed: int = 0
     """Root of the stories and of the voices' pitch and pace."""

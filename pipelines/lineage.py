@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.session import ROOT
 from models import checkpoint
@@ -65,6 +67,7 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self._recipe, self._output = recipe, output
         self.uri = tracking_uri(output)
+        _knock(self.uri)
         self._state_path = output.folder / "mlflow_runs.json"
         self._client = MlflowClient(self.uri)
         try:
@@ -237,6 +240,21 @@ class StageRun:
     def files(self, folder: Path) -> None:
         """Keep small files with the run."""
         self._client.log_artifacts(self.run_id, str(folder))
+
+
+def _knock(uri: str) -> None:
+    """Try the door of a tracking server: the client itself tries again for minutes.
+
+    Raises:
+        InputError: nobody answers.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 10).close()
+    except OSError as error:
+        raise InputError(f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI): {error}") from error
 
 
 def tracking_uri(output: Output) -> str:

@@ -118,13 +118,13 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         corpus=Corpus(stories=Stories()),
-        casting=Casting(train_conversations=3000, test_conversations=40, max_speakers=2, max_utterances=3),
+        casting=Casting(train_conversations=5000, test_conversations=40, max_speakers=2, max_utterances=3),
         converse=Converse(min_turns=2, max_turns=3, max_duration_s=10.0),
         compose=Compose(group=4, window_s=10.0),
         pack=Pack(capacity=1024),
-        partitions=Partitions(conversations_per_partition=500),
+        partitions=Partitions(conversations_per_partition=1000),
         model=SIZES["tiny"],
-        train=Training(steps=1200, packs_per_step=3, warmup_steps=60, checkpoint_every=200),
+        train=Training(steps=1000, packs_per_step=3, lr=3e-3, warmup_steps=60, checkpoint_every=200),
         evaluate=Evaluation(max_tokens=160),
     )
 

@@ -68,7 +68,10 @@ class Road:
     def session(self) -> Session:
         """Return Ray, started when first needed."""
         if self._session is None:
-            self._session = self.stack.enter_context(connect(self.options.ray_address, self.options.workers))
+            try:
+                self._session = self.stack.enter_context(connect(self.options.ray_address, self.options.workers))
+            except ConnectionError as error:
+                raise InputError(f"{error}; start one, or leave out --ray-address for a local one") from error
         return self._session
 
     def tracker(self) -> Tracker:

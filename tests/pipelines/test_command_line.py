@@ -94,6 +94,14 @@ def test_transcribe_names_what_is_missing(tmp_path, corpus):
     )
 
 
+def test_servers_that_do_not_answer_are_named_at_once(recipe, tmp_path, monkeypatch):
+    error = one_line(refuses("run", recipe, "--output", tmp_path / "out", "--ray-address", "127.0.0.1:1"))
+    assert "no Ray cluster answers at 127.0.0.1:1" in error
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    error = one_line(refuses("run", recipe, "--output", tmp_path / "other"))
+    assert "no MLflow server answers at http://127.0.0.1:1" in error
+
+
 def test_lineage_of_nothing_is_named(tmp_path):
     assert "nothing in" in one_line(refuses("lineage", "abcdef", "--output", tmp_path))
 
