@@ -178,7 +178,8 @@ class StageRun:
         """Record what a stage made: the data set's name and Merkle root, its size and counts."""
         self._client.set_tag(self.run_id, f"hubbub.output.{snapshot.name}", snapshot.merkle_root)
         counts = {name for receipt in snapshot.receipts for name in receipt.counts}
-        figures = {"rows": snapshot.num_rows, "partitions": len(snapshot.receipts)}
+        bad = sum(len(receipt.quarantined) for receipt in snapshot.receipts)
+        figures = {"rows": snapshot.num_rows, "partitions": len(snapshot.receipts), "quarantined": bad}
         self.metrics({**figures, **{name: snapshot.total(name) for name in counts}}, prefix=f"{snapshot.name}.")
 
     def metrics(self, values: Mapping[str, float], step: int = 0, prefix: str = "") -> None:

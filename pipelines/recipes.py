@@ -124,7 +124,7 @@ def demo() -> Recipe:
         pack=Pack(capacity=1024),
         partitions=Partitions(conversations_per_partition=1000),
         model=SIZES["tiny"],
-        train=Training(steps=1000, packs_per_step=3, lr=3e-3, warmup_steps=60, checkpoint_every=200),
+        train=Training(steps=1300, packs_per_step=3, lr=3e-3, warmup_steps=60, checkpoint_every=200),
         evaluate=Evaluation(max_tokens=160),
     )
 

@@ -181,8 +181,7 @@ def _index(road: Road) -> None:
             run_.wrote(snapshot)
     snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
     road.quarantined += receipt.quarantined
-    speakers, audio = receipt.counts["speakers"], console.hours(receipt.counts["audio_s"])
-    _said("index", fresh, f"{console.count(snapshot.num_rows)} utterances, {speakers:.0f} speakers, {audio}")
+    _said("index", fresh, f"{_describe(snapshot)}, {receipt.counts['speakers']:.0f} speakers")
 
 
 def _manifest_digests(listed: list[str]) -> dict[str, str]:
@@ -285,6 +284,8 @@ def _describe(snapshot: Snapshot) -> str:
         parts.append(console.hours(audio_s))
     if room := snapshot.total("room"):
         parts.append(f"{console.count(snapshot.total('columns'))} columns, {snapshot.total('columns') / room:.2%} full")
+    if bad := sum(len(receipt.quarantined) for receipt in snapshot.receipts):
+        parts.append(f"{bad} quarantined (quarantine.jsonl says why)")
     return ", ".join(parts)
 
 

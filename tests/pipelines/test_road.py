@@ -170,3 +170,55 @@ def test_truth_files_are_written_on_request(recipe, undisturbed):
     hubbub("simulate", recipe, "--output", undisturbed, "--truth", "rttm", "stm", "seglst")
     names = {path.name for path in (undisturbed / "truth").iterdir()}
     assert names == {f"{split}.{kind}" for split in ("train", "test") for kind in ("rttm", "stm", "seglst.json")}
+
+
+def test_audio_that_turns_out_unusable_is_quarantined_and_nothing_made_is_lost(tmp_path):
+    """NaN cannot be seen in a header: it is met when the conversation is mixed."""
+    import numpy as np
+    import soundfile
+
+    manifest = write_corpus(tmp_path / "corpus")
+    for path in sorted((tmp_path / "corpus/wav").glob("s3-*.wav")):
+        wav, rate_hz = soundfile.read(path)
+        wav[10] = np.nan
+        soundfile.write(path, wav, rate_hz, subtype="FLOAT")
+    recipe, output = write_recipe(tmp_path / "recipe.yaml", manifest), tmp_path / "out"
+    refused = hubbub("tokenize", recipe, "--output", output, "--workers", 2, check=False)
+    assert refused.returncode == 2
+    assert "holds NaN or infinity" in refused.stderr
+    assert "--corpus.max-bad-share" in refused.stderr
+    made = set(arrow_files(output, "codes"))
+    bad = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]
+    assert bad
+    assert all("NaN" in row["reason"] for row in bad)
+
+    done = hubbub("tokenize", recipe, "--output", output, "--workers", 2, "--update", "--corpus.max-bad-share", 1.0)
+    assert f"{len(bad)} quarantined" in done.stdout
+    assert set(arrow_files(output, "codes")) == made
+    snapshot = json.loads((output / "data/codes/snapshots/000001.json").read_text())
+    assert sum(len(receipt["quarantined"]) for receipt in snapshot["receipts"]) == len(bad)
+
+
+def test_an_interrupt_says_how_to_go_on(recipe, undisturbed, tmp_path):
+    import os
+    import signal
+    import subprocess
+    import time
+
+    from tests.pipelines.support import ROOT, command, in_the_middle
+
+    output = tmp_path / "out"
+    arguments = ("run", recipe, "--output", output, "--workers", 2)
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 200
+    while not in_the_middle("train", output) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "the same command goes on from here" in error
+    hubbub(*arguments)
+    assert losses(output) == losses(undisturbed)
+    assert roots(output) == roots(undisturbed)
