@@ -68,7 +68,7 @@ class Tracker:
         self._recipe, self._output = recipe, output
         self.uri = tracking_uri(output)
         _knock(self.uri)
-        self._state_path = output.folder / "mlflow_runs.json"
+        self._state_path = _state_path(output)
         self._client = MlflowClient(self.uri)
         try:
             found = self._client.get_experiment_by_name(EXPERIMENT)
@@ -78,7 +78,7 @@ class Tracker:
             self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, location)
         except MlflowException as error:
             raise InputError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from error
-        state = json.loads(self._state_path.read_text()) if self._state_path.exists() else {}
+        state = _read_state(output)
         if state.get("uri") != self.uri or state.get("finished", True):
             state = {"uri": self.uri, "finished": False, "stages": {}}
             tags = {
@@ -115,29 +115,51 @@ class Tracker:
     @contextmanager
     def stage(self, name: str) -> Iterator["StageRun"]:
         """Give the child run of a stage for as long as the block lasts."""
-        runs = self._state["stages"]
-        if name in runs:
-            self._client.update_run(runs[name], status="RUNNING")
+        stages = self._state["stages"]
+        if name in stages:
+            self._client.update_run(stages[name]["run_id"], status="RUNNING")
         else:
-            runs[name] = self._create(name, {"mlflow.parentRunId": self.parent_id, "hubbub.stage": name})
-            self._save()
+            run_id = self._create(name, {"mlflow.parentRunId": self.parent_id, "hubbub.stage": name})
+            stages[name] = {"run_id": run_id}
+        stages[name]["finished"] = False
+        self._save()
+        run_id = stages[name]["run_id"]
         try:
-            yield StageRun(self._client, self._experiment, runs[name])
+            yield StageRun(self._client, self._experiment, run_id)
         except BaseException:
-            self._client.set_terminated(runs[name], "FAILED")
+            self._client.set_terminated(run_id, "FAILED")
             self._client.set_terminated(self.parent_id, "FAILED")
             raise
-        self._client.set_terminated(runs[name], "FINISHED")
+        self._client.set_terminated(run_id, "FINISHED")
+        stages[name]["finished"] = True
+        self._save()
 
-    def finish(self, metrics: Mapping[str, float]) -> None:
-        """End the parent run with its figures."""
+    def finish(self, metrics: Mapping[str, float], *, whole_road: bool) -> None:
+        """End the parent run with its figures; it goes on with the next verb unless the whole road is done."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._client.log_batch(self.parent_id, metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items()])
         self._client.set_terminated(self.parent_id, "FINISHED")
-        self._state["finished"] = True
+        self._state["finished"] = whole_road
         self._save()
+
+
+def _state_path(output: Output) -> Path:
+    return output.folder / "mlflow_runs.json"
+
+
+def _read_state(output: Output) -> dict[str, Any]:
+    path = _state_path(output)
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def unrecorded(output: Output) -> frozenset[str]:
+    """Return the stages whose runs a kill left open, and `run` where the parent's is: to be recorded though done."""
+    state = _read_state(output)
+    if state.get("finished", True):
+        return frozenset()
+    return frozenset({"run", *(name for name, stage in state["stages"].items() if not stage["finished"])})
 
 
 @dataclass
@@ -314,8 +336,8 @@ def _matches(identifier: str, node: Mapping[str, Any]) -> bool:
 
 
 def _nodes(output: Output) -> Iterator[dict[str, Any]]:
-    runs_path = output.folder / "mlflow_runs.json"
-    runs = json.loads(runs_path.read_text()) if runs_path.exists() else {"stages": {}}
+    state = _read_state(output)
+    runs = {name: stage["run_id"] for name, stage in state.get("stages", {}).items()}
 
     def node(kind: str, identifier: str, order: Any, path: Path, aliases: Sequence[str], data: Any) -> dict[str, Any]:
         names = {identifier, str(path.absolute()), path.name, *aliases}
@@ -334,7 +356,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
     for name in DATASETS:
         snapshot = output.dataset(name).latest()
         if snapshot is not None:
-            run = runs["stages"].get(stage_of.get(name, "evaluate"), "")
+            run = runs.get(stage_of.get(name, "evaluate"), "")
             path = output.folder / "data" / name
             yield node(
                 name,
@@ -357,7 +379,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
             header,
         )
     for path in sorted((output.folder / "evaluation").glob("*/metrics.json")):
-        aliases = [runs["parent"]] if "parent" in runs else []
+        aliases = [state["parent"]] if "parent" in state else []
         yield node(
             "evaluation",
             digest_file(path),

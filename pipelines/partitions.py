@@ -117,6 +117,8 @@ def build(
     Raises:
         InputError: a worker met something that the user can mend; partitions already made stay.
     """
+    if not plan.stale:
+        return
     import ray
 
     context = ray.data.DataContext.get_current()

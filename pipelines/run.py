@@ -19,7 +19,7 @@ from operators.manifest import corpus_roots, index
 from operators.schema import UTTERANCES
 from operators.text import NORMALIZER
 from pipelines import console, evaluate, pack, simulate, train
-from pipelines.lineage import StageRun, Tracker, code_version, tracking_uri
+from pipelines.lineage import StageRun, Tracker, code_version, tracking_uri, unrecorded
 from pipelines.partitions import build
 from pipelines.recipes import Recipe, check, differences, to_json
 from pipelines.road import STAGES, Output, Plan, StagePlan, index_partition, manifests_of, plan_road, stories_folder
@@ -58,6 +58,8 @@ class Road:
     quarantined: list[Quarantined] = field(default_factory=list)
     _session: Session | None = None
     _tracker: Tracker | None = None
+    unrecorded: frozenset[str] = frozenset()
+    """Stages that are done, but whose runs a kill left open."""
     did_work: bool = False
 
     @property
@@ -109,10 +111,11 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
         stack.enter_context(only_one(options.output))
         claim(recipe, options)
         made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code_version()}
-        road = Road(recipe, options, stack, made_by)
+        road = Road(recipe, options, stack, made_by, unrecorded=unrecorded(Output(options.output)))
         result = _walk(road, until)
-        if road.did_work and until == "evaluate":
-            road.tracker().finish(_figures(result))
+        whole_road = until == "evaluate" and options.checkpoint is None
+        if road.did_work or (whole_road and "run" in road.unrecorded):
+            road.tracker().finish(_figures(result), whole_road=whole_road)
         return result
 
 
@@ -125,9 +128,9 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
     plan = plan_road(road.recipe, road.output, given)
     console.line("splits", plan.splits.describe())
     roots = corpus_roots(manifests_of(road.recipe, road.output))
+    end = min(last, STAGES.index("pack" if given is None else "tokenize"))
     for stage in plan.stages[1:]:
-        wanted = "tokenize" if given else "pack"
-        if STAGES.index(stage.name) <= min(last, STAGES.index(wanted)):
+        if STAGES.index(stage.name) <= end:
             _partitions(road, stage, roots)
     if road.options.truth:
         for path in simulate.write_truth_files(road.output, road.snapshots["conversations"], road.options.truth):
@@ -154,6 +157,9 @@ def _index(road: Road) -> None:
     partition, dataset = index_partition(recipe, output), output.dataset("utterances")
     receipt = dataset.committed(partition)
     fresh = receipt is not None
+    if receipt is not None and "index" in road.unrecorded:
+        with road.stage("index") as run_:
+            run_.wrote(_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"])))
     if receipt is None:
         corpus = recipe.corpus
         utterances, bad = index(
@@ -247,13 +253,13 @@ def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
     dataset = road.output.dataset(stage.dataset)
     stale = stage.stale
     inputs = {_UPSTREAM[stage.dataset]: road.snapshots[_UPSTREAM[stage.dataset]].merkle_root}
-    if stale:
+    if stale or stage.name in road.unrecorded:
         with road.stage(stage.name) as run_:
-            session = road.session()
-            num_gpus = 1.0 if stage.dataset == "hypotheses" and session.num_gpus else 0.0
+            if stale:
+                road.session()
             started, audio_s = time.monotonic(), 0.0
             with console.bar(stage.dataset, len(stale)) as bar:
-                for done, receipt in enumerate(build(stage, road.recipe, road.output, roots, num_gpus=num_gpus), 1):
+                for done, receipt in enumerate(build(stage, road.recipe, road.output, roots), 1):
                     audio_s += receipt.counts.get("audio_s", 0.0)
                     minutes = (time.monotonic() - started) / 60
                     bar.to(done, f"{audio_s / 3600 / minutes:.2f} h of audio/min" if audio_s else "")
@@ -297,7 +303,7 @@ def _train(road: Road, plan: Plan) -> None:
     """Packs -> checkpoints."""
     folder = plan.output.training(plan.training_key)
     packs = road.snapshots["packs"]
-    if not plan.training_done():
+    if not plan.training_done() or "train" in road.unrecorded:
         with road.stage("train") as run_:
             run_.reads([(packs, road.output.dataset("packs").url())])
             lineage = {
@@ -306,9 +312,9 @@ def _train(road: Road, plan: Plan) -> None:
                 "datasets": {name: snapshot.merkle_root for name, snapshot in road.snapshots.items()},
                 "mlflow_run": run_.run_id,
             }
-            fit = train.fit(plan, packs, lineage, road.session(), road.options.train_workers)
             with console.bar("train", road.recipe.train.steps) as bar, _watched(plan, run_, bar):
-                fit()
+                if not plan.training_done():
+                    train.fit(plan, packs, lineage, road.session(), road.options.train_workers)
             for step in (0, road.recipe.train.steps):
                 run_.model(
                     folder / f"step-{step:06d}", f"{road.recipe.name}-step-{step}", {"hubbub.packs": packs.merkle_root}
@@ -358,7 +364,7 @@ def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
     """Checkpoints and the test split -> metrics."""
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
     stage = plan_road(plan.recipe, plan.output, plan.checkpoint).stage("hypotheses")
-    fresh = plan.evaluation_done() and not stage.stale
+    fresh = plan.evaluation_done() and not stage.stale and "evaluate" not in road.unrecorded
     if not fresh:
         with road.stage("evaluate") as run_:
             if stage.stale:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ from operators.errors import InputError
 from operators.shards import PackShards
 from pipelines.recipes import Recipe, from_mapping
 from pipelines.road import Plan
+
+_FAILURE = "failure.txt"
+"""Why a training stopped for good, where its checkpoints are."""
 
 
 def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
@@ -56,30 +58,33 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
-    train(
-        model,
-        shards,
-        shards.grid,
-        recipe.train,
-        seed=recipe.seed,
-        folder=Path(config["folder"]),
-        header=header,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=device,
-    )
+    folder = Path(config["folder"])
+    try:
+        train(
+            model,
+            shards,
+            shards.grid,
+            recipe.train,
+            seed=recipe.seed,
+            folder=folder,
+            header=header,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=device,
+        )
+    except FloatingPointError as error:
+        # Every rank sees the same sums and stops at the same step; to try again would give the same.
+        (folder / _FAILURE).write_text(str(error))
     ray.train.report({"step": recipe.train.steps})
 
 
-def fit(
-    plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Session, num_train_workers: int
-) -> Callable[[], None]:
-    """Return a function that trains to the end, on as many workers as asked for; it resumes where it stopped.
+def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Session, num_train_workers: int) -> None:
+    """Train to the end, on as many workers as asked for; go on where an earlier run stopped.
 
     Raises:
-        InputError: there are not enough processors, or the loss is no number.
+        InputError: there are not enough processors, the loss is no number, or a file cannot be read or written.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
     if num_train_workers > max(session.num_cpus, session.num_gpus):
@@ -88,6 +93,7 @@ def fit(
         )
     folder = plan.output.training(plan.training_key)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _FAILURE).unlink(missing_ok=True)
     use_gpu = session.num_gpus >= num_train_workers
     trainer = TorchTrainer(
         train_worker,
@@ -110,25 +116,18 @@ def fit(
         ),
     )
 
-    def run() -> None:
-        from ray.train import WorkerGroupError
-
-        logging.getLogger("ray.train").setLevel(logging.ERROR)
-        try:
-            trainer.fit()
-        except WorkerGroupError as error:
-            for cause in error.worker_failures.values():
-                if isinstance(cause, InputError):
-                    raise InputError(str(cause)) from error
-                if isinstance(cause, FloatingPointError):
-                    raise InputError(f"{cause}; lower --train.lr, or look at those packs") from error
-                if isinstance(cause, OSError):
-                    raise InputError(
-                        f"training stopped: {cause}; run again to go on from the last checkpoint"
-                    ) from error
-            raise
-
-    return run
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for cause in error.worker_failures.values():
+            if isinstance(cause, InputError):
+                raise InputError(str(cause)) from error
+            if isinstance(cause, OSError):
+                raise InputError(f"training stopped: {cause}; run again to go on from the last checkpoint") from error
+        raise
+    if (folder / _FAILURE).exists():
+        raise InputError(f"{(folder / _FAILURE).read_text()}; lower --train.lr, or look at those packs")
 
 
 def curve(plan: Plan) -> list[StepRecord]:

@@ -148,6 +148,72 @@ def test_mlflow_holds_the_same_edges(undisturbed):
     assert params["train.steps"] == "120"
 
 
+def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed, tmp_path):
+    import shutil
+
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed, output)
+    path = output / "mlflow_runs.json"
+    state = json.loads(path.read_text())
+    state |= {"finished": False, "uri": f"sqlite:///{output}/mlflow.db"}
+    state["stages"]["pack"]["finished"] = state["stages"]["train"]["finished"] = False
+    path.write_text(json.dumps(state))
+    database = sqlite3.connect(output / "mlflow.db")
+    opened = [state["parent"], state["stages"]["pack"]["run_id"], state["stages"]["train"]["run_id"]]
+    with database:
+        database.executemany("update runs set status = 'RUNNING' where run_uuid = ?", [(run,) for run in opened])
+    hubbub("run", recipe, "--output", output)
+    assert set(database.execute("select status from runs").fetchall()) == {("FINISHED",)}
+    assert len(database.execute("select run_uuid from runs").fetchall()) == 7
+    assert json.loads(path.read_text())["finished"]
+    assert roots(output) == roots(undisturbed)
+
+
+def test_a_loss_that_is_no_number_is_one_line(recipe, undisturbed, tmp_path):
+    import shutil
+
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed, output)
+    refused = hubbub(
+        "train", recipe, "--output", output, "--update", "--train.lr", 1e30, "--train.warmup-steps", 0, check=False
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert "the loss is nan at step" in refused.stderr or "the loss is inf at step" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_checkpoint_is_judged_by_recipes_that_fit_it(recipe, undisturbed, tmp_path):
+    import shutil
+
+    (folder,) = undisturbed.glob("checkpoints/*/step-000120")
+    refused = hubbub(
+        "evaluate",
+        recipe,
+        "--output",
+        tmp_path / "a",
+        "--checkpoint",
+        folder,
+        "--compose.group",
+        2,
+        "--pack.capacity",
+        512,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "was trained with layout parallel 4, but the recipe has parallel 2" in refused.stderr
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed, output)
+    done = hubbub("evaluate", recipe, "--output", output, "--checkpoint", folder)
+    (own,) = undisturbed.glob("evaluation/*/metrics.json")
+    judged = [
+        json.loads(path.read_text())
+        for path in output.glob("evaluation/*/metrics.json")
+        if path.parent.name != own.parent.name
+    ]
+    assert "cpWER" in done.stdout
+    assert judged[0]["trained"]["cpwer"] == json.loads(own.read_text())["trained"]["cpwer"]
+
+
 def test_transcribe_says_who_said_what(undisturbed, recipe):
     wav = Path(recipe).parent / "corpus/wav/s0-4.wav"
     out = hubbub("transcribe", wav, "--checkpoint", undisturbed, "--max-tokens", 20).stdout
