@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,11 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
     )
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    ours = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
+    except SystemExit as error:  # Ray Train takes Ctrl-C for itself, and leaves by the wrong door
+        raise KeyboardInterrupt from error
     except WorkerGroupError as error:
         for cause in error.worker_failures.values():
             if isinstance(cause, InputError):
@@ -126,6 +130,8 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
             if isinstance(cause, OSError):
                 raise InputError(f"training stopped: {cause}; run again to go on from the last checkpoint") from error
         raise
+    finally:
+        signal.signal(signal.SIGINT, ours)
     if (folder / _FAILURE).exists():
         raise InputError(f"{(folder / _FAILURE).read_text()}; lower --train.lr, or look at those packs")
 
