@@ -6,7 +6,7 @@ Local files appear by an exclusive hard link, objects by a conditional put (`If-
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,21 @@ def _remote(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+def _created(put: Callable[[], None]) -> bool:
+    """Tell whether a conditional put went through, or something stood there before."""
+    try:
+        put()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # Ceph answers 412 without a message, which s3fs hands on as "invalid argument".
+        answer = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
+        if answer.get("HTTPStatusCode") == 412:
+            return False
+        raise
+    return True
+
+
 def put_file(local: Path, url: str) -> bool:
     """Publish a finished local file under `url`; return False where something stands there already."""
     if is_local(url):
@@ -58,11 +73,7 @@ def put_file(local: Path, url: str) -> bool:
         finally:
             staged.unlink(missing_ok=True)
     filesystem, path = _remote(url)
-    try:
-        filesystem.put_file(str(local), path, mode="create")
-    except FileExistsError:
-        return False
-    return True
+    return _created(lambda: filesystem.put_file(str(local), path, mode="create"))
 
 
 def put_bytes(data: bytes, url: str) -> bool:
@@ -73,11 +84,7 @@ def put_bytes(data: bytes, url: str) -> bool:
             scratch.write_bytes(data)
             return put_file(scratch, url)
     filesystem, path = _remote(url)
-    try:
-        filesystem.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    return True
+    return _created(lambda: filesystem.pipe_file(path, data, mode="create"))
 
 
 def replace_bytes(data: bytes, url: str) -> None:
