@@ -1,8 +1,10 @@
 """What a person sees: progress with rates, plans, and the table at the end."""
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -80,6 +82,14 @@ def _branch(node: dict[str, Any], parent: Tree | None) -> Tree:
     for child in node["from"]:
         _branch(child, branch)
     return branch
+
+
+def program(name: str) -> str:
+    """Return how a program of this installation is called from here: by name if it is on the path."""
+    if shutil.which(name):
+        return name
+    beside = Path(sys.executable).parent / name
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def hours(seconds: float) -> str:

@@ -472,7 +472,7 @@ def summarize(result: dict[str, Any], options: Options, seconds: float) -> None:
         console.table("", ["model", "cpWER", "95 % interval", "words", "sub / del / ins"], figures)
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
     uri = tracking_uri(Output(options.output))
-    console.line("MLflow", f"mlflow ui --backend-store-uri {uri}")
+    console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")
     if "training" in result:
-        console.line("lineage", f"hubbub lineage {folder}")
+        console.line("lineage", f"{console.program('hubbub')} lineage {folder}")
     console.line("time", f"{seconds:.0f} s")
