@@ -286,7 +286,7 @@ def stale_reason(partition: Partition, before: Receipt | None) -> str:
     if before is None:
         return "new"
     old, new = before.depends, plain(partition.depends)
-    reasons = list(_differences(old, new))
+    reasons = list(dict.fromkeys(_differences(old, new)))
     return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "") or "other rows"
 
 
@@ -296,7 +296,9 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
         short = [canonical_json(value) for value in (old, new)]
-        if all(len(text) <= 40 for text in short):
+        if path.startswith(("codes", "conversations")):  # keys of what it is made from: the digits say nothing
+            yield f"{path.partition('.')[0]} upstream"
+        elif all(len(text) <= 40 for text in short):
             yield f"{path} {short[0]} -> {short[1]}"
         else:
             yield f"{path} changed"

@@ -114,3 +114,6 @@ def test_the_key_names_what_rows_depend_on_and_the_reason_says_what_changed(tmp_
     assert changed.key != before.key
     assert stale_reason(changed, before) == "gain 1.0 -> 2.0"
     assert stale_reason(changed, None) == "new"
+    below = partition(codes={"train-0": "a" * 32})
+    receipt = Dataset(str(tmp_path), "packs").commit(below, SCHEMA, {}, fill(1))
+    assert stale_reason(partition(codes={"train-0": "b" * 32}), receipt) == "codes upstream"
