@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.conftest import write_corpus
-from tests.pipelines.support import hubbub, roots, write_recipe
+from tests.pipelines.support import hubbub, losses, roots, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -75,3 +75,10 @@ def test_mlflow_on_postgres_holds_what_sqlite_holds(tmp_path, monkeypatch):
             )
         )
     assert found[0] == found[1]
+
+
+def test_two_training_workers_make_the_steps_of_one(tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    for number in (1, 2):
+        hubbub("train", recipe, "--output", tmp_path / f"out-{number}", "--workers", 2, "--train-workers", number)
+    assert losses(tmp_path / "out-2") == pytest.approx(losses(tmp_path / "out-1"), abs=1e-4)
