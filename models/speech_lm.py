@@ -184,7 +184,7 @@ class SpeechLM(nn.Module):
 
         Where codes are ordinal, a stream's embeddings start on a line, level by level, with a tenth of the noise: the
         sum over streams is then a linear projection of the spectrogram. It finds the way from sound to text sooner
-        (demo corpus, 750 steps: loss .149 instead of .169).
+        (an earlier demo corpus, 750 steps: loss .149 instead of .169).
         """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in sorted(self.named_parameters()):
