@@ -401,8 +401,10 @@ def _grow(node: Mapping[str, Any]) -> dict[str, Any]:
             if which in node["data"]
         }
         out["cpwer"] = {which: node["data"][which]["cpwer"]["rate"] for which in folders.values()}
+        # <training key>/step-...: the same from whatever folder the program was called.
+        judged_parts = Path(node["data"]["trained"]["checkpoint"]).parts[-2:]
         for other in _nodes(output):
-            judged = other["kind"] == "checkpoint" and str(other["path"]) == node["data"]["trained"]["checkpoint"]
+            judged = other["kind"] == "checkpoint" and other["path"].parts[-2:] == judged_parts
             if judged or other["kind"] == "hypotheses":
                 out["from"].append(_grow(other) if judged else _leaf(other))
     elif node["kind"] == "checkpoint":

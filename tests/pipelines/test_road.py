@@ -127,6 +127,9 @@ def test_lineage_leads_from_the_checkpoint_to_the_manifests(recipe, undisturbed)
     by_root = json.loads(hubbub("lineage", roots(undisturbed)["codes"][:12], "--output", undisturbed, "--json").stdout)
     assert by_root["kind"] == "codes"
     assert "packs" in hubbub("lineage", "packs", "--output", undisturbed).stdout
+    (evaluation,) = undisturbed.glob("evaluation/*")
+    judged = json.loads(hubbub("lineage", evaluation, "--json").stdout)
+    assert chain["id"] in [source["id"] for source in judged["from"]]
 
 
 def test_mlflow_holds_the_same_edges(undisturbed):
