@@ -4,7 +4,7 @@ A batch has no batch dimension. The columns of all its documents stand in one ro
 each begins and ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -51,11 +51,15 @@ class Batch:
     audio_weights: torch.Tensor  # (P,) float32, of each cell
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
 
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return the batch with every tensor changed."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed: dict[str, Any] = {name: change(v) for name, v in values if isinstance(v, torch.Tensor)}
+        return replace(self, **changed)
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values if isinstance(v, torch.Tensor)}
-        return replace(self, **moved)
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from models.codec import CodecSpec
 from models.speech_lm import Shape, SpeechLM, Vocabulary
+
+
+class Place(TypedDict):
+    """Where a training stands in the stream of packs."""
+
+    position: int
+    seed: int
+    packs: str
+    """Digest of the packs that the stream goes through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +47,22 @@ class Header:
 
 
 def save(
-    folder: Path, step: int, model: SpeechLM, header: Header, optimizer: torch.optim.Optimizer | None = None
+    folder: Path,
+    step: int,
+    model: SpeechLM,
+    header: Header,
+    optimizer: torch.optim.Optimizer | None = None,
+    place: Place | None = None,
 ) -> Path:
     """Write `step-<step>` below a folder, or leave the one that is there; return it.
+
+    Args:
+        folder: of all checkpoints of a training.
+        step: steps done.
+        model: its weights are written.
+        header: what explains them.
+        optimizer: its moments are written too.
+        place: where the stream of packs goes on.
 
     Raises:
         OSError: the disk is full; nothing is left behind, earlier checkpoints stay.
@@ -62,6 +84,8 @@ def save(
                 for key, value in values.items()
             }
             save_file(moments, str(staged / "optimizer.safetensors"))
+        if place is not None:
+            (staged / "loader.json").write_text(json.dumps(place))
         text = json.dumps({"step": step, **asdict(header)}, indent=1, sort_keys=True)
         (staged / "checkpoint.json").write_text(text + "\n")
         for path in staged.iterdir():
@@ -119,6 +143,20 @@ def load_optimizer(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer
         optimizer.state[parameter] = {
             key.rsplit(":", 1)[1]: saved[key].to("cpu" if key.endswith(":step") else parameter.device) for key in keys
         }
+
+
+def check_place(path: Path, packs: str, seed: int) -> None:
+    """Check that a checkpoint's place is one in the stream that is to go on.
+
+    Raises:
+        ValueError: it has seen other packs, or the same in another order.
+    """
+    place = json.loads((path / "loader.json").read_text())
+    if (place["packs"], place["seed"]) != (packs, seed):
+        raise ValueError(
+            f"{path} stands in the stream of packs {place['packs'][:12]} with seed {place['seed']}, "
+            f"not of packs {packs[:12]} with seed {seed}; train into another folder"
+        )
 
 
 def prune(folder: Path, keep: int) -> None:

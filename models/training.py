@@ -8,32 +8,20 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 
 from models import checkpoint
 from models.attention import Backend, choose_backend
-from models.batch import GridSpec, PackedDocuments, collate
-from models.order import PackOrder
+from models.batch import Batch, GridSpec
+from models.loader import Loader, PackSource
+from models.order import Stream
 from models.speech_lm import SpeechLM
-
-
-class PackSource(Protocol):
-    """Packs by index, counted through all shards."""
-
-    @property
-    def shard_sizes(self) -> tuple[int, ...]:
-        """Packs in each shard."""
-        ...
-
-    def __getitem__(self, index: int) -> PackedDocuments:
-        """Return one pack."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +34,11 @@ class Training:
     """Packs in the global batch, over all ranks."""
     packs_per_pass: int = 1
     """Packs in one forward pass; the rest is accumulated. Changes no result beyond rounding."""
+    mixture: tuple[str, ...] = ()
+    """How often packs of each component (task, or task-bucket) are taken: asr=3,continue=1; from a step on:
+    500:asr=1. `grow` goes from short buckets to long ones. All in proportion to their number by default."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """What to do about a shard that is missing or altered: stop and name it, or say so and train without it."""
     lr: float = 2e-3
     """Peak learning rate."""
     min_lr_share: float = 0.1
@@ -92,6 +85,10 @@ class StepRecord:
     num_columns: int
     num_documents: int
     seconds: float
+    wait_seconds: float = 0.0
+    """Of them, waiting for packs."""
+    epoch: int = 0
+    """Above 0, packs come again."""
 
 
 def learning_rate(step: int, config: Training) -> float:
@@ -125,22 +122,14 @@ def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
         tensor.detach().copy_(part.view_as(tensor))
 
 
-def accumulate(
-    model: SpeechLM,
-    packs: list[PackedDocuments],
-    grid: GridSpec,
-    packs_per_pass: int,
-    backend: Backend,
-    device: torch.device,
-) -> torch.Tensor:
-    """Add the gradients of the summed loss of some packs; return the sums.
+def accumulate(model: SpeechLM, batches: Iterable[Batch], backend: Backend, device: torch.device) -> torch.Tensor:
+    """Add the gradients of the summed loss of some batches; return the sums.
 
     Returns:
         float64 (8,): total, weight, text total, text weight, audio total, audio weight, columns, documents.
     """
     sums = torch.zeros(8, dtype=torch.float64)
-    for start in range(0, len(packs), packs_per_pass):
-        batch = collate(packs[start : start + packs_per_pass], grid)
+    for batch in batches:
         loss = model.loss(batch.to(device), backend)
         loss.total.backward()  # type: ignore[no-untyped-call]
         parts = (
@@ -184,13 +173,25 @@ def train(
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; the message names the packs.
+        ValueError: the mixture cannot be read, or the checkpoint to go on from has seen other packs.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     model.to(device)
     optimizer = make_optimizer(model, config)
     backend = choose_backend(torch.device(device).type, config.attention)
-    order = PackOrder(source.shard_sizes, seed)
+    stream = Stream(source.components, seed, config.mixture, config.packs_per_step, config.steps)
+    loader = Loader(
+        source,
+        stream,
+        grid,
+        config.packs_per_step,
+        config.packs_per_pass,
+        rank=rank,
+        world_size=world_size,
+        dim=model.shape.dim,
+        pin=torch.device(device).type == "cuda",
+    )
 
     # 1. Where were we?
     done = checkpoint.steps(folder)
@@ -201,20 +202,20 @@ def train(
         model.load_state_dict(saved.state_dict())
         if first:
             checkpoint.load_optimizer(path, model, optimizer)
+            checkpoint.check_place(path, source.digest, seed)
     elif rank == 0:
         checkpoint.save(folder, 0, model, header)
     metrics = MetricsFile(folder / "metrics.jsonl", keep_until=first) if rank == 0 else None
 
     # 2. Step by step. A position in the stream is step x packs_per_step, whatever the number of ranks.
-    for step in range(first + 1, config.steps + 1):
-        started = time.monotonic()
-        positions = range((step - 1) * config.packs_per_step, step * config.packs_per_step)
-        packs = [source[order.at(position)] for position in positions[rank::world_size]]
+    started = time.monotonic()
+    for packs in loader.steps(first + 1, config.steps):
+        step, waited = packs.step, time.monotonic() - started
         optimizer.zero_grad(set_to_none=False)
         for parameter in model.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        sums = accumulate(model, packs, grid, config.packs_per_pass, backend, torch.device(device))
+        sums = accumulate(model, packs.batches, backend, torch.device(device))
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         on_device = sums.to(device=device, dtype=torch.float32)
         sum_over_ranks([*gradients, on_device])
@@ -222,7 +223,7 @@ def train(
             sums = on_device.double().cpu()
         total, weight, text_total, text_weight, audio_total, audio_weight, columns, documents = sums.tolist()
         if not math.isfinite(total):
-            names = ", ".join(source[order.at(position)].pack_id for position in positions)
+            names = ", ".join(source[index].pack_id for index in loader.indices(step))
             raise FloatingPointError(f"the loss is {total} at step {step}, in packs {names}")
 
         # 3. One division, one clip, one update.
@@ -244,13 +245,21 @@ def train(
             num_columns=int(columns),
             num_documents=int(documents),
             seconds=time.monotonic() - started,
+            wait_seconds=waited,
+            epoch=packs.epoch,
         )
+        started = time.monotonic()
         if metrics is not None:
             metrics.append(record)
             on_step(record)
         if step % config.checkpoint_every == 0 or step == config.steps:
             if rank == 0:
-                checkpoint.save(folder, step, model, header, optimizer)
+                place: checkpoint.Place = {
+                    "position": step * config.packs_per_step,
+                    "seed": seed,
+                    "packs": source.digest,
+                }
+                checkpoint.save(folder, step, model, header, optimizer, place)
                 checkpoint.prune(folder, config.keep_checkpoints)
             on_checkpoint(step)
 

@@ -103,7 +103,7 @@ class Compose:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -143,6 +143,7 @@ class Compose:
                     "document_id": f"{row['conversation_id']}/{number}/{task}",
                     "conversation_id": row["conversation_id"],
                     "task": task,
+                    "speakers": row["speakers"],
                     "start_frame": window.start_frame,
                     "num_frames": window.end_frame - window.start_frame,
                     "codes": frames_of(row["codes"], window.start_frame, window.end_frame, codec),

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from operators import storage
+from operators.cache import Cache
 from operators.digest import canonical_json, digest, digest_file, merkle_root, plain
 from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
@@ -184,8 +185,7 @@ class Dataset:
             size, content = scratch.stat().st_size, digest_file(scratch)
             if not storage.put_file(scratch, rows_url):
                 # Somebody was faster, or was killed before the receipt: those bytes are the ones that count.
-                there = storage.local_copy(rows_url)
-                size, content = there.stat().st_size, digest_file(there)
+                size, content = storage.digest_of(rows_url)
         receipt = Receipt(
             partition_id=partition.partition_id,
             key=partition.key,
@@ -237,16 +237,24 @@ class Dataset:
         """Open a partition, memory-mapped.
 
         Raises:
-            InputError: the file is gone or cannot be read.
+            InputError: the file is gone or cannot be read, or is of another schema version.
         """
         url = self.rows_url(receipt)
+        path = Cache.default().fetch(url, receipt.num_bytes, receipt.content_digest)
         try:
-            return pa.ipc.open_file(pa.memory_map(str(storage.local_copy(url))))
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(
-                f"{url} is missing or damaged ({error}); remove its receipt {url.removesuffix('.arrow')}.json "
+                f"{url} is damaged ({error}); remove its receipt {url.removesuffix('.arrow')}.json "
                 "and run again to make it anew"
             ) from error
+        version = (reader.schema.metadata or {}).get(b"hubbub.schema_version", b"?").decode()
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{url} has schema version {version}, and this program reads {SCHEMA_VERSION}; "
+                "run the recipe again to make it anew, or read it with the program that made it"
+            )
+        return reader
 
     def read(self, snapshot: Snapshot | None = None) -> pa.Table:
         """Return the rows of a snapshot (the newest by default) as one table."""
@@ -273,7 +281,7 @@ class Dataset:
             url = self.rows_url(receipt)
             if not storage.exists(url):
                 faults.append(f"{url} is missing")
-            elif digest_file(storage.local_copy(url)) != receipt.content_digest:
+            elif storage.digest_of(url)[1] != receipt.content_digest:
                 faults.append(f"{url} is not what was committed")
         root = merkle_root((r.partition_id, r.content_digest) for r in snapshot.receipts)
         if root != snapshot.merkle_root:

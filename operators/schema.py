@@ -28,7 +28,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -152,6 +152,7 @@ DOCUMENTS = _schema(
     document_id=pa.string(),
     conversation_id=pa.string(),
     task=pa.string(),
+    speakers=pa.list_(pa.string()),
     start_frame=pa.int32(),
     num_frames=pa.int32(),
     num_columns=pa.int32(),
@@ -161,22 +162,23 @@ DOCUMENTS = _schema(
     loss_spans=pa.list_(LOSS_SPAN),
 )
 
+PACKED_DOCUMENT = pa.struct(
+    {
+        "document_id": pa.string(),
+        "conversation_id": pa.string(),
+        "task": pa.string(),
+        "start_frame": pa.int32(),
+        "num_frames": pa.int32(),
+    }
+)
+
 # One training sequence. Segments and spans count from the pack's first column; streams are ragged, in order.
 PACKS = _schema(
     pack_id=pa.string(),
     num_columns=pa.int32(),
+    sum_squares=pa.int64(),  # of the documents' columns: what attention costs
     cu_seqlens=pa.list_(pa.int32()),  # documents + 1, from 0 to num_columns
-    documents=pa.list_(
-        pa.struct(
-            {
-                "document_id": pa.string(),
-                "conversation_id": pa.string(),
-                "task": pa.string(),
-                "start_frame": pa.int32(),
-                "num_frames": pa.int32(),
-            }
-        )
-    ),
+    documents=pa.list_(PACKED_DOCUMENT),
     segments=pa.list_(SEGMENT),
     text_tokens=pa.large_list(pa.int32()),
     codes=pa.large_binary(),

@@ -12,6 +12,8 @@ from typing import Any
 
 import fsspec
 
+from operators.digest import digest_file
+
 
 def is_local(url: str) -> bool:
     """Tell whether a URL is a path of this machine.
@@ -131,19 +133,24 @@ def list_names(url: str) -> list[str]:
         return []
 
 
-def local_copy(url: str, cache: Path | None = None) -> Path:
-    """Return a path that can be memory-mapped: the file itself, or its copy in the cache folder."""
+def download(url: str, target: Path) -> None:
+    """Copy a remote file to a path of this machine.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the server or the disk refused.
+    """
+    filesystem, path = _remote(url)
+    filesystem.get_file(path, str(target))
+
+
+def digest_of(url: str) -> tuple[int, str]:
+    """Return size and digest of a file, wherever it is, without keeping a copy."""
     if is_local(url):
-        return Path(url)
-    folder = cache or Path(tempfile.gettempdir()) / "hubbub-cache"
-    target = folder / url.replace("://", "/")
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        filesystem, path = _remote(url)
-        staged = target.parent / f".{target.name}.{os.getpid()}"
-        filesystem.get_file(path, str(staged))
-        os.replace(staged, target)
-    return target
+        return Path(url).stat().st_size, digest_file(Path(url))
+    with scratch_file(near=url) as scratch:
+        download(url, scratch)
+        return scratch.stat().st_size, digest_file(scratch)
 
 
 @contextlib.contextmanager

@@ -1,16 +1,23 @@
 """pack: codes -> documents -> packs, the sequences that training reads."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.tokenizer import ByteTokenizer
 from operators.dataset import Quarantined, Receipt, RowWriter
 from operators.digest import canonical_json
+from operators.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, check_chain
+from operators.shards import COMPONENT, GROUPED
 from pipelines.partitions import Job, usable
 from pipelines.recipes import Recipe
 from pipelines.simulate import receipt_of
 
-PACKS_PER_RECORD_BATCH = 64
+PACKS_PER_RECORD_BATCH = 1024
 
 
 def check(recipe: Recipe) -> None:
@@ -19,34 +26,60 @@ def check(recipe: Recipe) -> None:
 
 
 def make_packs(job: Job) -> Receipt:
-    """Make one shard of packs of a group of partitions of codes."""
+    """Make one shard: the packs of one task over a group of partitions of codes."""
     recipe, source = job.recipe, job.output.dataset("codes")
+    task = job.payload["task"]
+    compose = replace(recipe.compose, tasks=(task,))
 
     def fill(writer: RowWriter) -> None:
-        composed = [
-            usable(recipe.compose, batch, writer)  # prompt and target on the token grid
-            for upstream in job.payload
-            for batch in source.batches(receipt_of(source, upstream["partition_id"], upstream["key"]))
-        ]
-        documents = pa.concat_tables([part.cast(DOCUMENTS) for part in composed] or [DOCUMENTS.empty_table()])
-        fits = recipe.pack.fits(documents)
-        for document in documents.filter(pa.compute.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
-            reason = f"{document['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
-            writer.quarantined.append(Quarantined(row_id=document["document_id"], reason=reason))
-        packs = recipe.pack(documents.filter(fits))  # best fit; no document is cut
-        for start in range(0, packs.num_rows, PACKS_PER_RECORD_BATCH):
-            writer.write(packs.slice(start, PACKS_PER_RECORD_BATCH))
-        writer.count(
-            documents=documents.num_rows,
-            columns=sum(packs["num_columns"].to_pylist()),
-            room=packs.num_rows * recipe.pack.capacity,
-            text_tokens=sum(len(tokens) for tokens in packs["text_tokens"].to_pylist()),
-        )
+        def documents() -> Iterator[pa.Table]:
+            for upstream in job.payload["codes"]:
+                receipt = receipt_of(source, upstream["partition_id"], upstream["key"])
+                for batch in source.batches(receipt):
+                    composed = usable(compose, batch, writer).cast(DOCUMENTS)  # prompt and target on the token grid
+                    writer.count(documents=composed.num_rows)
+                    fits = recipe.pack.fits(composed)
+                    for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
+                        reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
+                        writer.quarantined.append(Quarantined(row_id=row["document_id"], reason=reason))
+                    yield composed.filter(fits)
+
+        for packs in _rebatched(recipe.pack.stream(documents()), PACKS_PER_RECORD_BATCH):  # no document is cut
+            writer.write(packs)
+            writer.count(
+                columns=pc.sum(packs["num_columns"]).as_py(),
+                squares=pc.sum(packs["sum_squares"]).as_py(),
+                room=packs.num_rows * recipe.pack.capacity,
+                text_tokens=pc.sum(pc.list_value_length(packs["text_tokens"])).as_py(),
+            )
+            if recipe.pack.packer == "buckets":
+                for size, number in zip(
+                    *np.unique(buckets_of(packs, recipe.pack.capacity), return_counts=True), strict=True
+                ):
+                    writer.count(**{f"{COMPONENT}{task}-{size:06d}": int(number)})
+            else:
+                writer.count(**{f"{COMPONENT}{task}": packs.num_rows})
+        if recipe.pack.grouped:
+            writer.count(**{GROUPED: 1})
 
     metadata = {
         "hubbub.codec": canonical_json(recipe.encode.spec),
         "hubbub.layout": canonical_json({"name": recipe.compose.layout, "group": recipe.compose.group}),
         "hubbub.tokenizer": canonical_json({"name": ByteTokenizer.name, "digest": ByteTokenizer().digest}),
+        "hubbub.task": task,
         "hubbub.capacity": str(recipe.pack.capacity),
+        # Of everything in the recipe and upstream that these packs depend on, and of nothing else.
+        "hubbub.key": job.partition.key,
     }
     return job.output.dataset("packs").commit(job.partition, PACKS, metadata, fill)
+
+
+def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    held = PACKS.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table])
+        while held.num_rows >= size:
+            yield held.slice(0, size).combine_chunks()
+            held = held.slice(size)
+    if held.num_rows:
+        yield held.combine_chunks()

@@ -224,18 +224,20 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
     packs: list[tuple[Partition, Any]] = []
     of_train = [partition for partition, _ in codes if partition.partition_id.startswith("train-")]
     for number, group in enumerate(_chunks(of_train, recipe.partitions.partitions_per_pack_group)):
-        partition = Partition(
-            partition_id=f"train-{number:05d}",
-            row_ids=tuple(p.partition_id for p in group),
-            depends={
-                "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
-                "compose": plain(compose),
-                "pack": plain(recipe.pack),
-                "tokenizer": ByteTokenizer().digest,
-                "codes": {p.partition_id: p.key for p in group},
-            },
-        )
-        packs.append((partition, [{"partition_id": p.partition_id, "key": p.key} for p in group]))
+        for task in compose.tasks:  # apart, so that the loader mixes them as it likes
+            partition = Partition(
+                partition_id=f"train-{task}-{number:05d}",
+                row_ids=tuple(p.partition_id for p in group),
+                depends={
+                    "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
+                    "compose": {**plain(compose), "tasks": [task]},
+                    "pack": plain(recipe.pack),
+                    "tokenizer": ByteTokenizer().digest,
+                    "codes": {p.partition_id: p.key for p in group},
+                },
+            )
+            upstreams = [{"partition_id": p.partition_id, "key": p.key} for p in group]
+            packs.append((partition, {"task": task, "codes": upstreams}))
 
     # 4. train, 5. evaluate: what they depend on decides their folders.
     ignored = ("num_threads", "keep_checkpoints", "checkpoint_every", "attention")

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.session import Session
 from models.checkpoint import Header
+from models.order import Stream
 from models.speech_lm import Vocabulary
 from models.tokenizer import ByteTokenizer
 from models.training import StepRecord, read_metrics
@@ -16,6 +17,7 @@ from operators.dataset import Dataset, Snapshot
 from operators.digest import plain
 from operators.errors import InputError
 from operators.shards import PackShards
+from pipelines import console
 from pipelines.recipes import Recipe, from_mapping
 from pipelines.road import Plan
 
@@ -54,7 +56,8 @@ def train_worker(config: dict[str, Any]) -> None:
     from models.training import train
 
     recipe: Recipe = from_mapping(Recipe, json.loads(config["recipe"]), "train")
-    shards = PackShards(Dataset(config["data"], "packs"), Snapshot.from_json(json.loads(config["snapshot"])))
+    snapshot = Snapshot.from_json(json.loads(config["snapshot"]))
+    shards = PackShards(Dataset(config["data"], "packs"), snapshot, recipe.train.on_bad_shard)
     header = header_of(recipe, json.loads(config["lineage"]))
     context = ray.train.get_context()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -92,6 +95,14 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         raise InputError(
             f"{num_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}"
         )
+    config = plan.recipe.train
+    shards = PackShards(plan.output.dataset("packs"), snapshot, config.on_bad_shard)
+    for fault in shards.skipped.values():
+        console.notice(f"{fault}; training goes on without it (train.on_bad_shard skip)")
+    try:
+        Stream(shards.components, plan.recipe.seed, config.mixture, config.packs_per_step, config.steps)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     folder = plan.output.training(plan.training_key)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _FAILURE).unlink(missing_ok=True)

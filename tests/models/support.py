@@ -9,6 +9,7 @@ import torch
 from models.batch import GridSpec, PackedDocuments
 from models.codec import CodecSpec, pack_codes
 from models.layouts import make_layout
+from models.order import Span
 from models.speech_lm import Shape, SpeechLM, Vocabulary
 
 K, V = 4, 16
@@ -78,13 +79,29 @@ def joined(documents, name="pack"):
     )
 
 
-class Source:
-    """Packs in memory, as a `models.training.PackSource`."""
+def spans(sizes, grouped=False):
+    """Shards of some sizes, one behind the other."""
+    return tuple(
+        Span(first, size, grouped) for first, size in zip([0, *np.cumsum(sizes).tolist()], sizes, strict=False)
+    )
 
-    def __init__(self, packs, shard_sizes=None):
+
+class Source:
+    """Packs in memory, as a `models.loader.PackSource`."""
+
+    digest = "toy"
+
+    def __init__(self, packs, shard_sizes=None, components=None):
         self.packs = packs
-        self.shard_sizes = shard_sizes or (len(packs),)
+        self.components = components or {"all": spans(shard_sizes or (len(packs),))}
         self.read = []
+
+    def size(self, index):
+        pack = self.packs[index]
+        return pack.num_columns, int((np.diff(pack.cu_seqlens).astype(np.int64) ** 2).sum())
+
+    def prefetch(self, indices):
+        pass
 
     def __getitem__(self, index):
         self.read.append(self.packs[index].pack_id)

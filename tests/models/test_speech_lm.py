@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from models.attention import choose_backend, packed_attention
 from models.batch import collate
 from models.generate import greedy_text
 from models.loss import linear_cross_entropy
-from models.order import PackOrder
 from tests.models.support import V, document, grid_spec, joined, model_for
 
 LAYOUTS = [("parallel", 1), ("parallel", 3), ("delay", 1)]
@@ -176,28 +173,3 @@ def test_decoding_with_the_cache_equals_decoding_anew(layout, group):
             text = np.append(text, token).astype(np.int32)
             segments[-1, 2] += 1
         assert answer == expected
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(sum), st.integers(0, 99), st.integers(1, 5))
-def test_the_order_visits_every_pack_once_an_epoch_within_its_window(sizes, seed, window):
-    order = PackOrder(tuple(sizes), seed, window)
-    number = order.num_packs
-    epochs = [[order.at(epoch * number + i) for i in range(number)] for epoch in range(2)]
-    for visited in epochs:
-        assert sorted(visited) == list(range(number))
-    shard_of = [shard for shard, size in enumerate(sizes) for _ in range(size)]
-    seen, closed = [], set()
-    for pack in epochs[0]:
-        shard = shard_of[pack]
-        assert shard not in closed
-        if shard not in seen:
-            seen.append(shard)
-            closed.update(seen[: (len(seen) - 1) // window * window])
-
-
-def test_epochs_and_seeds_are_ordered_differently():
-    order = PackOrder((50, 50), seed=0)
-    first, second = ([order.at(e * 100 + i) for i in range(100)] for e in range(2))
-    assert first != second
-    assert first != [PackOrder((50, 50), seed=1).at(i) for i in range(100)]

@@ -8,6 +8,7 @@ import pytest
 from operators.dataset import Dataset, Partition, stale_reason
 from operators.digest import merkle_root
 from operators.errors import InputError
+from operators.schema import SCHEMA_VERSION
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -26,7 +27,7 @@ def test_a_committed_partition_opens_with_plain_pyarrow_and_checks_out(tmp_path)
     with pa.memory_map(dataset.rows_url(receipt)) as source:
         read = pa.ipc.open_file(source).read_all()
     assert read.column("n").to_pylist() == [1, 2, 3]
-    assert read.schema.metadata[b"hubbub.schema_version"] == b"1"
+    assert read.schema.metadata[b"hubbub.schema_version"] == SCHEMA_VERSION.encode()
     snapshot = dataset.snapshot([receipt], {}, {})
     assert dataset.verify(snapshot) == []
     assert snapshot.merkle_root == merkle_root([("p-0", receipt.content_digest)])
@@ -43,7 +44,7 @@ def test_any_flipped_bit_is_found(tmp_path):
     assert dataset.verify(snapshot) == [f"{path} is not what was committed"]
     os.remove(path)
     assert dataset.verify(snapshot) == [f"{path} is missing"]
-    with pytest.raises(InputError, match="missing or damaged"):
+    with pytest.raises(InputError, match="is missing; remove its receipt"):
         dataset.open(snapshot.receipts[0])
 
 

@@ -16,7 +16,7 @@ from models.dmel import DMel
 from operators.compose import TOKENIZER, Compose, serialize, windows
 from operators.dataset import Dataset, Partition
 from operators.errors import InputError, UnusableRowError
-from operators.pack import Pack, best_fit
+from operators.pack import Pack
 from operators.schema import CODES, DOCUMENTS, PACKS, check_chain, table
 from operators.shards import PackShards
 
@@ -186,73 +186,6 @@ def test_speech_without_a_pause_longer_than_a_window_is_refused():
 def test_impossible_compositions_are_refused(change):
     with pytest.raises(InputError):
         Compose(**change)
-
-
-def brute_force(lengths, capacity):
-    """Fewest packs, by trying."""
-    best = len(lengths)
-
-    def place(i, rooms):
-        nonlocal best
-        if len(rooms) >= best:
-            return
-        if i == len(lengths):
-            best = len(rooms)
-            return
-        for j in range(len(rooms)):
-            if rooms[j] >= lengths[i]:
-                place(i + 1, [*rooms[:j], rooms[j] - lengths[i], *rooms[j + 1 :]])
-        place(i + 1, [*rooms, capacity - lengths[i]])
-
-    place(0, [])
-    return best
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 10), min_size=1, max_size=8))
-def test_best_fit_is_within_its_bound_of_the_optimum(lengths):
-    # Johnson et al. 1974: at most 11/9 of the optimum and 4 packs more; on these sizes one pack at most.
-    assert len(best_fit(lengths, 10)) <= brute_force(lengths, 10) + 1
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 64), max_size=300))
-def test_best_fit_keeps_every_document_once_and_no_pack_overflows(lengths):
-    packs = best_fit(lengths, 64)
-    assert sorted(i for pack in packs for i in pack) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in pack) <= 64 for pack in packs)
-    # Two packs that would fit into one would have shared one.
-    rooms = sorted(sum(lengths[i] for i in pack) for pack in packs)
-    assert len(rooms) < 2 or rooms[0] + rooms[1] > 64
-
-
-def slow_best_fit(lengths, capacity):
-    """Best fit by looking at every pack: the plain reference."""
-    rooms, packs = [], []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fitting = [room for room in rooms if room >= lengths[i]]
-        if fitting:
-            chosen = rooms.index(min(fitting))
-        else:
-            chosen = len(rooms)
-            rooms.append(capacity)
-            packs.append([])
-        rooms[chosen] -= lengths[i]
-        packs[chosen].append(i)
-    return sorted(sum(lengths[i] for i in pack) for pack in packs)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 200), max_size=100))
-def test_best_fit_fills_as_the_plain_reference_does(lengths):
-    assert sorted(sum(lengths[i] for i in pack) for pack in best_fit(lengths, 200)) == slow_best_fit(lengths, 200)
-
-
-def test_documents_longer_than_a_pack_are_refused():
-    with pytest.raises(ValueError, match="document 0 has 9 columns; a pack holds 1 to 8"):
-        best_fit([9], 8)
-    with pytest.raises(ValueError, match="0 columns"):
-        best_fit([0], 8)
 
 
 def test_packs_are_the_same_whatever_order_documents_come_in():

@@ -9,6 +9,7 @@ import pytest
 
 from operators import storage
 from operators.dataset import Dataset, Partition
+from operators.digest import digest_file
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,9 @@ def test_files_arrive_whole(root, tmp_path):
     big.write_bytes(bytes(range(256)) * 4096)
     url = storage.join(root, "big.bin")
     assert storage.put_file(big, url)
-    copy = storage.local_copy(url, cache=tmp_path / "cache")
-    assert copy.read_bytes() == bytes(range(256)) * 4096
+    storage.download(url, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == bytes(range(256)) * 4096
+    assert storage.digest_of(url) == (256 * 4096, digest_file(big if big.exists() else tmp_path / "copy"))
 
 
 def test_state_may_be_replaced(root):

@@ -1,0 +1,120 @@
+"""Remote shards on the local disk: content-addressed, checked on arrival, bounded; a killed download leaves nothing.
+
+Nothing here is ever the only copy of anything: the folder may be removed at any time.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators import storage
+from operators.digest import digest_file
+from operators.errors import InputError
+
+_STALE_S = 3600.0
+_TRIES = 4
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of at most `max_bytes`, shared by all processes of a machine; the least recently used go first."""
+
+    folder: Path
+    max_bytes: int
+
+    @staticmethod
+    def default() -> "Cache":
+        """Return the cache that the environment names: HUBBUB_CACHE (a folder) and HUBBUB_CACHE_GB (100)."""
+        folder = os.environ.get("HUBBUB_CACHE") or Path(tempfile.gettempdir()) / f"hubbub-cache-{os.getuid()}"
+        size = os.environ.get("HUBBUB_CACHE_GB", "100")
+        try:
+            return Cache(Path(folder), int(float(size) * 1e9))
+        except ValueError as error:
+            raise InputError(f"HUBBUB_CACHE_GB must be a number, not {size!r}") from error
+
+    def fetch(self, url: str, num_bytes: int, content_digest: str) -> Path:
+        """Return a path that can be memory-mapped: the file itself where it is local, else its checked copy.
+
+        Raises:
+            InputError: it is missing, shorter or longer than was committed, or was altered on the server.
+        """
+        if storage.is_local(url):
+            return self._local(url, num_bytes)
+        target = self.folder / content_digest[:2] / content_digest
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone(target):
+            if target.exists() and target.stat().st_size == num_bytes:
+                os.utime(target)
+                return target
+            self._make_room(num_bytes)
+            self._download(url, target, content_digest)
+        return target
+
+    @staticmethod
+    def _local(url: str, num_bytes: int) -> Path:
+        path = Path(url)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{url} is missing; {_remedy(url)}") from error
+        if size != num_bytes:
+            raise InputError(f"{url} has {size} bytes, but {num_bytes} were committed; {_remedy(url)}")
+        return path
+
+    def _download(self, url: str, target: Path, content_digest: str) -> None:
+        staged = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        fault = ""
+        try:
+            for attempt in range(_TRIES):
+                if attempt:
+                    time.sleep(0.2 * 4**attempt * (0.5 + int.from_bytes(os.urandom(1)) / 255))
+                    _LOG.warning("%s: %s; trying again", url, fault)
+                try:
+                    storage.download(url, staged)
+                except FileNotFoundError as error:
+                    raise InputError(f"{url} is missing; {_remedy(url)}") from error
+                except OSError as error:
+                    fault = f"{type(error).__name__}: {error}"
+                    continue
+                if digest_file(staged) == content_digest:
+                    os.replace(staged, target)
+                    return
+                fault = "arrived with other bytes than were committed"
+        finally:
+            staged.unlink(missing_ok=True)
+        raise InputError(f"{url}: {fault}, {_TRIES} times; {_remedy(url)}")
+
+    @contextlib.contextmanager
+    def _alone(self, target: Path) -> Iterator[None]:
+        """Hold a file's lock, so that the processes of a machine download it once; a killed holder frees it."""
+        with open(target.with_name(f".{target.name}.lock"), "a", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove the least recently used until there is room; a file larger than the cache has it to itself."""
+        entries = []
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if not path.name.startswith("."):
+                    entries.append((status.st_mtime, status.st_size, path))
+                elif not path.name.endswith(".lock") and time.time() - status.st_mtime > _STALE_S:
+                    path.unlink(missing_ok=True)  # what a killed download left
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total + num_bytes <= self.max_bytes:
+                return
+            path.unlink(missing_ok=True)  # whoever has it mapped keeps it until he lets go
+            total -= size
+
+
+def _remedy(url: str) -> str:
+    return f"remove its receipt {url.removesuffix('.arrow')}.json and run again to make it anew"
