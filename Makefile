@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load clean
 
 setup: $(STAMP)
 
@@ -32,9 +32,24 @@ check: setup               ## format, lint, types, layers
 bench-codec: setup         ## audio to codes: times real time on one core; the operator over the bare codec
 	$(BIN)/python -m tests.bench.codec
 
+# Peers whose packages collide with ours live apart; nothing of ours needs them.
+PEERS := .venv-peers/bin/python
+.venv-peers/.setup:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		trl==1.16.0 mosaicml-streaming==0.13.0 lightbinpack==0.1.1
+	touch $@
+
+bench-pack: setup .venv-peers/.setup  ## planning against TRL and LightBinPack, fill, cost balance (4 minutes)
+	PEERS=$(PEERS) $(BIN)/python -m tests.bench.pack
+
+bench-load: setup .venv-peers/.setup  ## random reads against a memory map and MosaicML's streaming, seek
+	PEERS=$(PEERS) $(BIN)/python -m tests.bench.load
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-peers runs

@@ -15,6 +15,9 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from math import gcd, lcm
 
+import numpy as np
+from numpy.typing import NDArray
+
 WINDOW_PACKS = 2048
 """Packs of a shard within which the costliest may be taken in groups."""
 GROUP_PACKS = 64
@@ -90,6 +93,27 @@ def permute(index: int, size: int, keys: tuple[int, ...]) -> int:
             return index
 
 
+def permute_all(size: int, keys: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return `permute` of every index at once.
+
+    >>> permute_all(10, (1, 2, 3, 4)).tolist() == [permute(i, 10, (1, 2, 3, 4)) for i in range(10)]
+    True
+    """
+    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    found = np.arange(size, dtype=np.uint64)
+    walking = np.arange(size)
+    while walking.size:
+        left, right = found[walking] >> half, found[walking] & mask
+        for key in keys:
+            mixed = ((right + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(key)
+            mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+            left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
+        found[walking] = (left << half) | right
+        walking = walking[found[walking] >= size]
+    return found.astype(np.int64)
+
+
 @dataclass(frozen=True)
 class PackOrder:
     """Which pack stands at a position of the endless stream of one component's epochs."""
@@ -112,16 +136,19 @@ class PackOrder:
         ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
         """
         epoch, rest = divmod(position, self.num_packs)
-        windows, starts = _windows(self.spans, self.seed, self.name, self.window_shards, epoch)
-        number = bisect_right(starts, rest) - 1
-        spans, inside = windows[number], rest - starts[number]
+        shards, starts = _windows(self.spans, self.seed, self.name, self.window_shards, epoch)
+        number = int(np.searchsorted(starts, rest, side="right")) - 1
+        start = int(starts[number])
+        chosen = shards[number * self.window_shards : (number + 1) * self.window_shards]
+        spans: list[Span] = [self.spans[shard] for shard in chosen.tolist()]
+        inside = rest - start
         address = f"{self.name}-packs-{epoch}-{number}"
         groups = sum(span.num_groups for span in spans)
         singles = sum(span.size for span in spans) - groups * GROUP_PACKS
         single = inside
         if groups:
             # Groups begin where the stream's position is a multiple of their size; singles fill up to there.
-            lead = min(singles, -(epoch * self.num_packs + starts[number]) % GROUP_PACKS)
+            lead = min(singles, -(epoch * self.num_packs + start) % GROUP_PACKS)
             slots = groups + (singles - lead) // GROUP_PACKS
             slot, within = divmod(inside - lead, GROUP_PACKS)
             if inside < lead:
@@ -148,13 +175,13 @@ class PackOrder:
 @lru_cache(maxsize=64)
 def _windows(
     spans: tuple[Span, ...], seed: int, name: str, window: int, epoch: int
-) -> tuple[list[list[Span]], Sequence[int]]:
-    """Return the spans of each window of an epoch, and where each window starts."""
-    keys = _round_keys(seed, f"{name}-shards-{epoch}")
-    permuted = [spans[permute(i, len(spans), keys)] for i in range(len(spans))]
-    permuted = [span for span in permuted if span.size]
-    windows = [permuted[i : i + window] for i in range(0, len(permuted), window)]
-    return windows, [0, *accumulate(sum(span.size for span in spans) for spans in windows)][:-1]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the order of the shards in an epoch, and at which position each window of them starts."""
+    order = permute_all(len(spans), _round_keys(seed, f"{name}-shards-{epoch}"))
+    sizes = np.fromiter((span.size for span in spans), np.int64, len(spans))[order]
+    order, sizes = order[sizes > 0], sizes[sizes > 0]
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)[:-1]])
+    return order, starts[::window]
 
 
 @dataclass(frozen=True)

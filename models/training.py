@@ -202,7 +202,7 @@ def train(
         model.load_state_dict(saved.state_dict())
         if first:
             checkpoint.load_optimizer(path, model, optimizer)
-            checkpoint.check_place(path, source.digest, seed)
+            checkpoint.check_place(path, source.digest[:32], seed)
     elif rank == 0:
         checkpoint.save(folder, 0, model, header)
     metrics = MetricsFile(folder / "metrics.jsonl", keep_until=first) if rank == 0 else None

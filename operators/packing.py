@@ -238,7 +238,7 @@ def together(lengths: ArrayLike, capacity: int, relation: Sequence[Any], full: f
         kept.append(_renamed(plan.take(np.flatnonzero(standing)), rows))
         pooled.append(rows[plan.take(np.flatnonzero(~standing)).rows])
     rest = np.sort(np.concatenate(pooled)) if pooled else np.zeros(0, np.int32)
-    return _joined([*kept, _renamed(best_fit(array[rest], capacity), rest)])
+    return joined([*kept, _renamed(best_fit(array[rest], capacity), rest)])
 
 
 def apart(lengths: ArrayLike, capacity: int, relation: Sequence[Any]) -> Plan:
@@ -306,7 +306,8 @@ def _renamed(plan: Plan, rows: NDArray[np.int32]) -> Plan:
     return Plan(plan.offsets, rows[plan.rows].astype(np.int32))
 
 
-def _joined(plans: Sequence[Plan]) -> Plan:
+def joined(plans: Sequence[Plan]) -> Plan:
+    """Return one plan of several over the same rows."""
     sizes = np.concatenate([np.diff(plan.offsets) for plan in plans])
     rows = np.concatenate([plan.rows for plan in plans])
     return Plan(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32), rows.astype(np.int32))

@@ -61,7 +61,7 @@ class _BatchView:
         self.num_columns = batch.column("num_columns").to_numpy()
         self.sum_squares = batch.column("sum_squares").to_numpy()
         tokens = batch.column("text_tokens")
-        self.text_offsets = np.asarray(tokens.offsets)
+        self.text_offsets: list[int] = np.asarray(tokens.offsets).tolist()  # plain integers slice faster
         self.text_values = tokens.values.to_numpy()
 
     @cached_property
@@ -217,9 +217,13 @@ class PackShards:
 
     def text_tokens(self, index: int) -> NDArray[np.int32]:
         """Return a pack's text tokens, a view into the shard."""
-        view, row = self._view(index)
-        offsets = view.text_offsets
-        tokens: NDArray[np.int32] = view.text_values[offsets[row] : offsets[row + 1]]
+        shard = bisect_right(self._starts, index) - 1
+        starts, views = self._views.get(shard) or self._open(shard)
+        row = index - self._starts[shard]
+        batch = bisect_right(starts, row) - 1
+        view = views[batch]
+        row -= starts[batch]
+        tokens: NDArray[np.int32] = view.text_values[view.text_offsets[row] : view.text_offsets[row + 1]]
         return tokens
 
     def prefetch(self, indices: Sequence[int]) -> None:

@@ -27,13 +27,14 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   run        all stages; what is done stays done
   simulate   recordings -> conversations (who speaks when)      [--truth rttm stm seglst]
   tokenize   ... -> codes (what the room hears, by a codec)
-  pack       ... -> packs (training sequences in Arrow shards)
+  pack       ... -> packs (training sequences in Arrow shards)  [--compare]
   train      ... -> checkpoints
   evaluate   ... -> cpWER
   plan       what would run, what is fresh, and why; starts nothing
   transcribe FILE --checkpoint DIR       who said what
   lineage    ID                          where a checkpoint, data set or run came from
   verify     RECIPE                      whether every committed byte is as it was
+  data       archive|restore OUTPUT FOLDER    data sets as Parquet, and back byte for byte
   doctor     what this machine can do
 
 Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
@@ -66,6 +67,8 @@ class StageArguments(Common):
     """For evaluate: a checkpoint to judge instead of the recipe's own."""
     truth: tuple[Literal["rttm", "stm", "seglst"], ...] = ()
     """Truth files to write beside the output."""
+    compare: bool = False
+    """For pack: print what every packer would make of the documents, and stop."""
     print_recipe: bool = False
     """Print the resolved recipe as JSON and stop."""
 
@@ -100,6 +103,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
         if parsed.print_recipe:
             print(to_json(parsed.recipe), end="")
             return
+        from pipelines.road import Output
         from pipelines.run import Options, run, summarize
 
         options = Options(
@@ -112,6 +116,13 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             truth=parsed.truth,
         )
         started = time.monotonic()
+        if verb == "pack" and parsed.compare:
+            from pipelines.compare import compare, show
+
+            codes = run(parsed.recipe, options, "tokenize")["snapshots"]["codes"]
+            dataset = Output(options.output).dataset("codes")
+            show(compare(parsed.recipe, dataset, codes), options.output / "packers.json")
+            return
         result = run(parsed.recipe, options, until)
         summarize(result, options, time.monotonic() - started)
 
@@ -192,6 +203,39 @@ def _lineage(arguments: Sequence[str]) -> None:
         console.tree(found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArchiveArguments:
+    """Write data sets as Parquet to keep or to send, or bring them back byte for byte."""
+
+    action: Annotated[Literal["archive", "restore"], tyro.conf.Positional]
+    """archive: output folder -> Parquet; restore: Parquet -> output folder."""
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    archive: Annotated[str, tyro.conf.Positional]
+    """Folder or URL of the Parquet files."""
+    names: tuple[str, ...] = ("utterances", "conversations", "codes", "packs")
+    """Data sets."""
+
+
+def _data(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ArchiveArguments, prog="hubbub data", args=list(arguments))
+    from pipelines.road import Output
+
+    for name in parsed.names:
+        dataset = Output(parsed.output).dataset(name)
+        if parsed.action == "restore":
+            snapshot = dataset.restore(parsed.archive)
+            console.line(
+                name, f"{len(snapshot.receipts)} partitions, Merkle root {snapshot.merkle_root[:12]}, as committed"
+            )
+            continue
+        latest = dataset.latest()
+        if latest is None:
+            raise InputError(f"there is no data set {name} in {parsed.output}")
+        size, before = dataset.archive(latest, parsed.archive), sum(r.num_bytes for r in latest.receipts)
+        console.line(name, f"{console.count(size)} bytes of Parquet from {console.count(before)} of Arrow")
+
+
 def _doctor(arguments: Sequence[str]) -> None:
     @dataclass(frozen=True, kw_only=True)
     class DoctorArguments:
@@ -217,6 +261,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "transcribe": _transcribe,
     "lineage": _lineage,
     "verify": _verify,
+    "data": _data,
     "doctor": _doctor,
 }
 

@@ -4,13 +4,15 @@ import itertools
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 from models import checkpoint
-from models.loader import share, step_cost
+from models.loader import Loader, share, step_cost
+from models.order import Span
 from models.training import Training, learning_rate, read_metrics, train
 from tests.models.support import Source, document, grid_spec, header, joined, model_for
 
@@ -100,17 +102,12 @@ def _rank(rank, world_size, folder, port):
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_more_ranks_make_the_same_steps_of_the_same_packs(tmp_path, world_size):
-    import socket
-
     import torch.multiprocessing as mp
 
     alone = Source(packs(), (4, 5))
     run(tmp_path / "one", source=alone)
     (tmp_path / "many").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_rank, args=(world_size, tmp_path / "many", port), nprocs=world_size)
+    mp.spawn(_rank, args=(world_size, tmp_path / "many", _free_port()), nprocs=world_size)
     assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     reads = [json.loads((tmp_path / f"many/read-{rank}.json").read_text()) for rank in range(world_size)]
     per_step = [alone.read[i : i + 4] for i in range(0, 40, 4)]
@@ -129,6 +126,101 @@ def _number(names, rank, world_size):
     by_name = {pack.pack_id: i for i, pack in enumerate(source.packs)}
     costs = [step_cost(*source.size(by_name[name]), 32) for name in names]
     return len(share(costs, world_size)[rank])
+
+
+def _logged(folder, rank):
+    """Write down what each step is given, as training takes it."""
+    original = Loader.steps
+
+    def steps(self, first, last):
+        with open(folder / f"consumed-{rank}.jsonl", "a") as file:
+            for packs in original(self, first, last):
+                ids = [self.source[i].pack_id for i in self.share_of(self.indices(packs.step))]
+                file.write(json.dumps({"step": packs.step, "ids": ids}) + "\n")
+                file.flush()
+                yield packs
+
+    Loader.steps = steps
+
+
+def _killed_rank(rank, world_size, folder, port, die_after, packs_per_pass):
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    if world_size > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    _logged(folder, rank)
+
+    def die(record):
+        if record.step == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    config = Training(**{**CONFIG.__dict__, "packs_per_pass": packs_per_pass})
+    run(folder, config, source=Source(packs(), (4, 5)), rank=rank, world_size=world_size, on_step=die)
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+def test_killed_and_gone_on_with_more_ranks_the_same_packs_are_consumed(tmp_path):
+    """1 rank, killed; 2 ranks, killed; 4 ranks, to the end: each step's packs are those of the undisturbed run."""
+    import torch.multiprocessing as mp
+
+    for name, runs in {
+        "whole": [(1, None, 1)],
+        "cut": [(1, 5, 1), (2, 8, 2), (4, None, 1)],
+    }.items():
+        (tmp_path / name).mkdir()
+        for world_size, die_after, packs_per_pass in runs:
+            arguments = (world_size, tmp_path / name, _free_port(), die_after, packs_per_pass)
+            if die_after is None:
+                mp.spawn(_killed_rank, args=arguments, nprocs=world_size)
+            else:
+                with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
+                    mp.spawn(_killed_rank, args=arguments, nprocs=world_size)
+                for path in (tmp_path / name).glob("consumed-*.jsonl"):
+                    path.rename(path.with_suffix(f".{die_after}"))  # what died with them is made again
+    consumed = {}
+    for name in ("whole", "cut"):
+        steps = {}
+        for paths in (".5", ".8", ".jsonl"):
+            attempt = {}
+            for path in (tmp_path / name).glob(f"consumed-*{paths}"):
+                for line in path.read_text().splitlines():
+                    row = json.loads(line)
+                    attempt.setdefault(row["step"], []).extend(row["ids"])
+            steps.update({step: sorted(ids) for step, ids in attempt.items()})
+        consumed[name] = steps
+    assert consumed["cut"] == consumed["whole"]
+    assert sorted(consumed["whole"]) == list(range(1, 11))
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+def test_a_checkpoint_of_another_stream_is_refused(tmp_path):
+    run(tmp_path, Training(**{**CONFIG.__dict__, "steps": 3}))
+    other = Source(packs(), (4, 5))
+    other.digest = "other"
+    with pytest.raises(ValueError, match=r"stands in the stream of packs toy with seed 7, not of packs other"):
+        run(tmp_path, source=other)
+
+
+def test_a_mixture_decides_which_packs_are_trained_on(tmp_path):
+    components = {"a": (Span(0, 5),), "b": (Span(5, 4),)}
+    source = Source(packs(), components=components)
+    config = Training(**{**CONFIG.__dict__, "mixture": ("a=3,b=1",), "steps": 9})
+    run(tmp_path, config, source=source)
+    first = [name in {f"p{i}" for i in range(5)} for name in source.read]
+    assert [sum(first[i : i + 4]) for i in range(0, 36, 4)] == [3] * 9
+    epochs = [record.epoch for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert epochs[0] == 0 < epochs[-1]
+
+
+def _free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_a_loss_that_is_no_number_names_the_packs(tmp_path):

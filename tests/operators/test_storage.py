@@ -2,7 +2,6 @@
 
 import os
 import socket
-import uuid
 
 import pyarrow as pa
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from operators import storage
 from operators.dataset import Dataset, Partition
 from operators.digest import digest_file
+from tests.operators.s3 import s3_environment
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +37,7 @@ def real_s3():
 def root(request, tmp_path, monkeypatch):
     if request.param == "local":
         return str(tmp_path / "root")
-    import fsspec
-
-    endpoint = request.getfixturevalue(request.param)
-    values = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "hub",
-        "AWS_SECRET_ACCESS_KEY": "hubsecret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        # Servers other than Amazon's refuse the checksums that new clients send unasked.
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    bucket = f"hub-{uuid.uuid4().hex[:8]}"
-    fsspec.filesystem("s3", endpoint_url=endpoint).mkdir(bucket)
-    return f"s3://{bucket}/root"
+    return s3_environment(monkeypatch, request.getfixturevalue(request.param))
 
 
 def test_what_is_there_is_never_overwritten(root, tmp_path):

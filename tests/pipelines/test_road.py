@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -91,9 +92,31 @@ def test_killed_in_every_stage_the_result_is_that_of_a_run_never_stopped(recipe,
     assert [step for (step,) in curve] == list(range(1, 121))
 
 
-def test_another_recipe_does_not_write_into_the_same_folder_unless_told(recipe, undisturbed, tmp_path):
-    import shutil
+def test_packers_are_compared_without_packing_anything(recipe, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    before = roots(tmp_path / "copy")
+    done = hubbub("pack", recipe, "--output", tmp_path / "copy", "--compare")
+    rows = {row["packer"]: row for row in json.loads((tmp_path / "copy/packers.json").read_text())}
+    assert "over bound" in done.stdout
+    assert rows["best_fit"]["cut_documents"] == 0 < rows["end to end, cut at borders"]["cut_documents"]
+    assert rows["best_fit"]["fill"] > rows["buckets"]["fill"] > rows["single"]["fill"]
+    assert rows["histogram, counts only"]["packs"] == rows["best_fit, all at once"]["packs"]
+    assert roots(tmp_path / "copy") == before
 
+
+def test_the_mixture_is_the_trainers_and_packs_are_not_made_again(recipe, undisturbed, tmp_path):
+    output = tmp_path / "copy"
+    shutil.copytree(undisturbed, output)
+    short = ("--output", output, "--workers", 2, "--update", "--train.steps", 6)
+    done = hubbub("train", recipe, *short, "--train.mixture", "asr=3,continue=1", "4:asr=1")
+    assert done.stdout.count("(fresh)") == 4
+    assert roots(output) == roots(undisturbed)
+    refused = hubbub("train", recipe, *short, "--train.mixture", "asrr=1", check=False)
+    assert refused.returncode == 2
+    assert "no component asrr; there are asr, continue" in refused.stderr
+
+
+def test_another_recipe_does_not_write_into_the_same_folder_unless_told(recipe, undisturbed, tmp_path):
     output = tmp_path / "copy"
     shutil.copytree(undisturbed, output)
     changed = ("pack", recipe, "--output", output, "--workers", 2, "--pack.capacity", 300)
@@ -101,7 +124,7 @@ def test_another_recipe_does_not_write_into_the_same_folder_unless_told(recipe, 
     assert refused.returncode == 2
     assert "belongs to another recipe (pack.capacity: 256 -> 300)" in refused.stderr
     plan = hubbub("plan", recipe, "--output", output, "--pack.capacity", 300).stdout
-    assert "pack.capacity 256 -> 300 (3)" in plan
+    assert "pack.capacity 256 -> 300 (6)" in plan
     done = hubbub(*changed, "--update")
     assert done.stdout.count("(fresh)") == 3
     before, after = roots(undisturbed), roots(output)
@@ -152,8 +175,6 @@ def test_mlflow_holds_the_same_edges(undisturbed):
 
 
 def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed, tmp_path):
-    import shutil
-
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
     path = output / "mlflow_runs.json"
@@ -173,8 +194,6 @@ def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed
 
 
 def test_a_loss_that_is_no_number_is_one_line(recipe, undisturbed, tmp_path):
-    import shutil
-
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
     refused = hubbub(
