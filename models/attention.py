@@ -57,8 +57,9 @@ def packed_attention(
     boundaries: tuple[int, ...],
     max_seqlen: int,
     backend: Backend,
+    prompts: tuple[int, ...] | None = None,
 ) -> torch.Tensor:
-    """Attend causally within each document.
+    """Attend causally within each document; within its prompt in both directions, if asked.
 
     Args:
         q: queries (N, H, D).
@@ -68,6 +69,8 @@ def packed_attention(
         boundaries: the same as plain integers.
         max_seqlen: longest document.
         backend: which way; not `auto`.
+        prompts: columns of each document that every column of it sees; none where attention is causal throughout.
+            Source: Raffel et al. 2020, "T5", arXiv:1910.10683, section 3.2.1 (prefix language model).
 
     Returns:
         (N, H, D).
@@ -76,10 +79,24 @@ def packed_attention(
     match backend:
         case "loop":
             parts = []
-            for start, end in itertools.pairwise(boundaries):
+            for (start, end), prompt in zip(
+                itertools.pairwise(boundaries), prompts or itertools.repeat(0), strict=False
+            ):
                 one, keys, values = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, heads, L, D)
-                out = F.scaled_dot_product_attention(one, keys, values, is_causal=True, enable_gqa=gqa)
-                parts.append(out[0].transpose(0, 1))
+                if prompt <= 1:
+                    out = F.scaled_dot_product_attention(one, keys, values, is_causal=True, enable_gqa=gqa)
+                    parts.append(out[0].transpose(0, 1))
+                    continue
+                first, seen, held = (x[:, :, :prompt] for x in (one, keys, values))
+                parts.append(F.scaled_dot_product_attention(first, seen, held, enable_gqa=gqa)[0].transpose(0, 1))
+                if start + prompt < end:
+                    below = torch.ones(end - start - prompt, end - start, dtype=torch.bool, device=q.device).tril(
+                        prompt
+                    )
+                    out = F.scaled_dot_product_attention(
+                        one[:, :, prompt:], keys, values, attn_mask=below, enable_gqa=gqa
+                    )
+                    parts.append(out[0].transpose(0, 1))
             return torch.cat(parts)
         case "mask":
             document = torch.repeat_interleave(
@@ -87,9 +104,15 @@ def packed_attention(
             )
             same = document[:, None] == document[None, :]
             causal = torch.ones_like(same).tril()
+            if prompts is not None:
+                begins = cu_seqlens[:-1].to(torch.int64)[document]
+                given = torch.tensor(prompts, device=q.device)[document]
+                causal |= (torch.arange(len(document), device=q.device) - begins < given)[None, :]
             one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
             out = F.scaled_dot_product_attention(one, keys, values, attn_mask=same & causal, enable_gqa=gqa)
             return out[0].transpose(0, 1)
+        case "varlen" | "flash" if prompts is not None:
+            return _prompt_then_rest(q, k, v, boundaries, prompts, backend)
         case "varlen":
             from torch.nn.attention.varlen import varlen_attn
 
@@ -107,3 +130,54 @@ def packed_attention(
             return flash
         case _:
             raise ValueError(f"backend {backend} must be chosen first: choose_backend")
+
+
+def _prompt_then_rest(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    boundaries: tuple[int, ...],
+    prompts: tuple[int, ...],
+    backend: Backend,
+) -> torch.Tensor:
+    """Attend by two variable-length calls: prompts in both directions, then the rest causally to all before."""
+    lengths = torch.tensor(boundaries).diff()
+    given = torch.tensor(prompts)
+    inside = torch.arange(int(lengths.sum())) - torch.repeat_interleave(torch.tensor(boundaries[:-1]), lengths)
+    is_prompt = (inside < torch.repeat_interleave(given, lengths)).to(q.device)
+
+    def borders(sizes: torch.Tensor) -> torch.Tensor:
+        return F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32).to(q.device)
+
+    def attend(
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        sizes: torch.Tensor,
+        seen: torch.Tensor,
+        causal: bool,
+    ) -> torch.Tensor:
+        longest = int(sizes.max()), int(seen.max())
+        # Where there are more keys than queries, both kernels align the causal mask at the ends.
+        if backend == "flash":
+            from flash_attn import flash_attn_varlen_func
+
+            flash: torch.Tensor = flash_attn_varlen_func(
+                queries, keys, values, borders(sizes), borders(seen), *longest, causal=causal
+            )
+            return flash
+        from torch.nn.attention.varlen import varlen_attn
+
+        window = (-1, 0) if causal else (-1, -1)
+        gqa = q.shape[1] != k.shape[1]
+        out = varlen_attn(
+            queries, keys, values, borders(sizes), borders(seen), *longest, window_size=window, enable_gqa=gqa
+        )
+        assert isinstance(out, torch.Tensor)
+        return out
+
+    out = torch.empty_like(q)
+    out = out.index_put((is_prompt,), attend(q[is_prompt], k[is_prompt], v[is_prompt], given, given, causal=False))
+    if not bool(is_prompt.all()):
+        out = out.index_put((~is_prompt,), attend(q[~is_prompt], k, v, lengths - given, lengths, causal=True))
+    return out

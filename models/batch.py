@@ -50,6 +50,7 @@ class Batch:
     audio_targets: torch.Tensor  # (P, S); pad is codebook_size and counts for nothing
     audio_weights: torch.Tensor  # (P,) float32, of each cell
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
+    prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with every tensor changed."""
@@ -138,7 +139,14 @@ def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
         audio_targets=torch.from_numpy(audio_cells[wanted].astype(np.int64)),
         audio_weights=torch.from_numpy(audio_weights),
         boundaries=tuple(cu_seqlens.tolist()),
+        prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
     )
+
+
+def _prompts(cu_seqlens: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[int, ...]:
+    first = np.append(predicted, cu_seqlens[-1])[np.searchsorted(predicted, cu_seqlens[:-1])]
+    prompts: list[int] = (np.minimum(first, cu_seqlens[1:]) - cu_seqlens[:-1]).tolist()
+    return tuple(prompts)
 
 
 def _targets(spans: Sequence[tuple[int, int, float]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

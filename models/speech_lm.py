@@ -40,6 +40,8 @@ class Shape:
     """Base of the rotary frequencies."""
     qk_norm: bool = True
     """Whether queries and keys are normalized per head."""
+    prompt_attention: Literal["causal", "both"] = "causal"
+    """Whether the columns before the first predicted one see each other in both directions (a prefix LM)."""
 
     def __post_init__(self) -> None:
         """Check that the heads divide the width."""
@@ -236,11 +238,12 @@ class SpeechLM(nn.Module):
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         x = self.embed(batch.text, batch.audio, batch.audio_columns)
         cos, sin = rotary(batch.positions, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        prompts = batch.prompts if self.shape.prompt_attention == "both" else None
         kept = []
         for block in self.blocks:
             assert isinstance(block, Block)
             q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)
-            attended = packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend)
+            attended = packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
             x = block.finish(x, attended)
             if keep:
                 kept.append((k, v))

@@ -1,7 +1,7 @@
 """Small packs and models for the tests of `models`."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ def grid_spec(layout="parallel", group=1):
     return GridSpec(make_layout(layout, K, V, group), K, V, 4)
 
 
-def model_for(grid, seed=0, dtype=torch.float64):
+def model_for(grid, seed=0, dtype=torch.float64, **shape):
     vocabulary = Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V, ordinal=True)
-    return SpeechLM(SHAPE, vocabulary).initialize(seed).to(dtype)
+    return SpeechLM(replace(SHAPE, **shape), vocabulary).initialize(seed).to(dtype)
 
 
 def document(grid, seed, num_frames=None, num_text=None):

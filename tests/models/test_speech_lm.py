@@ -1,5 +1,8 @@
 """The property that packing stands on: packed equals each document alone, in loss and gradients."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -24,10 +27,11 @@ def loss_and_gradients(model, batches, backend="loop"):
 
 @pytest.mark.parametrize(("layout", "group"), LAYOUTS)
 @pytest.mark.parametrize("backend", ["loop", "mask"])
-def test_packed_equals_each_document_alone(layout, group, backend):
+@pytest.mark.parametrize("prompt_attention", ["causal", "both"])
+def test_packed_equals_each_document_alone(layout, group, backend, prompt_attention):
     grid = grid_spec(layout, group)
     documents = [document(grid, seed) for seed in range(7)]
-    model = model_for(grid)
+    model = model_for(grid, prompt_attention=prompt_attention)
     alone = loss_and_gradients(model, [collate([d], grid) for d in documents])
     packed = loss_and_gradients(model, [collate([joined(documents)], grid)], backend)
     two_packs = loss_and_gradients(model, [collate([joined(documents[:3]), joined(documents[3:])], grid)], backend)
@@ -46,22 +50,19 @@ def test_a_planted_leak_is_seen(layout, group):
     model = model_for(grid)
     batch = collate([joined(documents)], grid)
     right = float(model.loss(batch).total.detach())
-    from dataclasses import replace
-
     merged = (*batch.boundaries[:1], *batch.boundaries[2:])
     leaky = replace(batch, boundaries=merged, cu_seqlens=torch.tensor(merged, dtype=torch.int32))
     assert abs(float(model.loss(leaky).total.detach()) - right) > 1e-4
 
 
 @pytest.mark.parametrize(("layout", "group"), LAYOUTS)
-def test_no_column_sees_a_later_one(layout, group):
+@pytest.mark.parametrize("prompt_attention", ["causal", "both"])
+def test_no_predicted_column_sees_a_later_one(layout, group, prompt_attention):
     grid = grid_spec(layout, group)
-    model = model_for(grid)
+    model = model_for(grid, prompt_attention=prompt_attention)
     one, other = document(grid, 1, num_frames=9, num_text=6), document(grid, 1, num_frames=9, num_text=6)
     changed = other.text_tokens.copy()
     changed[-3:] = (changed[-3:] % 30) + 1
-    from dataclasses import replace
-
     other = replace(other, text_tokens=changed)
     with torch.no_grad():
         first, second = (model(collate([d], grid)) for d in (one, other))
@@ -70,18 +71,36 @@ def test_no_column_sees_a_later_one(layout, group):
     assert not torch.equal(first[column:], second[column:])
 
 
+def test_a_prompt_is_seen_in_both_directions_where_asked():
+    grid = grid_spec()
+    one = document(grid, 1, num_frames=9, num_text=6)
+    spans = np.array([[0, 10, 16]], np.int32)  # nothing in the prompt is predicted
+    one = replace(one, loss_spans=spans, loss_weights=np.ones(1, np.float32))
+    changed = one.codes[:-1] + bytes([one.codes[-1] ^ 0x11])
+    for attention, sees in (("causal", False), ("both", True)):
+        model = model_for(grid, prompt_attention=attention)
+        with torch.no_grad():
+            first, second = (model(collate([replace(one, codes=codes)], grid)) for codes in (one.codes, changed))
+        assert torch.equal(first[0], second[0]) != sees
+    batch = collate([joined([one, document(grid, 2)])], grid)
+    assert batch.prompts[0] == 10
+    assert all(0 < p <= b - a for p, a, b in zip(batch.prompts, batch.boundaries, batch.boundaries[1:], strict=False))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("lengths", [(1,), (3, 1, 17), (5, 64, 2, 33)])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attention_by_documents_equals_the_masked_oracle(lengths, kv_heads, dtype):
+@pytest.mark.parametrize("prompted", [False, True])
+def test_attention_by_documents_equals_the_masked_oracle(lengths, kv_heads, dtype, prompted):
     torch.manual_seed(0)
     total = sum(lengths)
     boundaries = tuple(torch.tensor([0, *lengths]).cumsum(0).tolist())
     cu = torch.tensor(boundaries, dtype=torch.int32)
     q, k, v = (torch.randn(total, h, 8, dtype=dtype, requires_grad=True) for h in (4, kv_heads, kv_heads))
     results = []
+    prompts = tuple(1 + i * 5 % n for i, n in enumerate(lengths)) if prompted else None
     for backend in ("loop", "mask"):
-        out = packed_attention(q, k, v, cu, boundaries, max(lengths), backend)
+        out = packed_attention(q, k, v, cu, boundaries, max(lengths), backend, prompts)
         results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     tolerance = 1e-10 if dtype is torch.float64 else 2e-5
     for loop, mask in zip(*results, strict=True):
@@ -126,8 +145,6 @@ def test_pad_cells_add_nothing_and_learn_nothing():
 
 
 def test_bad_packs_are_refused():
-    from dataclasses import replace
-
     grid = grid_spec()
     good = document(grid, 0, num_frames=4)
     with pytest.raises(ValueError, match="do not use up its streams"):
@@ -142,15 +159,12 @@ def test_bad_packs_are_refused():
         collate([replace(good, loss_spans=spans)], grid)
 
 
+@pytest.mark.parametrize("prompt_attention", ["causal", "both"])
 @pytest.mark.parametrize(("layout", "group"), LAYOUTS)
-def test_decoding_with_the_cache_equals_decoding_anew(layout, group):
+def test_decoding_with_the_cache_equals_decoding_anew(layout, group, prompt_attention):
     """Prompts of unequal lengths, prefilled packed and continued together, say what each says alone."""
-    from dataclasses import replace
-
-    import numpy as np
-
     grid = grid_spec(layout, group)
-    model = model_for(grid, seed=3).eval()
+    model = model_for(grid, seed=3, prompt_attention=prompt_attention).eval()
     prompts = [
         replace(document(grid, s), loss_spans=np.zeros((0, 3), np.int32), loss_weights=np.zeros(0, np.float32))
         for s in range(5)
@@ -163,6 +177,9 @@ def test_decoding_with_the_cache_equals_decoding_anew(layout, group):
                 prompt, text_tokens=text, segments=segments, num_columns=int(segments[-1, 1] + segments[-1, 2]),
                 cu_seqlens=np.array([0, segments[-1, 1] + segments[-1, 2]], np.int32),
             )  # fmt: skip
+            if expected:  # what was generated is no prompt
+                spans = np.array([[0, prompt.num_columns, current.num_columns]], np.int32)
+                current = replace(current, loss_spans=spans, loss_weights=np.ones(1, np.float32))
             with torch.no_grad():
                 logits = model.text_head(model(collate([current], grid))[-1])
             logits[0] = -torch.inf
