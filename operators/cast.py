@@ -186,14 +186,18 @@ def speaker_digests(utterances: pa.Table) -> dict[str, str]:
 
 def cast_table(utterances: pa.Table, casts: Sequence[Cast], seed: int) -> pa.Table:
     """Write casts out with their utterances, as CASTS."""
-    rows = [
-        {
-            "conversation_id": cast.conversation_id,
-            "split": cast.split,
-            "seed": seed,
-            "speakers": list(cast.speakers),
-            "utterances": utterances.take(list(cast.rows)).to_pylist(),
-        }
-        for cast in casts
-    ]
-    return pa.Table.from_pylist(rows, schema=CASTS)
+    sizes = [len(cast.rows) for cast in casts]
+    taken = utterances.take(pa.array([row for cast in casts for row in cast.rows], pa.int64())).combine_chunks()
+    item = CASTS.field("utterances").type.value_type
+    chunks = [taken[field.name].chunks for field in item]
+    arrays = [c[0] if c else pa.array([], field.type) for c, field in zip(chunks, item, strict=True)]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(item))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).astype(np.int32)
+    columns: dict[str, pa.Array] = {
+        "conversation_id": pa.array([cast.conversation_id for cast in casts]),
+        "split": pa.array([cast.split for cast in casts]),
+        "seed": pa.array([seed] * len(casts), pa.int64()),
+        "speakers": pa.array([list(cast.speakers) for cast in casts], CASTS.field("speakers").type),
+        "utterances": pa.ListArray.from_arrays(pa.array(offsets), structs),
+    }
+    return pa.table([columns[name] for name in CASTS.names], schema=CASTS)

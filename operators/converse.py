@@ -1,41 +1,26 @@
 """Who speaks when: casts to conversations on a timeline, before a byte of audio is mixed."""
 
-import json
-from collections import deque
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
+from operators import timeline_kernels as kernels
 from operators.errors import InputError
 from operators.rng import rng
-from operators.schema import CASTS, CONVERSATIONS, table
+from operators.schema import CASTS, CONVERSATIONS, TURN
+from operators.text import normalize
+from operators.turn_taking import Prior, prior_of
 
-# The file's own keys, by the names that users know.
-_PRESETS = {"meeting": "ami_only_words", "telephone": "talkbank_tel", "broadcast": "voxconverse"}
+Ints = NDArray[np.int64]
 
-
-@cache
-def turn_taking_prior(preset: str) -> dict[str, Any]:
-    """Return inverse CDFs of offsets and pauses in seconds, and the transition shares, of a kind of talk.
-
-    Source: figures computed from public RTTMs (AMI, TalkBank telephone, VoxConverse); the file names them.
-    """
-    text = resources.files("operators").joinpath("turn_taking_priors.json").read_text()
-    data = json.loads(text)
-    return {**data[_PRESETS[preset]], "levels": data["_quantile_levels"]}
-
-
-def draw_quantile(uniform: float, values_s: list[float], levels: list[float]) -> float:
-    """Return the value in seconds at a level of an inverse CDF given at some levels.
-
-    >>> draw_quantile(0.5, [-1.0, 1.0], [0.0, 1.0])
-    0.0
-    """
-    return float(np.interp(uniform, levels, values_s))
+TRANSITIONS = ("hold", "switch_gap", "switch_overlap", "backchannel", "start")
+LONGEST_BACKCHANNEL_S = 1.9
+_COUPLING_STEPS = 96
 
 
 def resampled_length(num_samples: int, from_hz: int, to_hz: int) -> int:
@@ -47,14 +32,34 @@ def resampled_length(num_samples: int, from_hz: int, to_hz: int) -> int:
     return (num_samples * to_hz + from_hz // 2) // from_hz
 
 
+def compressed(pauses_s: NDArray[np.float64], above_s: float) -> NDArray[np.float64]:
+    """Return pauses with long ones shortened: unchanged up to a length, growing as a logarithm above it.
+
+    >>> compressed(np.array([1.0, 1.5, 10.0]), above_s=1.5).round(2).tolist()
+    [1.0, 1.5, 2.95]
+    """
+    over = np.maximum(0.0, pauses_s - above_s)
+    return np.where(over > 0, above_s + 0.5 * np.log1p(over / 0.5), pauses_s)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What the speakers of one conversation may say, in the order of their stories."""
+
+    utterance: Ints  # row among the batch's utterances
+    first_word: Ints  # of a part of an utterance; -1 where it is whole
+    end_word: Ints
+    num_samples: Ints  # on the timeline
+
+
 @dataclass(frozen=True, kw_only=True)
 class Converse:
-    """Puts utterances on a timeline: turns change hands as the prior says, offsets are drawn from it."""
+    """Puts utterances on a timeline: turns change hands as the prior says, offsets follow it whatever fits."""
 
-    prior: Literal["meeting", "telephone", "broadcast"] = "meeting"
-    """Whose offsets and pauses to draw."""
+    prior: str = "meeting"
+    """How people take turns: meeting, telephone or broadcast, or a file that `hubbub data fit` wrote."""
     min_turns: int = 4
-    """Fewest turns in a conversation."""
+    """Fewest turns in a conversation, backchannels not counted."""
     max_turns: int = 8
     """Most turns in a conversation."""
     max_duration_s: float = 30.0
@@ -63,6 +68,12 @@ class Converse:
     """Rate of the timeline and of the mixture."""
     min_own_pause_s: float = 0.1
     """Least silence between two turns of one speaker: nobody overlaps themselves."""
+    backchannels: bool = False
+    """Whether listeners say a word or two meanwhile, cut from their own utterances by word times."""
+    cut_above_s: float = 0.0
+    """Longer utterances are cut at pauses between words into pieces of the prior's lengths; 0 leaves them whole."""
+    compress_above_s: float = 0.0
+    """Longer silences are compressed, in the prior and inside utterances that are cut; 0 leaves them."""
     speaker_gain_sd_db: float = 2.0
     """Spread of the speakers' levels; a speaker keeps one level through a conversation."""
     noise: bool = True
@@ -74,129 +85,363 @@ class Converse:
 
     reads: ClassVar[pa.Schema] = CASTS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not 1 <= self.min_turns <= self.max_turns:
             raise InputError("converse: 1 <= min_turns <= max_turns does not hold")
-        if self.max_duration_s <= 0 or self.min_own_pause_s < 0:
+        if self.max_duration_s <= 0 or min(self.min_own_pause_s, self.cut_above_s, self.compress_above_s) < 0:
             raise InputError("converse: durations must be positive")
+        prior_of(self.prior)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return one conversation a cast."""
-        return table([self.converse(row) for row in batch.to_pylist()], CONVERSATIONS)
+        lists = batch["utterances"].combine_chunks()
+        lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+        utterances = lists.flatten()
+        said = _Utterances(utterances, self.sample_rate_hz)
+        borders = np.asarray(lists.offsets).astype(np.int64)
+        borders = borders - borders[0] if len(borders) else borders
+        names = batch.select(["conversation_id", "split", "seed", "speakers"]).to_pylist()
+        prior = prior_of(self.prior)
+        planned = [self._plan(row, said, int(borders[i]), int(borders[i + 1]), prior) for i, row in enumerate(names)]
+        return _assemble(names, planned, utterances, said, self)
 
-    def converse(self, cast: dict[str, Any]) -> dict[str, Any]:
-        """Return one conversation (a row of CONVERSATIONS) of one cast (a row of CASTS)."""
-        conversation_id = cast["conversation_id"]
-        seed = cast["seed"]
-        draw = rng(seed, "turns", conversation_id)
-        gains = rng(seed, "gains", conversation_id).normal(0.0, self.speaker_gain_sd_db, len(cast["speakers"]))
-        gain_db = dict(zip(cast["speakers"], np.clip(gains, -6.0, 6.0).tolist(), strict=True))
-        queues = {speaker: deque[dict[str, Any]]() for speaker in cast["speakers"]}
-        for utterance in cast["utterances"]:
-            queues[utterance["speaker"]].append(utterance)
-
+    def _plan(self, cast: dict[str, Any], said: "_Utterances", first: int, end: int, prior: Prior) -> "_Planned":
+        """Decide one conversation."""
+        speakers: list[str] = cast["speakers"]
+        draw = rng(cast["seed"], "turns", cast["conversation_id"])
         target = int(draw.integers(self.min_turns, self.max_turns + 1))
-        limit = round(self.max_duration_s * self.sample_rate_hz)
-        turns: list[dict[str, Any]] = []
-        num_clipped = 0
-        while len(turns) < target:
-            speaker, transition, offset_s = self._next(draw, turns, queues)
-            if speaker is None:
+        gains = np.clip(draw.normal(0.0, self.speaker_gain_sd_db, len(speakers)), -6.0, 6.0)
+        snr_db = float(draw.uniform(self.min_snr_db, self.max_snr_db))
+        tempo, pace = draw.standard_normal(2).tolist()
+        habits = draw.standard_normal(len(speakers))
+        weights = draw.dirichlet(np.full(len(speakers), prior.dominance))
+
+        rows = np.arange(first, end)
+        place = {speaker: number for number, speaker in enumerate(speakers)}
+        speaker_of = np.array([place[s] for s in said.speaker[first:end]], np.int64)
+        order = np.argsort(speaker_of, kind="stable")
+        pieces, owner = self._pieces(said, rows[order], speaker_of[order], prior, draw)
+        begins = np.searchsorted(owner, np.arange(len(speakers) + 1))
+        seconds = pieces.num_samples / self.sample_rate_hz
+        attempts = min(target, len(seconds)) + len(speakers) + 1
+        draws, normals = draw.random((attempts, 3)), draw.standard_normal((attempts, 2))
+        offsets, pauses = _tables(prior, self.compress_above_s)
+        ranked = np.sort(seconds)
+        back = 1.0 if len(speakers) == 2 else prior.return_share
+        overlap, hazard = kernels.coupling(
+            offsets, ranked, back, 1 - prior.hold_after[1], self.min_own_pause_s, _COUPLING_STEPS
+        )
+        shares = np.array(
+            [prior.conversation_share, prior.speaker_share, prior.serial, prior.pause_conversation_share,
+             2 * np.sin(np.pi / 6 * prior.pause_length_correlation)]
+        )  # fmt: skip
+        scores = ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
+        piece, who, kind, start, _, cut, dropped = kernels.floors(
+            seconds, scores, begins, weights, draws, normals, tempo, pace, habits, np.array(prior.hold_after),
+            np.array(prior.offset_after), prior.return_share, shares, offsets, pauses, overlap, hazard, target,
+            self.max_duration_s,
+            self.min_own_pause_s,
+        )  # fmt: skip
+        chosen = Pieces(*(column[piece] for column in (pieces.utterance, pieces.first_word, pieces.end_word,
+                                                       pieces.num_samples)))  # fmt: skip
+        starts = np.rint(start * self.sample_rate_hz).astype(np.int64)
+        who = who.astype(np.int64)
+        missed = 0
+        if self.backchannels and len(speakers) > 1:
+            chosen, starts, who, kind, missed = self._listen(
+                chosen, starts, who, kind, said, rows[order], speaker_of[order], len(speakers), prior, draw
+            )
+        return _Planned(chosen, starts, who, kind, gains, snr_db, int(cut), int(dropped) + missed)
+
+    def _pieces(
+        self, said: "_Utterances", rows: Ints, speaker_of: Ints, prior: Prior, draw: np.random.Generator
+    ) -> tuple[Pieces, Ints]:
+        """Return what may be said, long utterances cut at pauses between words, and by whom."""
+        whole = np.full(len(rows), -1, np.int64)
+        if not self.cut_above_s:
+            return Pieces(rows, whole, whole, said.num_samples[rows]), speaker_of
+        limit = self.cut_above_s * self.sample_rate_hz
+        utterance, first, end, length, owner = [], [], [], [], []
+        lengths = np.array(prior.segment_s)
+        for row, speaker in zip(rows.tolist(), speaker_of.tolist(), strict=True):
+            parts = [(-1, -1, int(said.num_samples[row]))]
+            if said.num_samples[row] > limit and said.num_words(row) > 1:
+                parts = said.cut(row, lengths[draw.integers(0, len(lengths), 64)])
+            for begin, stop, number in parts:
+                utterance.append(row)
+                first.append(begin)
+                end.append(stop)
+                length.append(number)
+                owner.append(speaker)
+        columns = [np.array(column, np.int64) for column in (utterance, first, end, length)]
+        return Pieces(*columns), np.array(owner, np.int64)
+
+    def _listen(
+        self, chosen: Pieces, starts: Ints, who: Ints, kind: NDArray[np.int8], said: "_Utterances", rows: Ints,
+        speaker_of: Ints, num_speakers: int, prior: Prior, draw: np.random.Generator,
+    ) -> tuple[Pieces, Ints, Ints, NDArray[np.int8], int]:  # fmt: skip
+        """Add what listeners say meanwhile."""
+        words, owner = said.word_spans(rows, speaker_of)
+        timed = said.word_begins[rows + 1] > said.word_begins[rows]
+        brief = np.flatnonzero(~timed & (said.num_samples[rows] <= LONGEST_BACKCHANNEL_S * self.sample_rate_hz))
+        whole = np.stack([rows[brief], said.num_samples[rows[brief]] / self.sample_rate_hz], axis=1)
+        seats = np.arange(num_speakers + 1)
+        limit = 4 * len(starts) + 8
+        first, end, speaker, _, begin, _, missed = kernels.backchannels(
+            who, kind, starts / self.sample_rate_hz, chosen.num_samples / self.sample_rate_hz, num_speakers,
+            draw.random((limit, 12)), np.array(prior.backchannels_per_host), np.array(prior.backchannels_after),
+            prior.backchannel_dispersion, np.array(prior.backchannel_s), np.array(prior.backchannel_onset),
+            words, np.searchsorted(owner, seats), whole, np.searchsorted(speaker_of[brief], seats),
+            self.min_own_pause_s, limit,
+        )  # fmt: skip
+        parts = first >= 0
+        utterance = np.where(parts, words[np.maximum(first, 0) % max(1, len(words)), 0] if len(words) else -1, -1)
+        utterance[~parts] = whole[end[~parts], 0]
+        utterance = utterance.astype(np.int64)
+        # Word numbers from the beginning of their utterance.
+        order = np.concatenate([np.arange(said.word_begins[row], said.word_begins[row + 1]) for row in rows.tolist()])
+        inside = order - said.word_begins[words[:, 0].astype(np.int64)] if len(words) else order
+        first_word = np.where(parts, inside[np.maximum(first, 0) % max(1, len(inside))] if len(inside) else -1, -1)
+        end_word = np.where(parts, first_word + end - first, -1)
+        length = np.array(
+            [
+                said.length(u, f, e) if f >= 0 else int(said.num_samples[u])
+                for u, f, e in zip(utterance.tolist(), first_word.tolist(), end_word.tolist(), strict=True)
+            ],
+            np.int64,
+        )
+        merged = Pieces(
+            np.concatenate([chosen.utterance, utterance]),
+            np.concatenate([chosen.first_word, first_word]),
+            np.concatenate([chosen.end_word, end_word]),
+            np.concatenate([chosen.num_samples, length]),
+        )
+        starts = np.concatenate([starts, np.rint(begin * self.sample_rate_hz).astype(np.int64)])
+        kinds = np.concatenate([kind, np.full(len(first), kernels.BACKCHANNEL, np.int8)])
+        return merged, starts, np.concatenate([who, speaker]), kinds, int(missed)
+
+
+def _tables(prior: Prior, compress_above_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    offsets, pauses = np.array(prior.offset_s), np.array(prior.pause_s)
+    if compress_above_s:
+        return compressed(offsets, compress_above_s), compressed(pauses, compress_above_s)
+    return offsets, pauses
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One conversation, still as numbers."""
+
+    pieces: Pieces
+    start: Ints  # samples
+    who: Ints  # place in the cast
+    kind: NDArray[np.int8]
+    gains: NDArray[np.float64]
+    snr_db: float
+    num_cut: int
+    num_dropped: int
+
+
+class _Utterances:
+    """The utterances of a batch as flat arrays."""
+
+    def __init__(self, utterances: pa.StructArray, rate_hz: int) -> None:
+        self.rate_hz = rate_hz
+        self.speaker = utterances.field("speaker").to_pylist()
+        self.source_hz = utterances.field("source_rate_hz").to_numpy(zero_copy_only=False).astype(np.int64)
+        samples = utterances.field("source_num_samples").to_numpy(zero_copy_only=False).astype(np.int64)
+        self.num_samples = (samples * rate_hz + self.source_hz // 2) // self.source_hz
+        words = utterances.field("words").fill_null([])
+        self.words = words.flatten()
+        sizes = pc.list_value_length(words).to_numpy(zero_copy_only=False).astype(np.int64)
+        self.word_begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        self.word_start = self.words.field("start_sample").to_numpy(zero_copy_only=False).astype(np.int64)
+        self.word_length = self.words.field("num_samples").to_numpy(zero_copy_only=False).astype(np.int64)
+        self.source_length = samples
+        self._begin, self._stop = self._with_margins(sizes)
+
+    def num_words(self, row: int) -> int:
+        """Return how many words have times."""
+        return int(self.word_begins[row + 1] - self.word_begins[row])
+
+    def _with_margins(self, sizes: Ints) -> tuple[Ints, Ints]:
+        """Return where each word begins and ends with its share of the pauses around it: half, at most 50 ms."""
+        row = np.repeat(np.arange(len(sizes)), sizes)
+        ends = self.word_start + self.word_length
+        first, last = np.zeros(len(row), bool), np.zeros(len(row), bool)
+        first[self.word_begins[:-1][sizes > 0]] = True
+        last[self.word_begins[1:][sizes > 0] - 1] = True
+        before = np.where(first, 0, np.concatenate([[0], ends[:-1]])) if len(row) else ends
+        after = (
+            np.where(last, self.source_length[row], np.concatenate([self.word_start[1:], [0]])) if len(row) else ends
+        )
+        edge = self.source_hz[row] // 20
+        begin = self.word_start - np.minimum(edge, np.maximum(0, self.word_start - before) // 2)
+        stop = ends + np.minimum(edge, np.maximum(0, after - ends) // 2)
+        return begin, np.minimum(stop, self.source_length[row])
+
+    def span(self, row: int, first: int, end: int) -> tuple[int, int]:
+        """Return where words first..end begin and how long they last, in the source's samples, margins included."""
+        low = int(self.word_begins[row])
+        begin = int(self._begin[low + first])
+        return begin, max(1, int(self._stop[low + end - 1]) - begin)
+
+    def length(self, row: int, first: int, end: int) -> int:
+        """Return the length of words first..end on the timeline."""
+        _, samples = self.span(row, first, end)
+        return resampled_length(samples, int(self.source_hz[row]), self.rate_hz)
+
+    def cut(self, row: int, wanted_s: NDArray[np.float64]) -> list[tuple[int, int, int]]:
+        """Cut an utterance at the pause nearest to each wanted length; return words and length of each piece."""
+        count = self.num_words(row)
+        low = int(self.word_begins[row])
+        starts = self.word_start[low : low + count] / self.source_hz[row]
+        ends = starts + self.word_length[low : low + count] / self.source_hz[row]
+        parts, first = [], 0
+        for length_s in wanted_s.tolist():
+            if first >= count:
                 break
-            utterance = queues[speaker].popleft()
-            length = self._length(utterance)
-            wanted = self._after(turns) + round(offset_s * self.sample_rate_hz)
-            start = max(wanted, self._earliest(turns, speaker))
-            if start + length > limit and turns:
-                queues[speaker].clear()  # what follows in the story would not fit either
-                continue
-            num_clipped += start != wanted
-            turns.append(self._turn(utterance, transition, start, start - self._after(turns), gain_db[speaker]))
+            after = ends[first:] - starts[first]
+            gaps = np.append(starts[first + 1 :], np.inf) - ends[first:]
+            # A longer pause is worth going a little further for.
+            cost = np.abs(after - length_s) - np.minimum(gaps, 0.5)
+            end = first + 1 + int(np.argmin(cost))
+            parts.append((first, end, self.length(row, first, end)))
+            first = end
+        if first < count:
+            parts.append((first, count, self.length(row, first, count)))
+        return parts
 
-        snr = rng(seed, "snr", conversation_id).uniform(self.min_snr_db, self.max_snr_db)
-        end = max((turn["start_sample"] + turn["num_samples"] for turn in turns), default=0)
-        return {
-            "conversation_id": conversation_id,
-            "origin": "simulated",
-            "split": cast["split"],
-            "seed": seed,
-            "sample_rate_hz": self.sample_rate_hz,
-            "num_samples": end + self.sample_rate_hz // 5,  # a fifth of a second of room after the last word
-            "speakers": list(dict.fromkeys(turn["speaker"] for turn in turns)),
-            "turns": turns,
-            "room_id": None,
-            "noise_id": "pink" if self.noise else None,
-            "snr_db": float(snr) if self.noise else None,
-            "num_clipped_offsets": num_clipped,
-        }
-
-    def _length(self, utterance: dict[str, Any]) -> int:
-        return resampled_length(utterance["source_num_samples"], utterance["source_rate_hz"], self.sample_rate_hz)
-
-    def _next(
-        self, draw: np.random.Generator, turns: list[dict[str, Any]], queues: dict[str, deque[dict[str, Any]]]
-    ) -> tuple[str | None, str, float]:
-        """Return who speaks next, how the floor came to them, and the offset in seconds to the turn before."""
-        prior = turn_taking_prior(self.prior)
-        # The same number of draws on every path keeps later turns where they were when a queue runs dry.
-        hold_draw, speaker_draw, offset_draw = draw.random(3)
-        ready = [speaker for speaker, queue in queues.items() if queue]
-        if not ready:
-            return None, "", 0.0
-        if not turns:
-            return ready[int(speaker_draw * len(ready))], "start", float(offset_draw * 0.4)
-        last = turns[-1]["speaker"]
-        others = [speaker for speaker in ready if speaker != last]
-        # Everyone is heard once before anybody is heard twice by chance: a cast of three is three talkers.
-        unheard = [s for s in others if s not in {turn["speaker"] for turn in turns}]
-        hold, _, _, contained = prior["summary"]["type_share"]
-        if last in ready and (not others or hold_draw < hold / (1 - contained)):
-            return last, "hold", draw_quantile(offset_draw, prior["same_pause"], prior["levels"])
-        pool = unheard or others
-        offset_s = draw_quantile(offset_draw, prior["fto"], prior["levels"])
-        return pool[int(speaker_draw * len(pool))], "switch_overlap" if offset_s < 0 else "switch_gap", offset_s
-
-    @staticmethod
-    def _after(turns: list[dict[str, Any]]) -> int:
-        return turns[-1]["start_sample"] + turns[-1]["num_samples"] if turns else 0
-
-    def _earliest(self, turns: list[dict[str, Any]], speaker: str) -> int:
-        """Return the first sample at which a speaker may start: after their own last turn and every start."""
-        own = [turn["start_sample"] + turn["num_samples"] for turn in turns if turn["speaker"] == speaker]
-        after_own = max(own) + round(self.min_own_pause_s * self.sample_rate_hz) if own else 0
-        after_start = turns[-1]["start_sample"] + self.sample_rate_hz // 10 if turns else 0
-        return max(after_own, after_start)
-
-    def _turn(
-        self, utterance: dict[str, Any], transition: str, start: int, offset: int, gain_db: float
-    ) -> dict[str, Any]:
-        rate_hz = utterance["source_rate_hz"]
-        words = [
-            {
-                "word": word["word"],
-                "start_sample": start + resampled_length(word["start_sample"], rate_hz, self.sample_rate_hz),
-                "num_samples": resampled_length(word["num_samples"], rate_hz, self.sample_rate_hz),
-            }
-            for word in utterance["words"] or []
-        ]
-        if transition.startswith("switch"):  # a constraint may have turned an overlap into a gap
-            transition = "switch_overlap" if offset < 0 else "switch_gap"
-        return {
-            **{name: utterance[name] for name in _CARRIED},
-            "transition": transition,
-            "offset_samples": offset,
-            "start_sample": start,
-            "num_samples": self._length(utterance),
-            "gain_db": gain_db,
-            "rir_id": None,
-            "words": words,
-        }
+    def word_spans(self, rows: Ints, speaker_of: Ints) -> tuple[NDArray[np.float64], Ints]:
+        """Return utterance, start and end in seconds of every word of some utterances (W, 3), and who says it."""
+        counts = self.word_begins[rows + 1] - self.word_begins[rows]
+        borders = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        picked = np.arange(borders[-1]) + np.repeat(self.word_begins[rows] - borders[:-1], counts)
+        hz = np.repeat(self.source_hz[rows], counts).astype(np.float64)
+        spans = np.stack([np.repeat(rows, counts), self._begin[picked] / hz, self._stop[picked] / hz], axis=1)
+        return spans, np.repeat(speaker_of, counts)
 
 
-_CARRIED = (
+_WHOLE = (
     "utterance_id", "speaker", "corpus", "audio", "byte_offset", "byte_length", "channel", "source_rate_hz",
-    "source_start_sample", "source_num_samples", "text", "text_normalized", "language", "licence",
+    "language", "licence",
 )  # fmt: skip
+
+
+def _assemble(
+    names: list[dict[str, Any]],
+    planned: list[_Planned],
+    utterances: pa.StructArray,
+    said: _Utterances,
+    config: Converse,
+) -> pa.Table:
+    """Build the table: columns of all turns at once."""
+    rate_hz = config.sample_rate_hz
+    conversation = np.repeat(np.arange(len(planned)), [len(p.start) for p in planned])
+    start = _join([p.start for p in planned])
+    order = np.lexsort((start, conversation))
+    start = start[order]
+    row, first, end, length = (
+        _join([getattr(p.pieces, name) for p in planned])[order]
+        for name in ("utterance", "first_word", "end_word", "num_samples")
+    )
+    kind = np.concatenate([np.zeros(0, np.int8), *(p.kind for p in planned)])[order]
+    gain = np.concatenate([np.zeros(0), *(p.gains[p.who] for p in planned)])[order]
+    borders = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(p.start) for p in planned], dtype=np.int64)])
+
+    # Offsets to the end of the floor; a backchannel's is to the end of its host, whose floor it leaves alone.
+    stop = start + length
+    takes = kind != kernels.BACKCHANNEL
+    offset = start.copy()
+    last = np.where(takes, np.arange(len(start)), -1)
+    before = np.concatenate([[-1], np.maximum.accumulate(last)[:-1]]) if len(last) else last
+    has = (before >= 0) & (conversation[np.maximum(before, 0)] == conversation)
+    offset[has] -= stop[before[has]]
+    kind = np.where((kind == kernels.GAP) & (offset < 0), kernels.OVERLAP, kind)  # rounding to samples
+    kind = np.where((kind == kernels.OVERLAP) & (offset >= 0), kernels.GAP, kind)
+
+    parts = first >= 0
+    taken = utterances.take(pa.array(row))
+    source_start = taken.field("source_start_sample").to_numpy(zero_copy_only=False).astype(np.int64).copy()
+    source_length = said.source_length[row].copy()
+    shift = np.zeros(len(row), np.int64)
+    texts, normalized = taken.field("text"), taken.field("text_normalized")
+    if parts.any():
+        spoken = said.words.field("word").to_pylist()
+        text_list, normal_list = texts.to_pylist(), normalized.to_pylist()
+        for turn in np.flatnonzero(parts).tolist():
+            low = int(said.word_begins[row[turn]])
+            begin, samples = said.span(int(row[turn]), int(first[turn]), int(end[turn]))
+            source_start[turn] += begin
+            source_length[turn], shift[turn] = samples, begin
+            text_list[turn] = " ".join(spoken[low + first[turn] : low + end[turn]])
+            normal_list[turn] = normalize(text_list[turn])
+        texts, normalized = pa.array(text_list, pa.string()), pa.array(normal_list, pa.string())
+
+    # Words on the conversation's timeline.
+    word_low = said.word_begins[row] + np.where(parts, first, 0)
+    word_end = np.where(parts, said.word_begins[row] + end, said.word_begins[row + 1])
+    counts = word_end - word_low
+    word_borders = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    picked = np.arange(word_borders[-1]) + np.repeat(word_low - word_borders[:-1], counts)
+    turn_of = np.repeat(np.arange(len(row)), counts)
+    hz = said.source_hz[row][turn_of]
+    word_starts = start[turn_of] + ((said.word_start[picked] - shift[turn_of]) * rate_hz + hz // 2) // hz
+    word_type = TURN.field("words").type.value_type
+    words = pa.StructArray.from_arrays(
+        [
+            said.words.field("word").take(pa.array(picked)),
+            pa.array(word_starts, pa.int64()),
+            pa.array((said.word_length[picked] * rate_hz + hz // 2) // hz, pa.int64()),
+        ],
+        fields=list(word_type),
+    )
+    columns = {
+        **{name: taken.field(name) for name in _WHOLE},
+        "transition": pa.array(np.array(TRANSITIONS)[kind]).cast(pa.string()),
+        "offset_samples": pa.array(offset),
+        "start_sample": pa.array(start),
+        "num_samples": pa.array(length),
+        "gain_db": pa.array(gain.astype(np.float32)),
+        "source_start_sample": pa.array(source_start),
+        "source_num_samples": pa.array(source_length),
+        "text": texts,
+        "text_normalized": normalized,
+        "is_part": pa.array(parts),
+        "rir_id": pa.nulls(len(row), pa.string()),
+        "words": pa.ListArray.from_arrays(pa.array(word_borders.astype(np.int32)), words),
+    }
+    turns = pa.StructArray.from_arrays([columns[field.name] for field in TURN], fields=list(TURN))
+
+    ends = np.zeros(len(planned), np.int64)
+    np.maximum.at(ends, conversation, stop)
+    # By arrival: each speaker at their first turn.
+    arrivals = [
+        list(dict.fromkeys(row["speakers"][w] for w in p.who[np.argsort(p.start, kind="stable")]))
+        for row, p in zip(names, planned, strict=True)
+    ]
+    number = len(planned)
+    values: dict[str, Any] = {
+        "conversation_id": [row["conversation_id"] for row in names],
+        "origin": ["simulated"] * number,
+        "split": [row["split"] for row in names],
+        "seed": [row["seed"] for row in names],
+        "sample_rate_hz": [rate_hz] * number,
+        "num_samples": ends + rate_hz // 5,  # a fifth of a second of room after the last word
+        "speakers": arrivals,
+        "room_id": [None] * number,
+        "noise_id": ["pink" if config.noise else None] * number,
+        "snr_db": [p.snr_db if config.noise else None for p in planned],
+        "num_clipped_offsets": [p.num_cut for p in planned],
+        "num_dropped_pieces": [p.num_dropped for p in planned],
+    }
+    arrays = {name: pa.array(value, CONVERSATIONS.field(name).type) for name, value in values.items()}
+    arrays["turns"] = pa.ListArray.from_arrays(pa.array(borders.astype(np.int32)), turns)
+    return pa.table([arrays[name] for name in CONVERSATIONS.names], schema=CONVERSATIONS)
+
+
+def _join(arrays: list[Ints]) -> Ints:
+    return np.concatenate([np.zeros(0, np.int64), *arrays])

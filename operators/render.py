@@ -78,6 +78,16 @@ def pink_noise(num_samples: int, seed: int, conversation_id: str) -> NDArray[np.
     return out
 
 
+def faded(samples: NDArray[np.float32], rate_hz: int, fade_s: float = 0.005) -> NDArray[np.float32]:
+    """Return samples that rise from and fall to silence within 5 ms: what is cut out of speech would click."""
+    length = min(len(samples) // 2, round(fade_s * rate_hz))
+    ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(length) + 0.5) / max(1, length))).astype(np.float32)
+    out = samples.copy()
+    out[:length] *= ramp
+    out[len(out) - length :] *= ramp[::-1]
+    return out
+
+
 def with_roots(conversations: pa.Table, roots: Mapping[str, Path]) -> pa.Table:
     """Say in the schema's metadata where each corpus lies: known on the way, never stored, part of no key."""
     text = json.dumps({name: str(path) for name, path in sorted(roots.items())})
@@ -101,7 +111,7 @@ class Render:
 
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = AUDIO
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -133,6 +143,8 @@ class Render:
             if power <= 1e-12:
                 raise UnusableRowError(f"utterance {turn['utterance_id']} is silent")
             gain = 10 ** ((self.level_dbfs + turn["gain_db"]) / 20) / np.sqrt(power)
+            if turn["is_part"]:
+                samples = faded(samples, rate_hz)
             mixture[turn["start_sample"] : turn["start_sample"] + len(samples)] += np.float32(gain) * samples
         if conversation["noise_id"] == "pink":
             noise = pink_noise(len(mixture), conversation["seed"], conversation["conversation_id"])

@@ -82,8 +82,8 @@ TURN = pa.struct(
     {
         "utterance_id": pa.string(),
         "speaker": pa.string(),
-        "transition": pa.string(),  # start, hold, switch_gap, switch_overlap
-        "offset_samples": pa.int64(),  # to the end of the turn before; negative is overlap
+        "transition": pa.string(),  # start, hold, switch_gap, switch_overlap, backchannel (takes no floor)
+        "offset_samples": pa.int64(),  # to the end of the turn that had the floor; negative is overlap
         "start_sample": pa.int64(),
         "num_samples": pa.int64(),
         "gain_db": pa.float32(),  # over the level that all speakers share
@@ -92,6 +92,7 @@ TURN = pa.struct(
         "text_normalized": pa.string(),
         "language": pa.string(),
         "licence": pa.string(),
+        "is_part": pa.bool_(),  # cut out of the utterance at word times
         "rir_id": pa.string(),
         "words": pa.list_(WORD),  # on the conversation's timeline
     }
@@ -110,6 +111,7 @@ CONVERSATIONS = _schema(
     noise_id=pa.string(),
     snr_db=pa.float32(),
     num_clipped_offsets=pa.int32(),  # drawn offsets that a constraint changed
+    num_dropped_pieces=pa.int32(),  # utterances (or parts) too long for what was left of the conversation
 )
 
 # In flight: what the room hears. Stored, as FLAC, only if asked.

@@ -34,7 +34,7 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   transcribe FILE --checkpoint DIR       who said what
   lineage    ID                          where a checkpoint, data set or run came from
   verify     RECIPE                      whether every committed byte is as it was
-  data       archive|restore OUTPUT FOLDER    data sets as Parquet, and back byte for byte
+  data       fit RTTM... | score OUTPUT | archive|restore OUTPUT FOLDER
   doctor     what this machine can do
 
 Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
@@ -217,7 +217,54 @@ class ArchiveArguments:
     """Data sets."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitArguments:
+    """Estimate how people take turns from who spoke when."""
+
+    rttms: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """RTTM files of recorded conversations."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("prior.json")
+    """File that --converse.prior takes."""
+    name: str = "own"
+    """Name of the prior."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreArguments:
+    """Compare simulated conversations with recorded ones."""
+
+    simulated: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """A run's output folder, or RTTM files."""
+    against: tuple[str, ...] = ("meeting",)
+    """A preset (meeting, telephone, broadcast), a file that `hubbub data fit` wrote, or RTTM files."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder of scorecard.html and scorecard.json; the first input's folder by default."""
+
+
+def _fit(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(FitArguments, prog="hubbub data fit", args=list(arguments))
+    from pipelines.realism import fit_prior
+
+    fit_prior(parsed.rttms, parsed.output, parsed.name)
+
+
+def _score(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ScoreArguments, prog="hubbub data score", args=list(arguments))
+    from pipelines.realism import score
+
+    first = parsed.simulated[0]
+    score(parsed.simulated, parsed.against, parsed.output or (first if first.is_dir() else first.parent) / "scorecard")
+
+
 def _data(arguments: Sequence[str]) -> None:
+    verbs = {"fit": _fit, "score": _score, "archive": _archive, "restore": _archive}
+    if not arguments or arguments[0] not in verbs:
+        raise InputError(f"hubbub data wants one of {', '.join(verbs)}")
+    verb = arguments[0]
+    verbs[verb](arguments if verbs[verb] is _archive else arguments[1:])
+
+
+def _archive(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(ArchiveArguments, prog="hubbub data", args=list(arguments))
     from pipelines.road import Output
 
