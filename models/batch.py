@@ -16,6 +16,7 @@ from models.codec import unpack_codes
 from models.layouts import Layout
 
 TEXT, AUDIO = 0, 1
+Codes = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,15 @@ class GridSpec:
     bits: int
 
 
-def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
+def collate(
+    packs: Sequence[PackedDocuments], grid: GridSpec, augmented: Sequence[Callable[[Codes], Codes]] | None = None
+) -> Batch:
     """Build one batch of packs, one behind the other.
+
+    Args:
+        packs: in order.
+        grid: what their integers mean.
+        augmented: per pack, what is done to audio of which nothing is predicted.
 
     Raises:
         ValueError: a code or a span lies outside what the grid or the pack has room for.
@@ -86,7 +94,7 @@ def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
     ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     spans: dict[int, list[tuple[int, int, float]]] = {TEXT: [], AUDIO: []}
     base = 0
-    for pack in packs:
+    for number, pack in enumerate(packs):
         codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
         used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
         if used != [len(pack.text_tokens), codes.shape[1]]:
@@ -97,7 +105,10 @@ def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
                 text[base + start : base + start + length] = pack.text_tokens[token : token + length]
                 token += length
             else:
-                columns = grid.layout.to_grid(codes[:, frame : frame + length])  # (S, C)
+                heard = codes[:, frame : frame + length].astype(np.int32)
+                if augmented is not None and not _is_predicted(pack, start, grid.layout.num_columns(length)):
+                    heard = augmented[number](heard)
+                columns = grid.layout.to_grid(heard)  # (S, C)
                 audio.append(columns.T)
                 audio_columns.append(np.arange(base + start, base + start + columns.shape[1]))
                 frame += length
@@ -141,6 +152,11 @@ def collate(packs: Sequence[PackedDocuments], grid: GridSpec) -> Batch:
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
     )
+
+
+def _is_predicted(pack: PackedDocuments, start: int, columns: int) -> bool:
+    spans = pack.loss_spans[pack.loss_spans[:, 0] == AUDIO]
+    return bool(((spans[:, 1] < start + columns) & (spans[:, 2] > start)).any())
 
 
 def _prompts(cu_seqlens: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[int, ...]:

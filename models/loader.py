@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from models.batch import Batch, GridSpec, PackedDocuments, collate
+from models.augment import Augment
+from models.batch import Batch, Codes, GridSpec, PackedDocuments, collate
 from models.order import Span, Stream
 
 
@@ -88,6 +89,10 @@ class Loader:
     world_size: int = 1
     dim: int = 1024
     """Width of the model: what attention costs beside the rest."""
+    augment: Augment | None = None
+    """What is done to audio that is only heard; drawn by seed and position, whoever reads the pack."""
+    seed: int = 0
+    """Root of the augmentation's draws."""
     ahead: int = 2
     """Steps made ahead."""
     pin: bool = False
@@ -98,23 +103,39 @@ class Loader:
         first = (step - 1) * self.packs_per_step
         return [self.stream.at(position) for position in range(first, first + self.packs_per_step)]
 
+    def places_of(self, indices: Sequence[int]) -> list[int]:
+        """Return which of a step's packs are this rank's, by their place in the step."""
+        if self.world_size == 1:
+            return list(range(len(indices)))
+        costs = [step_cost(*self.source.size(index), self.dim) for index in indices]
+        return share(costs, self.world_size)[self.rank]
+
     def share_of(self, indices: Sequence[int]) -> list[int]:
         """Return this rank's packs of a step."""
-        if self.world_size == 1:
-            return list(indices)
-        costs = [step_cost(*self.source.size(index), self.dim) for index in indices]
-        return [indices[i] for i in share(costs, self.world_size)[self.rank]]
+        return [indices[place] for place in self.places_of(indices)]
 
     def load(self, step: int) -> StepPacks:
         """Return a step's batches."""
-        packs = [self.source[index] for index in self.share_of(self.indices(step))]
+        first, indices = (step - 1) * self.packs_per_step, self.indices(step)
+        places = self.places_of(indices)
+        packs = [self.source[indices[place]] for place in places]
+        change = [self._augmented(first + place) for place in places] if self.augment else None
         batches = [
-            collate(packs[start : start + self.packs_per_pass], self.grid)
+            collate(
+                packs[start : start + self.packs_per_pass],
+                self.grid,
+                change and change[start : start + self.packs_per_pass],
+            )
             for start in range(0, len(packs), self.packs_per_pass)
         ]
         if self.pin:
             batches = [batch.apply(torch.Tensor.pin_memory) for batch in batches]
-        return StepPacks(step, self.stream.epoch((step - 1) * self.packs_per_step), tuple(batches))
+        return StepPacks(step, self.stream.epoch(first), tuple(batches))
+
+    def _augmented(self, position: int) -> Callable[[Codes], Codes]:
+        draw = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), position]))
+        augment = self.augment or Augment()
+        return lambda codes: augment(codes, self.grid.codebook_size, draw)
 
     def steps(self, first: int, last: int) -> Iterator[StepPacks]:
         """Yield steps first..last; what goes wrong with a pack is raised when its step comes."""

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from models import checkpoint
 from models.attention import Backend, choose_backend
+from models.augment import Augment
 from models.batch import Batch, GridSpec
 from models.loader import Loader, PackSource
 from models.order import Stream
@@ -37,6 +38,12 @@ class Training:
     mixture: tuple[str, ...] = ()
     """How often packs of each component (task, or task-bucket) are taken: asr=3,continue=1; from a step on:
     500:asr=1. `grow` goes from short buckets to long ones. All in proportion to their number by default."""
+    hide_bands: int = 0
+    """Bands of prompt audio hidden, each of up to a fifth of the codebooks (SpecAugment)."""
+    hide_spans: int = 0
+    """Stretches of prompt audio hidden, each of up to a tenth of it."""
+    shift_bands: int = 0
+    """Codebooks by which prompt audio is moved up or down, at most."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
     """What to do about a shard that is missing or altered: stop and name it, or say so and train without it."""
     lr: float = 2e-3
@@ -190,6 +197,8 @@ def train(
         rank=rank,
         world_size=world_size,
         dim=model.shape.dim,
+        augment=Augment(config.hide_bands, config.hide_spans, config.shift_bands),
+        seed=seed,
         pin=torch.device(device).type == "cuda",
     )
 

@@ -5,14 +5,16 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from models import checkpoint
+from models.augment import Augment
 from models.loader import Loader, share, step_cost
-from models.order import Span
+from models.order import Span, Stream
 from models.training import Training, learning_rate, read_metrics, train
 from tests.models.support import Source, document, grid_spec, header, joined, model_for
 
@@ -194,6 +196,34 @@ def test_killed_and_gone_on_with_more_ranks_the_same_packs_are_consumed(tmp_path
     assert consumed["cut"] == consumed["whole"]
     assert sorted(consumed["whole"]) == list(range(1, 11))
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+def test_augmentation_hides_what_is_heard_never_what_is_predicted_whoever_reads_the_pack():
+    source = Source(packs(), (4, 5))
+    stream = Stream(source.components, 3)
+    loaders = [
+        Loader(source, stream, GRID, 4, rank=rank, world_size=2, augment=Augment(bands=2, spans=2, shift=1), seed=3)
+        for rank in range(2)
+    ]
+    alone = Loader(source, stream, GRID, 4, augment=Augment(bands=2, spans=2, shift=1), seed=3)
+    plain = Loader(source, stream, GRID, 4)
+    changed = 0
+    for step in (1, 2):
+        whole = {tuple(b.text.tolist()): b for b in alone.load(step).batches}
+        for loader in loaders:
+            for batch in loader.load(step).batches:
+                assert torch.equal(batch.audio, whole[tuple(batch.text.tolist())].audio)
+        for one, other in zip(alone.load(step).batches, plain.load(step).batches, strict=True):
+            assert torch.equal(one.audio_targets, other.audio_targets)
+            assert torch.equal(one.text_targets, other.text_targets)
+            changed += int((one.audio != other.audio).sum())
+    # In these documents audio is predicted: nothing of it may be hidden, but for those too short to predict any.
+    assert changed < 50
+    only_text = [(pack, pack.loss_spans[:, 0] == 0) for pack in packs()]
+    silent = [replace(p, loss_spans=p.loss_spans[t], loss_weights=p.loss_weights[t]) for p, t in only_text]
+    heard = Loader(Source(silent), stream, GRID, 4, augment=Augment(bands=2, spans=2, shift=1), seed=3).load(1)
+    bare = Loader(Source(silent), stream, GRID, 4).load(1)
+    assert any(not torch.equal(a.audio, b.audio) for a, b in zip(heard.batches, bare.batches, strict=True))
 
 
 def test_a_checkpoint_of_another_stream_is_refused(tmp_path):
