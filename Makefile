@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,12 @@ PEERS := .venv-peers/bin/python
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
 		trl==1.16.0 mosaicml-streaming==0.13.0 lightbinpack==0.1.1
 	touch $@
+
+bench-realism: setup       ## conversations simulated with a prior fitted to AMI's train meetings, against train and dev
+	$(BIN)/python -m tests.bench.realism
+
+bench-simulate: setup      ## planning and rendering against lhotse's, memory of a 2-hour meeting
+	$(BIN)/python -m tests.bench.simulate
 
 bench-pack: setup .venv-peers/.setup  ## planning against TRL and LightBinPack, fill, cost balance (4 minutes)
 	PEERS=$(PEERS) $(BIN)/python -m tests.bench.pack

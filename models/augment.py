@@ -1,4 +1,4 @@
-"""Augmentation of what is heard: bands and stretches of prompt audio hidden or moved, never a code that is predicted."""
+"""Augmentation of what is heard: bands and stretches of prompt audio hidden or moved, never a predicted code."""
 
 from dataclasses import dataclass
 

@@ -49,6 +49,43 @@ def stm(conversations: pa.Table) -> str:
     )
 
 
+def ctm(conversations: pa.Table) -> str:
+    """Return the words that have times as a CTM file, one channel a speaker, by arrival."""
+    lines = []
+    for row in conversations.select(["conversation_id", "sample_rate_hz", "speakers", "turns"]).to_pylist():
+        channel = {speaker: number for number, speaker in enumerate(row["speakers"], 1)}
+        words = [(word, channel[turn["speaker"]]) for turn in row["turns"] for word in turn["words"]]
+        for word, number in sorted(words, key=lambda pair: (pair[1], pair[0]["start_sample"])):
+            start_s, length_s = (word[name] / row["sample_rate_hz"] for name in ("start_sample", "num_samples"))
+            lines.append(f"{row['conversation_id']} {number} {start_s:.6f} {length_s:.6f} {word['word']}\n")
+    return "".join(lines)
+
+
+def sot(conversations: pa.Table) -> str:
+    """Return one JSON line a conversation: its turns serialized in three ways.
+
+    fifo: utterances by start, `<sc>` between (Kanda et al. 2020, arXiv:2003.12687). arrival: a tag of the speaker's
+    place by arrival before each change (Park et al. 2024, arXiv:2409.06656). timed: `[start][S1]text[end]`.
+    """
+    lines = []
+    for row in conversations.select(["conversation_id", "sample_rate_hz", "speakers", "turns"]).to_pylist():
+        place = {speaker: number for number, speaker in enumerate(row["speakers"])}
+        hz, turns = row["sample_rate_hz"], row["turns"]
+        timed = (
+            f"[{t['start_sample'] / hz:.2f}][S{place[t['speaker']] + 1}]{t['text_normalized']}"
+            f"[{(t['start_sample'] + t['num_samples']) / hz:.2f}]"
+            for t in turns
+        )
+        ways = {
+            "conversation_id": row["conversation_id"],
+            "fifo": " <sc> ".join(t["text_normalized"] for t in turns),
+            "arrival": " ".join(f"[s{place[t['speaker']]}] {t['text_normalized']}" for t in turns),
+            "timed": "".join(timed),
+        }
+        lines.append(json.dumps(ways, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
 def write_truth(conversations: pa.Table, kind: str) -> str:
-    """Return the turns in the format that `kind` names: rttm, stm or seglst."""
-    return {"rttm": rttm, "stm": stm, "seglst": seglst}[kind](conversations)
+    """Return the turns in the format that `kind` names: rttm, stm, seglst, ctm or sot."""
+    return {"rttm": rttm, "stm": stm, "seglst": seglst, "ctm": ctm, "sot": sot}[kind](conversations)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from operators.digest import digest
 from operators.errors import InputError
-from operators.rng import hash64_many, rendezvous, rng
+from operators.rng import hash64, hash64_many, rendezvous, rng
 from operators.schema import CASTS
 
-VERSION = "1"
+VERSION = "2"
 SPLITS = ("train", "test")
 
 
@@ -116,19 +116,22 @@ def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[st
         place = (columns["position"][i] or 0, columns["utterance_id"][i], row)
         shelves[columns["speaker"][i]][chapter].append(place)
     return {
-        speaker: {chapter: [row for _, _, row in sorted(places)] for chapter, places in chapters.items()}
+        speaker: {chapter: [row for _, _, row in sorted(chapters[chapter])] for chapter in sorted(chapters)}
         for speaker, chapters in shelves.items()
     }
 
 
-def _reading(shelf: Mapping[str, list[int]], count: int, address: str, seed: int) -> list[int]:
-    """Return up to `count` of a speaker's rows: consecutive ones of one chapter, then of the next chosen."""
-    chapters = sorted(shelf)
+def _reading(shelf: Mapping[str, list[int]], hashes: NDArray[np.uint64], count: int, address: str) -> list[int]:
+    """Return up to `count` of a speaker's rows: consecutive ones of one chapter, then of the next chosen.
+
+    `hashes` are those of the chapters, in the order of the shelf.
+    """
+    chapters = list(shelf)
     taken: list[int] = []
-    for order, index in enumerate(rendezvous(address, hash64_many(chapters), len(chapters))):
+    for order, index in enumerate(rendezvous(address, hashes, len(chapters)).tolist()):
         rows = shelf[chapters[index]]
         spare = max(0, len(rows) - count)
-        start = int(rng(seed, "reading", address).integers(spare + 1)) if order == 0 else 0
+        start = hash64(f"{address}:start") % (spare + 1) if order == 0 else 0
         taken += rows[start : start + count - len(taken)]
         if len(taken) >= count:
             break
@@ -146,6 +149,7 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
         wanted = getattr(casting, f"{split}_conversations")
         shelves = _shelves(utterances, splits.rows[split])
         names = sorted(shelves)
+        chapters = {name: hash64_many(list(shelf)) for name, shelf in shelves.items()}
         if wanted and len(names) < casting.max_speakers:
             raise InputError(
                 f"the {split} split has {len(names)} speaker(s), but conversations want up to {casting.max_speakers}; "
@@ -169,7 +173,10 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
                 row
                 for speaker in speakers
                 for row in _reading(
-                    shelves[speaker], casting.max_utterances, f"{seed}:{conversation_id}:{speaker}", seed
+                    shelves[speaker],
+                    chapters[speaker],
+                    casting.max_utterances,
+                    f"{seed}:{conversation_id}:{speaker}",
                 )
             ]
             casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows)))

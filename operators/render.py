@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,31 @@ from operators.rng import rng
 from operators.schema import AUDIO, AUDIO_FLAC, CONVERSATIONS, table
 
 
+def read_pcm16(path: Path, rate_hz: int, start: int, count: int, channel: int) -> NDArray[np.float32] | None:
+    """Return samples of a 16-bit PCM WAV file straight from its bytes, or None where it is anything else.
+
+    Several times faster than through libsndfile, and equal to the bit: both divide by 32,768.
+    """
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            return None
+        at, form = 12, None
+        while at + 8 <= len(head):
+            name, size = head[at : at + 4], int.from_bytes(head[at + 4 : at + 8], "little")
+            if name == b"fmt ":
+                form = struct.unpack("<HHIIHH", head[at + 8 : at + 24])
+            if name == b"data" and form is not None:
+                code, channels, rate, _, width, bits = form
+                if (code, rate, bits, width) != (1, rate_hz, 16, 2 * channels):
+                    return None
+                file.seek(at + 8 + start * width)
+                frames = np.fromfile(file, "<i2", min(count, size // width - start) * channels)
+                return frames.reshape(-1, channels)[:, channel].astype(np.float32) / np.float32(32768)
+            at += 8 + size + size % 2
+    return None
+
+
 def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[np.float32]:
     """Return a turn's samples (N,) at the recording's own rate.
 
@@ -31,6 +57,11 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
     if not path.is_absolute():
         path = roots[turn["corpus"]] / path
     try:
+        if not turn["byte_length"] and path.suffix.lower() == ".wav":
+            span = (turn["source_rate_hz"], turn["source_start_sample"], turn["source_num_samples"], turn["channel"])
+            plain = read_pcm16(path, *span)
+            if plain is not None and len(plain) == turn["source_num_samples"]:
+                return plain
         with soundfile.SoundFile(read_span(path, turn["byte_offset"], turn["byte_length"])) as sound:
             if sound.samplerate != turn["source_rate_hz"]:
                 raise UnusableRowError(f"{path} has {sound.samplerate} Hz, not {turn['source_rate_hz']} as indexed")
@@ -66,16 +97,23 @@ def _pink_power() -> float:
     return float(np.sum(scipy.signal.lfilter(_PINK_ZEROS, _PINK_POLES, impulse) ** 2))
 
 
-def pink_noise(num_samples: int, seed: int, conversation_id: str) -> NDArray[np.float32]:
-    """Return noise (num_samples,) of unit power and 1/f spectrum, filtered in blocks so that hours fit in memory."""
+NOISE_BLOCK = 1 << 20
+
+
+def pink_noise_blocks(num_samples: int, seed: int, conversation_id: str) -> Iterator[NDArray[np.float32]]:
+    """Yield noise of unit power and 1/f spectrum in blocks, so that hours fit in memory."""
     draw = rng(seed, "noise", conversation_id)
     zeros, poles = (x.astype(np.float32) for x in (_PINK_ZEROS / np.sqrt(_pink_power()), _PINK_POLES))
     state = np.zeros(len(poles) - 1, dtype=np.float32)
-    out = np.empty(num_samples, dtype=np.float32)
-    for start in range(0, num_samples, 1 << 20):
-        white = draw.standard_normal(min(1 << 20, num_samples - start), dtype=np.float32)
-        out[start : start + len(white)], state = scipy.signal.lfilter(zeros, poles, white, zi=state)
-    return out
+    for start in range(0, num_samples, NOISE_BLOCK):
+        white = draw.standard_normal(min(NOISE_BLOCK, num_samples - start), dtype=np.float32)
+        block, state = scipy.signal.lfilter(zeros, poles, white, zi=state)
+        yield block
+
+
+def pink_noise(num_samples: int, seed: int, conversation_id: str) -> NDArray[np.float32]:
+    """Return noise (num_samples,) of unit power and 1/f spectrum."""
+    return np.concatenate([np.zeros(0, np.float32), *pink_noise_blocks(num_samples, seed, conversation_id)])
 
 
 def faded(samples: NDArray[np.float32], rate_hz: int, fade_s: float = 0.005) -> NDArray[np.float32]:
@@ -147,11 +185,17 @@ class Render:
                 samples = faded(samples, rate_hz)
             mixture[turn["start_sample"] : turn["start_sample"] + len(samples)] += np.float32(gain) * samples
         if conversation["noise_id"] == "pink":
-            noise = pink_noise(len(mixture), conversation["seed"], conversation["conversation_id"])
-            mixture += noise * np.float32(10 ** ((self.level_dbfs - conversation["snr_db"]) / 20))
-        peak = float(np.abs(mixture).max(initial=0.0))
+            level, start = np.float32(10 ** ((self.level_dbfs - conversation["snr_db"]) / 20)), 0
+            for block in pink_noise_blocks(len(mixture), conversation["seed"], conversation["conversation_id"]):
+                mixture[start : start + len(block)] += block * level
+                start += len(block)
+        peak = max(float(mixture.max(initial=0.0)), -float(mixture.min(initial=0.0)))
         scale = 0.99 / peak if peak > 0.99 else 1.0
-        return np.rint(mixture * np.float32(scale * 32767)).astype(np.int16), scale
+        out = np.empty(len(mixture), np.int16)
+        for start in range(0, len(mixture), NOISE_BLOCK):  # a two-hour meeting has no room for copies
+            block = mixture[start : start + NOISE_BLOCK] * np.float32(scale * 32767)
+            out[start : start + NOISE_BLOCK] = np.rint(block, out=block)
+        return out, scale
 
 
 def to_flac(audio: pa.Table) -> pa.Table:

@@ -25,7 +25,7 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   hubbub run custom --corpus.manifests train=DIR test=DIR
 
   run        all stages; what is done stays done
-  simulate   recordings -> conversations (who speaks when)      [--truth rttm stm seglst]
+  simulate   recordings -> conversations (who speaks when)      [--truth rttm stm seglst ctm sot]
   tokenize   ... -> codes (what the room hears, by a codec)
   pack       ... -> packs (training sequences in Arrow shards)  [--compare]
   train      ... -> checkpoints
@@ -65,7 +65,7 @@ class StageArguments(Common):
     """Any field of the recipe."""
     checkpoint: Path | None = None
     """For evaluate: a checkpoint to judge instead of the recipe's own."""
-    truth: tuple[Literal["rttm", "stm", "seglst"], ...] = ()
+    truth: tuple[Literal["rttm", "stm", "seglst", "ctm", "sot"], ...] = ()
     """Truth files to write beside the output."""
     compare: bool = False
     """For pack: print what every packer would make of the documents, and stop."""

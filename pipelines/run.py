@@ -132,6 +132,9 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
     for stage in plan.stages[1:]:
         if STAGES.index(stage.name) <= end:
             _partitions(road, stage, roots)
+            if stage.dataset == "conversations":
+                made = road.snapshots["conversations"]
+                console.line("realism", simulate.realism(road.recipe, road.output.dataset("conversations"), made))
     if road.options.truth:
         for path in simulate.write_truth_files(road.output, road.snapshots["conversations"], road.options.truth):
             console.line("truth", path)

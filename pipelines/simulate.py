@@ -1,6 +1,7 @@
 """simulate: utterances -> conversations (who speaks when), and mixtures where they are kept."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -9,9 +10,11 @@ from operators.cast import Cast, cast_table
 from operators.dataset import Dataset, Receipt, RowWriter, Snapshot
 from operators.digest import canonical_json
 from operators.errors import InputError
+from operators.realism import against_prior, talks_of
 from operators.render import to_flac, with_roots
 from operators.schema import AUDIO, AUDIO_FLAC, CASTS, CONVERSATIONS, UTTERANCES, check_chain
 from operators.text import NORMALIZER
+from operators.turn_taking import prior_of
 from pipelines.partitions import Job, usable
 from pipelines.recipes import Recipe
 from pipelines.road import Output, index_partition
@@ -93,6 +96,26 @@ def make_audio(job: Job) -> Receipt:
     return job.output.dataset("audio").commit(job.partition, AUDIO_FLAC, {}, fill)
 
 
+def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 500) -> str:
+    """Say in a line how far conversations are from the prior, and how much of them is silence and overlap."""
+    tables: list[pa.Table] = []
+    for receipt in snapshot.receipts:
+        if receipt.partition_id.startswith("train-") and sum(t.num_rows for t in tables) < most:
+            tables += [batch.slice(0, most) for batch in dataset.batches(receipt)]
+    talks = talks_of(pa.concat_tables(tables).slice(0, most)) if tables else []
+    try:
+        card = against_prior(talks, prior_of(recipe.converse.prior), draws=2)
+    except (InputError, ZeroDivisionError):
+        return "too little talk to compare"
+    distances: dict[str, Any] = card["distances"]  # type: ignore[assignment]
+    figures: dict[str, Any] = card["simulated"]  # type: ignore[assignment]
+    far = ", ".join(f"{name}s {d['ks']:.3f}" for name, d in distances.items() if d and name in ("offset", "pause"))
+    return (
+        f"{far} from the {recipe.converse.prior} prior (KS); {figures['silence_share']:.0%} silence, "
+        f"{figures['overlap_share']:.0%} of speech overlapped"
+    )
+
+
 def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...]) -> list[str]:
     """Write truth files of all conversations, one per kind and split; return their paths."""
     conversations = output.dataset("conversations").read(snapshot)
@@ -102,7 +125,7 @@ def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...]
     for split in sorted(set(conversations["split"].to_pylist())):
         chosen = conversations.filter(pa.compute.equal(conversations["split"], split))
         for kind in kinds:
-            suffix = "seglst.json" if kind == "seglst" else kind
+            suffix = {"seglst": "seglst.json", "sot": "sot.jsonl"}.get(kind, kind)
             path = folder / f"{split}.{suffix}"
             path.write_text(write_truth(chosen, kind))
             written.append(str(path))

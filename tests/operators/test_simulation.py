@@ -11,13 +11,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.annotations import rttm, seglst, stm
+from operators.annotations import ctm, rttm, seglst, sot, stm
 from operators.cast import Casting, cast_table, plan_casts, split_rows
 from operators.converse import Converse, compressed
 from operators.encode import Encode
 from operators.errors import InputError, UnusableRowError
 from operators.manifest import Manifest, corpus_roots, index
-from operators.render import Render, faded, read_source, to_flac, with_roots
+from operators.render import Render, faded, read_pcm16, read_source, to_flac, with_roots
 from operators.schema import AUDIO, CASTS, CONVERSATIONS, UTTERANCES, check_chain
 from operators.turn_taking import prior_of
 
@@ -243,6 +243,22 @@ def test_pauses_are_compressed_and_never_reordered():
     assert sum(brief["num_samples"].to_pylist()) < sum(long["num_samples"].to_pylist())
 
 
+@pytest.mark.parametrize(("channels", "subtype"), [(1, "PCM_16"), (2, "PCM_16"), (1, "PCM_24"), (1, "FLOAT")])
+def test_wav_files_read_by_hand_are_what_libsndfile_reads(tmp_path, channels, subtype):
+    wave = np.random.default_rng(0).uniform(-1, 1, (5000, channels))
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype=subtype)
+    expected = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)[0]
+    for start, count, channel in ((0, 5000, 0), (1234, 777, channels - 1)):
+        read = read_pcm16(tmp_path / "a.wav", 16_000, start, count, channel)
+        if subtype == "PCM_16":
+            assert np.array_equal(read, expected[start : start + count, channel])
+        else:
+            assert read is None
+    assert read_pcm16(tmp_path / "a.wav", 8_000, 0, 10, 0) is None
+    soundfile.write(tmp_path / "b.flac", wave, 16_000)
+    assert read_pcm16(tmp_path / "b.flac", 16_000, 0, 10, 0) is None
+
+
 def test_parts_are_faded_and_whole_utterances_are_not():
     wave = np.ones(1600, np.float32)
     out = faded(wave, 16_000)
@@ -281,6 +297,25 @@ def test_truth_files_agree_with_the_turns_and_score_zero_against_themselves(utte
     fields = io.StringIO(rttm(conversations)).readline().split()
     assert round(float(fields[3]) * 16_000) == first["turns"][0]["start_sample"]
     assert round(float(fields[4]) * 16_000) == first["turns"][0]["num_samples"]
+
+
+def test_words_and_serialized_turns_are_written_in_the_forms_that_others_read():
+    conversations = simulate(
+        spoken(12, 40), LONG, Converse(backchannels=True, min_turns=6, max_turns=6, max_duration_s=1e3)
+    )
+    lines = [line.split() for line in ctm(conversations).splitlines()]
+    rows = conversations.to_pylist()
+    assert len(lines) == sum(len(t["words"]) for row in rows for t in row["turns"])
+    for (name, channel), group in itertools.groupby(lines, key=lambda fields: (fields[0], fields[1])):
+        starts = [float(fields[2]) for fields in group]
+        assert starts == sorted(starts), (name, channel)
+    for line, row in zip(sot(conversations).splitlines(), rows, strict=True):
+        ways = json.loads(line)
+        texts = [t["text_normalized"] for t in row["turns"]]
+        assert ways["fifo"].split(" <sc> ") == texts
+        assert ways["arrival"].count("[s") == len(texts)
+        assert ways["arrival"].startswith("[s0] ")
+        assert ways["timed"].count("[S") == len(texts)
 
 
 def test_a_mixture_is_the_sum_of_its_turns_at_their_levels(corpus, utterances):
