@@ -16,6 +16,7 @@ from operators.digest import digest, digest_file, plain
 from operators.errors import InputError
 from operators.manifest import Manifest
 from operators.schema import SCHEMA_VERSION
+from operators.turn_taking import prior_of
 from pipelines.recipes import Recipe
 
 STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
@@ -196,6 +197,7 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 depends={
                     "operators": {"cast": cast.VERSION, "converse": recipe.converse.version, "schema": SCHEMA_VERSION},
                     "converse": plain(recipe.converse),
+                    "prior": digest(prior_of(recipe.converse.prior))[:16],
                     "seed": recipe.seed,
                     # The rows that it uses, in order: not the whole manifest.
                     "casts": digest([[c.speakers, [row_digests[row] for row in c.rows]] for c in group])[:32],
