@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ PEERS := .venv-peers/bin/python
 
 bench-realism: setup       ## conversations simulated with a prior fitted to AMI's train meetings, against train and dev
 	$(BIN)/python -m tests.bench.realism
+
+bench-digits: setup        ## real spoken digits: train the fsdd recipe, judge it three ways (30 minutes)
+	$(BIN)/python -m tests.bench.digits
 
 bench-simulate: setup      ## planning and rendering against lhotse's, memory of a 2-hour meeting
 	$(BIN)/python -m tests.bench.simulate
