@@ -1,4 +1,4 @@
-"""Real spoken digits: the fsdd recipe, judged on overlapped talk, without overlap, and on three talkers."""
+"""Real spoken digits: the fsdd recipe, judged on overlapped talk, without overlap, and on three talkers.
 
 `make bench-digits`. Arguments are added to the recipe's. Prints one JSON object.
 """
