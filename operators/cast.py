@@ -108,11 +108,16 @@ def split_rows(utterances: pa.Table, casting: Casting, seed: int) -> Splits:
 
 
 def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[str, list[int]]]:
-    """Order each speaker's rows: speaker -> book and chapter -> rows by position, then id."""
+    """Order each speaker's rows: speaker -> book and chapter -> rows by position, then id.
+
+    Without book, chapter and position there is no order to keep: each utterance is a chapter of its own, so that a
+    speaker says a drawn selection and not what happens to have neighboring ids.
+    """
     columns = utterances.select(["speaker", "book", "chapter", "position", "utterance_id"]).take(rows).to_pydict()
     shelves: dict[str, dict[str, list[tuple[int, str, int]]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows.tolist()):
-        chapter = f"{columns['book'][i] or ''}/{columns['chapter'][i] or ''}"
+        told = any(columns[name][i] is not None for name in ("book", "chapter", "position"))
+        chapter = f"{columns['book'][i] or ''}/{columns['chapter'][i] or ''}" if told else columns["utterance_id"][i]
         place = (columns["position"][i] or 0, columns["utterance_id"][i], row)
         shelves[columns["speaker"][i]][chapter].append(place)
     return {

@@ -150,15 +150,18 @@ def fsdd() -> Recipe:
     return Recipe(
         name="fsdd",
         corpus=Corpus(manifests=("../shared/data/fsdd",), language="en", licence="CC-BY-SA-4.0"),
-        casting=Casting(train_conversations=3000, test_conversations=100, max_speakers=2, max_utterances=4),
+        casting=Casting(train_conversations=16_000, test_conversations=100, max_speakers=2, max_utterances=4),
         converse=Converse(min_turns=2, max_turns=6, max_duration_s=10.0),
         compose=Compose(group=2, window_s=10.0),
         pack=Pack(capacity=1024),
-        partitions=Partitions(conversations_per_partition=500),
-        model=SIZES["tiny"],
-        train=Training(steps=600, packs_per_step=4, warmup_steps=60, checkpoint_every=100),
+        partitions=Partitions(conversations_per_partition=4000),
+        model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
+        train=Training(
+            steps=3000, packs_per_step=4, lr=3e-3, warmup_steps=100, checkpoint_every=250,
+            hide_bands=2, hide_spans=2, shift_bands=3,
+        ),
         evaluate=Evaluation(max_tokens=100),
-    )
+    )  # fmt: skip
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -90,6 +90,19 @@ def test_too_few_speakers_are_named(utterances):
         plan_casts(utterances, split_rows(utterances, casting, 0), casting, 0)
 
 
+def test_what_has_no_order_is_drawn_and_stories_are_told_in_order():
+    table = made_up(8, 40)
+    unordered = table
+    for name in ("chapter", "position"):
+        column = table.schema.get_field_index(name)
+        unordered = unordered.set_column(column, table.schema.field(name), pa.nulls(320, table.schema.field(name).type))
+    for rows, consecutive in ((table, True), (unordered, False)):
+        casts = plan_casts(rows, split_rows(rows, CASTING, 0), replace(CASTING, max_utterances=4), 0)
+        runs = [np.diff(cast.rows[:4]).tolist() == [1, 1, 1] for cast in casts]
+        assert all(runs) if consecutive else not any(runs)
+        assert len({cast.rows for cast in casts}) == len(casts)
+
+
 def test_withdrawing_a_speaker_changes_only_the_conversations_that_hold_the_voice():
     everybody = made_up(40, 10)
     fewer = everybody.filter(pa.compute.not_equal(everybody["speaker"], "s017"))
