@@ -266,7 +266,7 @@ def train(
                 place: checkpoint.Place = {
                     "position": step * config.packs_per_step,
                     "seed": seed,
-                    "packs": source.digest,
+                    "packs": source.digest[:32],
                 }
                 checkpoint.save(folder, step, model, header, optimizer, place)
                 checkpoint.prune(folder, config.keep_checkpoints)

@@ -89,7 +89,7 @@ def spans(sizes, grouped=False):
 class Source:
     """Packs in memory, as a `models.loader.PackSource`."""
 
-    digest = "toy"
+    digest = "toy" + "0" * 61  # as long as a real one
 
     def __init__(self, packs, shard_sizes=None, components=None):
         self.packs = packs

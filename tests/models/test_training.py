@@ -230,7 +230,7 @@ def test_a_checkpoint_of_another_stream_is_refused(tmp_path):
     run(tmp_path, Training(**{**CONFIG.__dict__, "steps": 3}))
     other = Source(packs(), (4, 5))
     other.digest = "other"
-    with pytest.raises(ValueError, match=r"stands in the stream of packs toy with seed 7, not of packs other"):
+    with pytest.raises(ValueError, match=r"stands in the stream of packs toy000000000 with seed 7, not of packs other"):
         run(tmp_path, source=other)
 
 
