@@ -84,6 +84,8 @@ def split_rows(utterances: pa.Table, casting: Casting, seed: int) -> Splits:
     Raises:
         InputError: the manifests' split is asked for and they have none.
     """
+    if not utterances.num_rows:  # all conversations are recorded ones
+        return Splits({split: np.zeros(0, np.int64) for split in SPLITS}, "manifest", 0)
     speakers = utterances["speaker"].to_pylist()
     named = utterances["split"].to_pylist()
     present = set(named)
@@ -150,7 +152,7 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
         InputError: a split has fewer speakers than a conversation wants.
     """
     casts: list[Cast] = []
-    for split in SPLITS:
+    for split in SPLITS if utterances.num_rows else ():
         wanted = getattr(casting, f"{split}_conversations")
         shelves = _shelves(utterances, splits.rows[split])
         names = sorted(shelves)

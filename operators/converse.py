@@ -76,16 +76,10 @@ class Converse:
     """Longer silences are compressed, in the prior and inside utterances that are cut; 0 leaves them."""
     speaker_gain_sd_db: float = 2.0
     """Spread of the speakers' levels; a speaker keeps one level through a conversation."""
-    noise: bool = True
-    """Whether there is noise in the room."""
-    min_snr_db: float = 15.0
-    """Least signal-to-noise ratio drawn."""
-    max_snr_db: float = 30.0
-    """Greatest signal-to-noise ratio drawn."""
 
     reads: ClassVar[pa.Schema] = CASTS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -114,7 +108,6 @@ class Converse:
         draw = rng(cast["seed"], "turns", cast["conversation_id"])
         target = int(draw.integers(self.min_turns, self.max_turns + 1))
         gains = np.clip(draw.normal(0.0, self.speaker_gain_sd_db, len(speakers)), -6.0, 6.0)
-        snr_db = float(draw.uniform(self.min_snr_db, self.max_snr_db))
         tempo, pace = draw.standard_normal(2).tolist()
         habits = draw.standard_normal(len(speakers))
         weights = draw.dirichlet(np.full(len(speakers), prior.dominance))
@@ -154,7 +147,7 @@ class Converse:
             chosen, starts, who, kind, missed = self._listen(
                 chosen, starts, who, kind, said, rows[order], speaker_of[order], len(speakers), prior, draw
             )
-        return _Planned(chosen, starts, who, kind, gains, snr_db, int(cut), int(dropped) + missed)
+        return _Planned(chosen, starts, who, kind, gains, int(cut), int(dropped) + missed)
 
     def _pieces(
         self, said: "_Utterances", rows: Ints, speaker_of: Ints, prior: Prior, draw: np.random.Generator
@@ -240,7 +233,6 @@ class _Planned:
     who: Ints  # place in the cast
     kind: NDArray[np.int8]
     gains: NDArray[np.float64]
-    snr_db: float
     num_cut: int
     num_dropped: int
 
@@ -432,9 +424,8 @@ def _assemble(
         "sample_rate_hz": [rate_hz] * number,
         "num_samples": ends + rate_hz // 5,  # a fifth of a second of room after the last word
         "speakers": arrivals,
-        "room_id": [None] * number,
-        "noise_id": ["pink" if config.noise else None] * number,
-        "snr_db": [p.snr_db if config.noise else None for p in planned],
+        **{name: [None] * number for name in ("recording", "room", "noise_id", "noise_audio", "snr_db")},
+        "noise_start_sample": [None] * number,
         "num_clipped_offsets": [p.num_cut for p in planned],
         "num_dropped_pieces": [p.num_dropped for p in planned],
     }

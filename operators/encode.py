@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from models.codec import Codec, CodecSpec, load_codec, pack_codes
 from operators.errors import InputError
@@ -33,10 +34,12 @@ class Encode:
     """Folder of the codec's weights."""
     num_codebooks: int | None = None
     """Codebooks to use of a codec that has a choice; its default where None."""
+    stems: bool = False
+    """Whether the stems that rendering makes are encoded too: what speaker extraction is trained towards."""
 
     reads: ClassVar[pa.Schema] = AUDIO
     writes: ClassVar[pa.Schema] = CODES
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     @cached_property
     def loaded(self) -> Codec:
@@ -62,9 +65,8 @@ class Encode:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return codes and turns in frames."""
         rows = []
-        for i, row in enumerate(batch.drop_columns(["samples"]).to_pylist()):
-            samples = batch["samples"][i].values.to_numpy().astype(np.float32) / np.float32(32768)
-            codes = self.loaded.encode(samples)
+        for i, row in enumerate(batch.drop_columns(["samples", "far_samples", "stems"]).to_pylist()):
+            codes = self._encode(batch["samples"][i])
             rows.append(
                 {
                     "conversation_id": row["conversation_id"],
@@ -75,9 +77,20 @@ class Encode:
                     "codes": pack_codes(codes, self.spec.bits),
                     "speakers": row["speakers"],
                     "turns": [self._turn(turn) for turn in row["turns"]],
+                    "stems": [
+                        {
+                            "speaker": stem["speaker"].as_py(),
+                            "kind": stem["kind"].as_py(),
+                            "codes": pack_codes(self._encode(stem["samples"]), self.spec.bits),
+                        }
+                        for stem in (batch["stems"][i] if self.stems else ())
+                    ],
                 }
             )
         return table(rows, CODES)
+
+    def _encode(self, samples: pa.LargeListScalar) -> NDArray[np.uint16]:
+        return self.loaded.encode(samples.values.to_numpy().astype(np.float32) / np.float32(32768))
 
     def _turn(self, turn: dict[str, Any]) -> dict[str, Any]:
         hop = self.spec.hop_samples

@@ -119,7 +119,12 @@ def _open_text(path: Path) -> io.TextIOBase:
     return open(path, encoding="utf-8")
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON lines file, gzipped or not.
+
+    Raises:
+        InputError: it cannot be read; names file and line.
+    """
     try:
         with _open_text(path) as file:
             for number, line in enumerate(file, start=1):
@@ -151,6 +156,7 @@ def _from_supervision(supervision: dict[str, Any], recording: dict[str, Any], of
     channel = supervision.get("channel", 0)
     known = {k: custom[k] for k in ("book", "chapter", "position", "licence", "consent", "split") if k in custom}
     return {
+        "recording_id": supervision.get("recording_id"),
         "audio": sources[0].get("source") if sources[0].get("type") in ("file", "url") else None,
         "audio_problem": None if sources[0].get("type") in ("file", "url") else f"source is {sources[0].get('type')}",
         "utterance_id": supervision["id"],
@@ -168,16 +174,20 @@ def _from_supervision(supervision: dict[str, Any], recording: dict[str, Any], of
     }
 
 
-def _rows_of(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Yield one plain dictionary an utterance, whatever the manifest's kind."""
+def supervised(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Yield one plain dictionary an utterance, whatever the manifest's kind.
+
+    Raises:
+        InputError: a file of the manifest cannot be read, or its parts do not fit together.
+    """
     files = manifest.files()
     if any("recordings" in path.name or "supervisions" in path.name for path in files):
-        recordings = {row["id"]: row for path in files if "recordings" in path.name for row in _json_lines(path)}
+        recordings = {row["id"]: row for path in files if "recordings" in path.name for row in json_lines(path)}
         if not recordings or not any("supervisions" in path.name for path in files):
             raise InputError(f"{manifest.path}: lhotse's recordings and supervisions come as a pair in one folder")
         for path in files:
             if "supervisions" in path.name:
-                for row in _json_lines(path):
+                for row in json_lines(path):
                     if row["recording_id"] not in recordings:
                         raise InputError(f"{path}: supervision {row['id']} names no recording of {manifest.path}")
                     yield _from_supervision(row, recordings[row["recording_id"]])
@@ -191,7 +201,7 @@ def _rows_of(manifest: Manifest) -> Iterator[dict[str, Any]]:
                     stem, _, suffix = member.name.rpartition(".")
                     if suffix != "json":
                         members[stem] = (member.offset_data, member.size, str(shard))
-        for index, row in enumerate(_json_lines(path)):
+        for index, row in enumerate(json_lines(path)):
             if "supervisions" in row or row.get("type") in ("MonoCut", "MultiCut", "MixedCut"):
                 yield from _from_cut(row, members)
             else:
@@ -219,8 +229,13 @@ def read_span(path: str | Path, byte_offset: int = 0, byte_length: int = 0) -> i
         return io.BytesIO(file.read(byte_length))
 
 
-def _header(path: Path, byte_offset: int, byte_length: int) -> tuple[int, int, int, str]:
-    """Return rate, samples, channels and fingerprint of a recording whose last sample can be read."""
+def header(path: Path, byte_offset: int, byte_length: int) -> tuple[int, int, int, str]:
+    """Return rate, samples, channels and fingerprint of a recording whose last sample can be read.
+
+    Raises:
+        OSError: the file cannot be opened.
+        soundfile.SoundFileError: it is no sound file, or truncated.
+    """
     size = byte_length or path.stat().st_size
     with open(path, "rb") as file:
         file.seek(byte_offset)
@@ -254,7 +269,7 @@ def _checked(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_
         raise ValueError(f"missing file {path}")
     offset, length = int(row.get("byte_offset", 0)), int(row.get("byte_length", 0))
     try:
-        rate_hz, num_samples, num_channels, fingerprint = _header(path, offset, length)
+        rate_hz, num_samples, num_channels, fingerprint = header(path, offset, length)
     except (soundfile.SoundFileError, OSError) as error:
         raise ValueError(f"unreadable or truncated audio {path}: {error}") from error
     if row.get("rate_hz") and int(row["rate_hz"]) != rate_hz:
@@ -334,7 +349,7 @@ def index(
     rows: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
     for manifest in manifests:
-        found = list(_rows_of(manifest))
+        found = list(supervised(manifest))
         if not found:
             raise InputError(f"manifest {manifest.path} is empty")
 

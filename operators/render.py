@@ -3,14 +3,15 @@
 import io
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import scipy.fft
 import scipy.signal
 import soundfile
 import soxr
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from operators.errors import InputError, UnusableRowError
 from operators.manifest import read_span
 from operators.rng import rng
+from operators.rooms import LEAD_SAMPLES, responses
 from operators.schema import AUDIO, AUDIO_FLAC, CONVERSATIONS, table
+from operators.sounds import read_sound
 
 
 def read_pcm16(path: Path, rate_hz: int, start: int, count: int, channel: int) -> NDArray[np.float32] | None:
@@ -57,7 +60,7 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
     if not path.is_absolute():
         path = roots[turn["corpus"]] / path
     try:
-        if not turn["byte_length"] and path.suffix.lower() == ".wav":
+        if not turn["byte_length"] and turn["channel"] >= 0 and path.suffix.lower() == ".wav":
             span = (turn["source_rate_hz"], turn["source_start_sample"], turn["source_num_samples"], turn["channel"])
             plain = read_pcm16(path, *span)
             if plain is not None and len(plain) == turn["source_num_samples"]:
@@ -71,7 +74,7 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
         raise UnusableRowError(f"{path} cannot be read: {error}") from error
     if len(frames) != turn["source_num_samples"]:
         raise UnusableRowError(f"{path} is truncated: {len(frames)} of {turn['source_num_samples']} samples")
-    samples = frames[:, turn["channel"]]
+    samples = frames[:, turn["channel"]] if turn["channel"] >= 0 else frames.mean(axis=1)
     if not np.isfinite(samples).all():
         raise UnusableRowError(f"{path} holds NaN or infinity")
     return np.ascontiguousarray(samples)
@@ -138,18 +141,97 @@ def roots_of(conversations: pa.Table) -> dict[str, Path]:
     return {name: Path(path) for name, path in json.loads(text).items()}
 
 
+CONVOLUTION_FFT = 32_768
+"""Samples of a transform: with responses of half a second, three quarters of each are new."""
+
+
+@dataclass
+class Piece:
+    """A stretch of one speaker's sound on the timeline."""
+
+    speaker: int
+    start: int
+    samples: NDArray[np.float32]
+
+
+def convolve(
+    pieces: Iterable[Piece], responses: NDArray[np.float32], num_samples: int, *, apart: bool = False
+) -> NDArray[np.float32]:
+    """Let a room hear what its speakers say: each one's sound convolved with its response, and summed.
+
+    One overlap-add for all: a speaker's turns that share a block are transformed together, spectra of all speakers are
+    summed before the one inverse transform of a block, and blocks in which nobody speaks are skipped.
+
+    Args:
+        pieces: by start; read as they are needed, and let go.
+        responses: (S, M, L) from each speaker to each microphone; their sample 0 answers sample 0.
+        num_samples: of the timeline (N); what rings on after it is left out.
+        apart: whether speakers are kept apart.
+
+    Returns:
+        (1, M, N), or (S, M, N) where they are kept apart.
+    """
+    num_speakers, num_microphones, length = responses.shape
+    size = max(CONVOLUTION_FFT, 1 << (4 * length - 1).bit_length())
+    block = size - length + 1
+    spectra = scipy.fft.rfft(responses, n=size, axis=2)
+    out = np.zeros((num_speakers if apart else 1, num_microphones, num_samples), np.float32)
+    per_chunk = 16
+    waiting, held = iter(pieces), []
+    following = next(waiting, None)
+    for chunk in range(0, num_samples, per_chunk * block):
+        stop = chunk + per_chunk * block
+        while following is not None and following.start < stop:
+            held.append(following)
+            following = next(waiting, None)
+        rows: dict[tuple[int, int], int] = {}
+        dry = np.zeros((0, size), np.float32)
+        for piece in held:
+            first = max(piece.start, chunk)
+            end = min(piece.start + len(piece.samples), stop, num_samples)
+            for number in range((first - chunk) // block, -(-(end - chunk) // block)):
+                row = rows.setdefault((piece.speaker, number) if apart else (number, piece.speaker), len(rows))
+                if row >= len(dry):
+                    dry = np.concatenate([dry, np.zeros((max(8, len(dry)), size), np.float32)])
+                begin = chunk + number * block
+                low, high = max(first, begin), min(end, begin + block)
+                dry[row, low - begin : high - begin] += piece.samples[low - piece.start : high - piece.start]
+        held = [piece for piece in held if piece.start + len(piece.samples) > stop]
+        if not rows:
+            continue
+        keys = sorted(rows)
+        heard = scipy.fft.rfft(dry[[rows[key] for key in keys]], axis=1)
+        speakers = [key[0] if apart else key[1] for key in keys]
+        numbers = [key[1] if apart else key[0] for key in keys]
+        # Rows of one block lie side by side: their spectra are summed.
+        groups = (
+            list(range(len(keys))) if apart else [i for i in range(len(keys)) if not i or numbers[i] != numbers[i - 1]]
+        )
+        for microphone in range(num_microphones):
+            product = heard * spectra[speakers, microphone]
+            if len(groups) < len(keys):
+                product = np.add.reduceat(product, groups, axis=0)
+            for group, wet in zip(groups, scipy.fft.irfft(product, n=size, axis=1), strict=True):
+                begin = chunk + numbers[group] * block
+                span = out[speakers[group] if apart else 0, microphone, begin : begin + size]
+                span += wet[: len(span)]
+    return out
+
+
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Mixes a conversation's turns, each at its speaker's level, with noise at its signal-to-noise ratio."""
+    """Mixes a conversation's turns as its room hears them, with noise at its signal-to-noise ratio."""
 
     level_dbfs: float = -26.0
     """Root-mean-square level that a turn of gain 0 dB is brought to."""
     keep_audio: bool = False
     """Whether mixtures are kept as FLAC in a data set of their own."""
+    stems: Literal["none", "reverberant", "anechoic", "both"] = "none"
+    """Whether each speaker's own sound is made too: as the first microphone hears it, or without the room."""
 
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = AUDIO
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -163,55 +245,211 @@ class Render:
             UnusableRowError: a recording cannot be used.
         """
         roots = roots_of(batch)
-        mixed = [self.mix(row, roots) for row in batch.to_pylist()]
-        offsets = np.cumsum([0] + [len(samples) for samples, _ in mixed])
-        values = np.concatenate([samples for samples, _ in mixed]) if mixed else np.zeros(0, np.int16)
-        samples = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, pa.int16()))
-        out = batch.append_column(AUDIO.field("samples"), samples)
-        return out.append_column(AUDIO.field("scale"), pa.array([scale for _, scale in mixed], pa.float32()))
+        heard = [self.hear(row, roots) for row in batch.to_pylist()]
+        stems = pa.array(
+            [[{"speaker": s, "kind": kind, "samples": x} for s, kind, x in one.stems] for one in heard],
+            AUDIO.field("stems").type,
+        )
+        columns = {
+            "samples": _lists([one.channels[0] for one in heard]),
+            "far_samples": _lists(
+                [one.channels.T.ravel() if len(one.channels) > 1 else one.channels[0, :0] for one in heard]
+            ),
+            "stems": stems,
+            "scale": pa.array([one.scale for one in heard], pa.float32()),
+        }
+        return pa.table([columns[n] if n in columns else batch[n] for n in AUDIO.names], schema=AUDIO)
 
-    def mix(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> tuple[NDArray[np.int16], float]:
-        """Return the mixture (N,) and the factor that kept it from clipping (1 where it would not)."""
+    def hear(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> "Heard":
+        """Return what the microphones hear of one conversation (a row of CONVERSATIONS).
+
+        Raises:
+            UnusableRowError: a recording cannot be used.
+        """
+        if conversation["origin"] == "recorded":
+            return self._replay(conversation, roots)
+        rate_hz, number = conversation["sample_rate_hz"], conversation["num_samples"]
+        speakers: list[str] = conversation["speakers"]
+        dry = stems = None
+        if conversation["room"] is None:
+            if self.stems == "none":
+                mixture = np.zeros((1, number), np.float32)
+                for piece in self.pieces(conversation, roots):
+                    mixture[0, piece.start : piece.start + len(piece.samples)] += piece.samples
+            else:
+                dry = self._dry(conversation, roots)
+                mixture = dry.sum(0, keepdims=True)
+        else:
+            num_microphones = max(1, len(conversation["room"]["microphones_m"]))
+            found = responses(conversation["room"], speakers, rate_hz, num_microphones, roots.get("#rirs"))
+            # The lead is heard before time 0: the timeline is that much longer, and cut.
+            keep = self.stems in ("reverberant", "both")
+            wet = convolve(self.pieces(conversation, roots), found, number + LEAD_SAMPLES, apart=keep)
+            wet = wet[:, :, LEAD_SAMPLES:]
+            mixture = wet.sum(0) if keep else wet[0]
+            stems = wet[:, 0] if keep else None
+            if self.stems in ("anechoic", "both"):
+                dry = self._dry(conversation, roots)
+        kept = [("anechoic", dry)] if self.stems in ("anechoic", "both") else []
+        if self.stems in ("reverberant", "both"):
+            kept.append(("reverberant", dry if stems is None else stems))
+        self._add_noise(mixture, conversation, roots)
+        peak = max(float(mixture.max(initial=0.0)), -float(mixture.min(initial=0.0)))
+        scale = 0.99 / peak if peak > 0.99 else 1.0
+        named = [
+            (speaker, kind, to_pcm16(each[place], scale))
+            for kind, each in kept
+            if each is not None
+            for place, speaker in enumerate(speakers)
+        ]
+        return Heard(np.stack([to_pcm16(channel, scale) for channel in mixture]), tuple(named), scale)
+
+    def pieces(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> Iterator[Piece]:
+        """Yield each turn's sound at its speaker's level, by start.
+
+        Raises:
+            UnusableRowError: a recording cannot be used, or is silent.
+        """
         rate_hz = conversation["sample_rate_hz"]
-        mixture = np.zeros(conversation["num_samples"], dtype=np.float32)
+        place = {speaker: number for number, speaker in enumerate(conversation["speakers"])}
         for turn in conversation["turns"]:
             source = read_source(turn, roots)
             samples = resample(source, turn["source_rate_hz"], rate_hz, turn["num_samples"])
-            power = float(np.mean(samples.astype(np.float64) ** 2))
+            power = mean_square(samples)
             if power <= 1e-12:
                 raise UnusableRowError(f"utterance {turn['utterance_id']} is silent")
             gain = 10 ** ((self.level_dbfs + turn["gain_db"]) / 20) / np.sqrt(power)
             if turn["is_part"]:
                 samples = faded(samples, rate_hz)
-            mixture[turn["start_sample"] : turn["start_sample"] + len(samples)] += np.float32(gain) * samples
-        if conversation["noise_id"] == "pink":
-            level, start = np.float32(10 ** ((self.level_dbfs - conversation["snr_db"]) / 20)), 0
-            for block in pink_noise_blocks(len(mixture), conversation["seed"], conversation["conversation_id"]):
-                mixture[start : start + len(block)] += block * level
-                start += len(block)
-        peak = max(float(mixture.max(initial=0.0)), -float(mixture.min(initial=0.0)))
+            yield Piece(place[turn["speaker"]], turn["start_sample"], samples * np.float32(gain))
+
+    def _dry(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[np.float32]:
+        out = np.zeros((len(conversation["speakers"]), conversation["num_samples"]), np.float32)
+        for piece in self.pieces(conversation, roots):
+            out[piece.speaker, piece.start : piece.start + len(piece.samples)] += piece.samples
+        return out
+
+    def _add_noise(
+        self, mixture: NDArray[np.float32], conversation: Mapping[str, Any], roots: Mapping[str, Path]
+    ) -> None:
+        """Add noise to every microphone: pink noise differs from one to the next, a recording's channels in turn."""
+        if conversation["noise_id"] is None:
+            return
+        level, number = np.float32(10 ** ((self.level_dbfs - conversation["snr_db"]) / 20)), mixture.shape[1]
+        if conversation["noise_audio"] is None:
+            for channel, heard in enumerate(mixture):
+                name = conversation["conversation_id"] + (f":{channel}" if channel else "")
+                start = 0
+                for block in pink_noise_blocks(number, conversation["seed"], name):
+                    heard[start : start + len(block)] += block * level
+                    start += len(block)
+            return
+        path = roots.get("#noises", Path()) / conversation["noise_audio"]
+        noise = read_sound(path, conversation["sample_rate_hz"], conversation["noise_start_sample"], number)
+        power = mean_square(noise)
+        if power <= 1e-12:
+            raise UnusableRowError(f"noise {path} is silent from {conversation['noise_start_sample']} on")
+        looped = repeated(noise, number, conversation["sample_rate_hz"]) * (level / np.float32(np.sqrt(power)))
+        for channel in range(len(mixture)):
+            mixture[channel] += looped[:, channel % looped.shape[1]]
+
+    def _replay(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> "Heard":
+        """Return a recorded conversation, its speech brought to the level of simulated ones."""
+        recording, rate_hz = conversation["recording"], conversation["sample_rate_hz"]
+        source = read_source(recording, roots)
+        samples = resample(source, recording["source_rate_hz"], rate_hz, conversation["num_samples"])
+        spoken = np.zeros(len(samples), bool)
+        for turn in conversation["turns"]:
+            spoken[turn["start_sample"] : turn["start_sample"] + turn["num_samples"]] = True
+        power = mean_square(samples[spoken])
+        if power <= 1e-12:
+            raise UnusableRowError(f"recording {conversation['conversation_id']} is silent where somebody speaks")
+        samples = samples * np.float32(10 ** (self.level_dbfs / 20) / np.sqrt(power))
+        peak = float(np.abs(samples).max(initial=0.0))
         scale = 0.99 / peak if peak > 0.99 else 1.0
-        out = np.empty(len(mixture), np.int16)
-        for start in range(0, len(mixture), NOISE_BLOCK):  # a two-hour meeting has no room for copies
-            block = mixture[start : start + NOISE_BLOCK] * np.float32(scale * 32767)
-            out[start : start + NOISE_BLOCK] = np.rint(block, out=block)
-        return out, scale
+        return Heard(to_pcm16(samples, scale)[None], (), scale)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the microphones hear of one conversation."""
+
+    channels: NDArray[np.int16]
+    """(M, N)"""
+    stems: tuple[tuple[str, str, NDArray[np.int16]], ...]
+    """Speaker, kind (reverberant or anechoic), samples (N,)."""
+    scale: float
+    """What kept the mixture from clipping; 1 where it would not."""
+
+
+def mean_square(samples: NDArray[np.float32]) -> float:
+    """Return the power of samples, summed in blocks whose rounding does not grow with their number."""
+    flat = samples.reshape(-1)
+    if not len(flat):
+        return 0.0
+    blocks = [flat[i : i + 65_536] for i in range(0, len(flat), 65_536)]
+    return sum(float(np.dot(block, block)) for block in blocks) / len(flat)
+
+
+def repeated(noise: NDArray[np.float32], number: int, rate_hz: int) -> NDArray[np.float32]:
+    """Return noise (number, channels) that begins again, cross-faded over at most half a second, as often as needed."""
+    if len(noise) >= number:
+        return noise[:number]
+    fade = min(len(noise) // 2, rate_hz // 2)
+    rise = np.sqrt((np.arange(fade, dtype=np.float32) + 0.5) / max(1, fade))[:, None]
+    body = noise.copy()
+    body[:fade] = body[:fade] * rise + noise[len(noise) - fade :] * rise[::-1]
+    body = body[: len(noise) - fade]  # ends where its beginning, faded in, goes on
+    first = noise[: len(noise) - fade]
+    rest = np.tile(body, (-(-(number - len(first)) // len(body)), 1))
+    return np.concatenate([first, rest])[:number]
+
+
+def to_pcm16(samples: NDArray[np.float32], scale: float) -> NDArray[np.int16]:
+    """Return samples as 16-bit integers, in blocks: a two-hour meeting has no room for copies."""
+    out = np.empty(len(samples), np.int16)
+    for start in range(0, len(samples), NOISE_BLOCK):
+        block = samples[start : start + NOISE_BLOCK] * np.float32(scale * 32767)
+        np.rint(block, out=block)
+        out[start : start + NOISE_BLOCK] = np.clip(block, -32768, 32767, out=block)
+    return out
+
+
+def _lists(arrays: Sequence[NDArray[np.int16]]) -> pa.LargeListArray:
+    offsets = np.cumsum([0] + [len(one) for one in arrays])
+    values = np.concatenate([np.zeros(0, np.int16), *arrays])
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, pa.int16()))
+
+
+def _flac(samples: NDArray[np.int16], rate_hz: int) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate_hz, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def to_flac(audio: pa.Table) -> pa.Table:
-    """Write mixtures as FLAC, one in a row (AUDIO to AUDIO_FLAC)."""
+    """Write mixtures and stems as FLAC, one conversation in a row (AUDIO to AUDIO_FLAC)."""
     rows = []
     for i in range(audio.num_rows):
-        buffer = io.BytesIO()
         rate_hz = audio["sample_rate_hz"][i].as_py()
         samples = audio["samples"][i].values.to_numpy()
-        soundfile.write(buffer, samples, rate_hz, format="FLAC", subtype="PCM_16")
+        far = audio["far_samples"][i].values.to_numpy()
+        channels = far.reshape(len(samples), -1) if len(far) else samples[:, None]
         rows.append(
             {
                 "conversation_id": audio["conversation_id"][i].as_py(),
                 "sample_rate_hz": rate_hz,
                 "num_samples": len(samples),
-                "flac": buffer.getvalue(),
+                "num_channels": channels.shape[1],
+                "flac": _flac(channels, rate_hz),
+                "stems": [
+                    {
+                        "speaker": stem["speaker"].as_py(),
+                        "kind": stem["kind"].as_py(),
+                        "flac": _flac(stem["samples"].values.to_numpy(), rate_hz),
+                    }
+                    for stem in audio["stems"][i]
+                ],
             }
         )
     return table(rows, AUDIO_FLAC)

@@ -28,7 +28,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -98,6 +98,27 @@ TURN = pa.struct(
     }
 )
 
+# Where everybody sits; null where nothing is said of a room. Meters from a corner of the floor.
+ROOM = pa.struct(
+    {
+        "room_id": pa.string(),
+        "size_m": pa.list_(pa.float32()),
+        "t60_s": pa.float32(),
+        "microphones_m": pa.list_(pa.list_(pa.float32())),
+        "plausibility": pa.float32(),  # log-density of operators.rooms.plausibility
+        "seats": pa.list_(
+            pa.struct(
+                {
+                    "speaker": pa.string(),
+                    "position_m": pa.list_(pa.float32()),
+                    "rir_id": pa.string(),
+                    "rir_audio": pa.string(),  # below the folder of the user's responses; null where simulated
+                }
+            )
+        ),
+    }
+)
+
 CONVERSATIONS = _schema(
     conversation_id=pa.string(),
     origin=pa.string(),  # simulated or recorded
@@ -107,19 +128,35 @@ CONVERSATIONS = _schema(
     num_samples=pa.int64(),
     speakers=pa.list_(pa.string()),  # by arrival
     turns=pa.list_(TURN),  # by start
-    room_id=pa.string(),
-    noise_id=pa.string(),
+    recording=pa.struct(_SOURCE),  # of a recorded conversation, whole; null where the turns are mixed
+    room=ROOM,
+    noise_id=pa.string(),  # pink, or a recording's; null where there is none
+    noise_audio=pa.string(),  # below the folder of the user's noises
+    noise_start_sample=pa.int64(),  # at the conversation's rate
     snr_db=pa.float32(),
     num_clipped_offsets=pa.int32(),  # drawn offsets that a constraint changed
     num_dropped_pieces=pa.int32(),  # utterances (or parts) too long for what was left of the conversation
 )
 
 # In flight: what the room hears. Stored, as FLAC, only if asked.
-AUDIO = CONVERSATIONS.append(pa.field("samples", pa.large_list(pa.int16()))).append(
-    pa.field("scale", pa.float32())  # below 1 where the mixture would have clipped
+AUDIO = (
+    CONVERSATIONS.append(pa.field("samples", pa.large_list(pa.int16())))  # at the first microphone
+    .append(pa.field("far_samples", pa.large_list(pa.int16())))  # at all, interleaved, where there are several
+    .append(
+        pa.field(
+            "stems",  # one speaker each: reverberant (as the first microphone hears it) or anechoic
+            pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "samples": pa.large_list(pa.int16())})),
+        )
+    )
+    .append(pa.field("scale", pa.float32()))  # below 1 where the mixture would have clipped; stems are scaled too
 )
 AUDIO_FLAC = _schema(
-    conversation_id=pa.string(), sample_rate_hz=pa.int32(), num_samples=pa.int64(), flac=pa.large_binary()
+    conversation_id=pa.string(),
+    sample_rate_hz=pa.int32(),
+    num_samples=pa.int64(),
+    num_channels=pa.int16(),
+    flac=pa.large_binary(),
+    stems=pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "flac": pa.large_binary()})),
 )
 
 TURN_FRAMES = pa.struct(
@@ -143,6 +180,7 @@ CODES = _schema(
     codes=pa.large_binary(),  # frame by frame, K codes each, `bits` bits a code: models.codec.unpack_codes
     speakers=pa.list_(pa.string()),
     turns=pa.list_(TURN_FRAMES),
+    stems=pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "codes": pa.large_binary()})),
 )
 
 # kind 0: text, length tokens in length columns. kind 1: audio, length frames in layout.num_columns(length).

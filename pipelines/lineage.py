@@ -348,6 +348,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
 
     stage_of = {
         "utterances": "index",
+        "recordings": "index",
         "conversations": "simulate",
         "audio": "simulate",
         "codes": "tokenize",

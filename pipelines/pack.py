@@ -28,7 +28,7 @@ def check(recipe: Recipe) -> None:
 def make_packs(job: Job) -> Receipt:
     """Make one shard: the packs of one task over a group of partitions of codes."""
     recipe, source = job.recipe, job.output.dataset("codes")
-    task = job.payload["task"]
+    task, component = job.payload["task"], job.payload["component"]
     compose = replace(recipe.compose, tasks=(task,))
 
     def fill(writer: RowWriter) -> None:
@@ -56,9 +56,9 @@ def make_packs(job: Job) -> Receipt:
                 for size, number in zip(
                     *np.unique(buckets_of(packs, recipe.pack.capacity), return_counts=True), strict=True
                 ):
-                    writer.count(**{f"{COMPONENT}{task}-{size:06d}": int(number)})
+                    writer.count(**{f"{COMPONENT}{component}-{size:06d}": int(number)})
             else:
-                writer.count(**{f"{COMPONENT}{task}": packs.num_rows})
+                writer.count(**{f"{COMPONENT}{component}": packs.num_rows})
         if recipe.pack.grouped:
             writer.count(**{GROUPED: 1})
 

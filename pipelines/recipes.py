@@ -22,6 +22,7 @@ from operators.encode import Encode
 from operators.errors import InputError
 from operators.pack import Pack
 from operators.render import Render
+from operators.rooms import Place
 from operators.stories import Stories
 
 
@@ -31,6 +32,9 @@ class Corpus:
 
     manifests: tuple[str, ...] = ()
     """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH."""
+    recorded: tuple[str, ...] = ()
+    """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
+    files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
     stories: Stories | None = None
     """Speak the embedded corpus instead, beside the output."""
     where: str | None = None
@@ -53,6 +57,8 @@ class Partitions:
 
     conversations_per_partition: int = 2000
     """Conversations in a partition of `conversations` and `codes`."""
+    recordings_per_partition: int = 20
+    """Recorded conversations in a partition: half-hour meetings make ten hours."""
     partitions_per_pack_group: int = 1
     """Partitions of codes whose documents are packed together into one shard."""
 
@@ -80,6 +86,7 @@ class Recipe:
     corpus: Corpus = field(default_factory=Corpus)
     casting: Casting = field(default_factory=Casting)
     converse: Converse = field(default_factory=Converse)
+    place: Place = field(default_factory=Place)
     render: Render = field(default_factory=Render)
     encode: Encode = field(default_factory=Encode)
     compose: Compose = field(default_factory=Compose)
@@ -278,11 +285,21 @@ def check(recipe: Recipe) -> None:
             f"a window of {recipe.compose.window_s:g} s makes {columns} columns, but a pack holds "
             f"{recipe.pack.capacity}; raise --pack.capacity, lower --compose.window-s or raise --compose.group"
         )
-    if not recipe.corpus.manifests and recipe.corpus.stories is None:
+    spoken = recipe.corpus.manifests or recipe.corpus.stories is not None
+    if not spoken and not recipe.corpus.recorded:
         raise InputError(
-            "the recipe names no corpus: --corpus.manifests PATH ... (or recipe demo, which speaks its own)"
+            "the recipe names no corpus: --corpus.manifests PATH ... of single speakers, --corpus.recorded PATH ... of "
+            "conversations (or recipe demo, which speaks its own)"
         )
     if recipe.corpus.manifests and recipe.corpus.stories is not None:
         raise InputError("the recipe names manifests and stories; to use manifests, start from recipe custom")
-    if recipe.casting.train_conversations < 1 or recipe.casting.test_conversations < 1:
+    if spoken and not recipe.corpus.recorded and min(_cast(recipe)) < 1:
         raise InputError("casting: both splits need at least one conversation")
+    if spoken:
+        recipe.place.check(recipe.casting.max_speakers)
+    if recipe.encode.stems and recipe.render.stems == "none":
+        raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
+
+
+def _cast(recipe: Recipe) -> tuple[int, int]:
+    return recipe.casting.train_conversations, recipe.casting.test_conversations

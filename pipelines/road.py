@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from models.tokenizer import ByteTokenizer
-from operators import cast, manifest, stories, text
+from operators import cast, manifest, recorded, stories, text
 from operators.cast import Splits
 from operators.dataset import Dataset, Partition, Receipt, stale_reason
 from operators.digest import digest, digest_file, plain
 from operators.errors import InputError
-from operators.manifest import Manifest
+from operators.manifest import Manifest, corpus_roots
 from operators.schema import SCHEMA_VERSION
 from operators.turn_taking import prior_of
 from pipelines.recipes import Recipe
 
 STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
 """In order; each is a child run of the tracking server."""
-DATASETS = ("utterances", "conversations", "audio", "codes", "packs", "hypotheses")
+DATASETS = ("utterances", "recordings", "conversations", "audio", "codes", "packs", "hypotheses")
 EVALUATE_VERSION = "1"
 TRAIN_VERSION = "1"
 """Raised when training gives another result from the same packs."""
@@ -120,6 +120,38 @@ def manifests_of(recipe: Recipe, output: Output) -> list[Manifest]:
     return [Manifest.parse(text) for text in recipe.corpus.manifests]
 
 
+def recorded_of(recipe: Recipe) -> list[Manifest]:
+    """Return the manifests of recorded conversations that a recipe names.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    return [Manifest.parse(text) for text in recipe.corpus.recorded]
+
+
+def sound_roots(recipe: Recipe, output: Output) -> dict[str, Path]:
+    """Return where everything that is heard lies, by the names that data sets have for it."""
+    return {**corpus_roots([*manifests_of(recipe, output), *recorded_of(recipe)]), **recipe.place.roots()}
+
+
+def recordings_partition(recipe: Recipe) -> Partition:
+    """Return the one partition of the index of recorded conversations."""
+    corpus = recipe.corpus
+    return Partition(
+        partition_id="recordings-00000",
+        row_ids=(),
+        depends={
+            "operators": {"recorded": recorded.VERSION, "schema": SCHEMA_VERSION, "normalizer": text.NORMALIZER},
+            "manifests": recorded.files_digest(recorded_of(recipe)),
+            "sample_rate_hz": recipe.converse.sample_rate_hz,
+            "language": corpus.language,
+            "licence": corpus.licence,
+            "test_share": recipe.casting.test_speakers,
+            "seed": recipe.seed,
+        },
+    )
+
+
 def stories_folder(recipe: Recipe, output: Output) -> Path:
     """Return where the embedded corpus is, or will be."""
     key = digest({"stories": recipe.corpus.stories, "version": stories.VERSION})[:12]
@@ -195,8 +227,16 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 partition_id=f"{split}-{number:05d}",
                 row_ids=tuple(one.conversation_id for one in group),
                 depends={
-                    "operators": {"cast": cast.VERSION, "converse": recipe.converse.version, "schema": SCHEMA_VERSION},
+                    "operators": {
+                        "cast": cast.VERSION,
+                        "converse": recipe.converse.version,
+                        "place": recipe.place.version,
+                        "schema": SCHEMA_VERSION,
+                    },
                     "converse": plain(recipe.converse),
+                    # Of the user's responses and noises it is their content that counts, not where they lie.
+                    "place": {n: v for n, v in plain(recipe.place).items() if n not in ("rirs", "noises")}
+                    | {name: sounds.digest for name, sounds in recipe.place.lists().items()},
                     "prior": digest(prior_of(recipe.converse.prior))[:16],
                     "seed": recipe.seed,
                     # The rows that it uses, in order: not the whole manifest.
@@ -207,6 +247,30 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
             payload = [[c.conversation_id, c.split, list(c.speakers), list(c.rows)] for c in group]
             conversations.append((partition, payload))
 
+    # Recorded ones are taken as they were indexed.
+    of_record: list[tuple[str, str, str]] = []
+    if recipe.corpus.recorded:
+        taken = output.dataset("recordings").committed(recordings_partition(recipe))
+        if taken is None:
+            raise InputError("the recorded conversations are not indexed yet")
+        rows = output.dataset("recordings").open(taken).read_all().to_pylist()
+        of_record = [(row["split"], row["conversation_id"], digest(row)[:16]) for row in rows]
+    for split in cast.SPLITS:
+        mine = [(name, hashed) for of, name, hashed in of_record if of == split]
+        for number, some in enumerate(_chunks(mine, recipe.partitions.recordings_per_partition)):
+            partition = Partition(
+                partition_id=f"{split}-recorded-{number:05d}",
+                row_ids=tuple(name for name, _ in some),
+                depends={"operators": {"schema": SCHEMA_VERSION}, "recordings": digest([h for _, h in some])[:32]},
+            )
+            conversations.append((partition, {"recordings": [name for name, _ in some]}))
+    for split in cast.SPLITS:
+        if not any(partition.partition_id.startswith(split) for partition, _ in conversations):
+            raise InputError(
+                f"there is no conversation in the {split} split; name recordings for it as {split}=PATH, or raise "
+                f"--casting.{split}-conversations"
+            )
+
     # 2. tokenize: codes of the same ids. 3. pack: shards of groups of the train split's partitions.
     codes: list[tuple[Partition, Any]] = []
     for upstream, _ in conversations:
@@ -215,20 +279,27 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
             "render": {"level_dbfs": recipe.render.level_dbfs},
             "conversations": upstream.key,
         }
+        with_stems = {**depends, "render": {**depends["render"], "stems": recipe.render.stems}}  # type: ignore[dict-item]
         reads = {"partition_id": upstream.partition_id, "key": upstream.key}
         if recipe.render.keep_audio:
             audio.append(
-                (Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=depends), reads)
+                (Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=with_stems), reads)
             )
-        encoded = {**depends, "codec": plain(codec)}
+        encoded = {**(with_stems if recipe.encode.stems else depends), "codec": plain(codec)}
         encoded["operators"] = {**depends["operators"], "encode": recipe.encode.version}  # type: ignore[dict-item]
         codes.append((Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=encoded), reads))
     packs: list[tuple[Partition, Any]] = []
     of_train = [partition for partition, _ in codes if partition.partition_id.startswith("train-")]
-    for number, group in enumerate(_chunks(of_train, recipe.partitions.partitions_per_pack_group)):
-        for task in compose.tasks:  # apart, so that the loader mixes them as it likes
+    simulated = [p for p in of_train if not p.partition_id.startswith("train-recorded-")]
+    groups = [
+        (prefix, number, group)
+        for prefix, listed in (("", simulated), ("recorded-", [p for p in of_train if p not in simulated]))
+        for number, group in enumerate(_chunks(listed, recipe.partitions.partitions_per_pack_group))
+    ]
+    for prefix, number, group in groups:
+        for task in compose.tasks:  # apart, so that the loader mixes tasks and origins as it likes
             partition = Partition(
-                partition_id=f"train-{task}-{number:05d}",
+                partition_id=f"train-{prefix}{task}-{number:05d}",
                 row_ids=tuple(p.partition_id for p in group),
                 depends={
                     "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
@@ -239,7 +310,7 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 },
             )
             upstreams = [{"partition_id": p.partition_id, "key": p.key} for p in group]
-            packs.append((partition, {"task": task, "codes": upstreams}))
+            packs.append((partition, {"task": task, "component": f"{prefix}{task}", "codes": upstreams}))
 
     # 4. train, 5. evaluate: what they depend on decides their folders.
     ignored = ("num_threads", "keep_checkpoints", "checkpoint_every", "attention")
@@ -282,6 +353,11 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
 
     stages = [
         StagePlan("index", "utterances", (index,), frozenset({index.key})),
+        *(
+            [StagePlan("index", "recordings", (heard,), frozenset({heard.key}))]
+            if recipe.corpus.recorded and (heard := recordings_partition(recipe))
+            else []
+        ),
         _stage(output, "simulate", "conversations", conversations),
         *([_stage(output, "simulate", "audio", audio)] if audio else []),
         _stage(output, "tokenize", "codes", codes),

@@ -16,13 +16,26 @@ from operators.dataset import Dataset, Quarantined, Receipt, RowWriter, Snapshot
 from operators.digest import plain
 from operators.errors import InputError
 from operators.manifest import corpus_roots, index
-from operators.schema import UTTERANCES
+from operators.recorded import index_recorded
+from operators.schema import CONVERSATIONS, UTTERANCES
 from operators.text import NORMALIZER
 from pipelines import console, evaluate, pack, simulate, train
 from pipelines.lineage import StageRun, Tracker, code_version, tracking_uri, unrecorded
 from pipelines.partitions import build
 from pipelines.recipes import Recipe, check, differences, to_json
-from pipelines.road import STAGES, Output, Plan, StagePlan, index_partition, manifests_of, plan_road, stories_folder
+from pipelines.road import (
+    STAGES,
+    Output,
+    Plan,
+    StagePlan,
+    index_partition,
+    manifests_of,
+    plan_road,
+    recorded_of,
+    recordings_partition,
+    sound_roots,
+    stories_folder,
+)
 from pipelines.transcribe import newest_checkpoint
 
 
@@ -122,14 +135,16 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
 def _walk(road: Road, until: str) -> dict[str, Any]:
     last = STAGES.index(until)
     _index(road)
+    if road.recipe.corpus.recorded:
+        _index_recorded(road)
     given = road.options.checkpoint
     if given is not None:
         given = evaluate.check_checkpoint(newest_checkpoint(given), road.recipe)
     plan = plan_road(road.recipe, road.output, given)
     console.line("splits", plan.splits.describe())
-    roots = corpus_roots(manifests_of(road.recipe, road.output))
+    roots = sound_roots(road.recipe, road.output)
     end = min(last, STAGES.index("pack" if given is None else "tokenize"))
-    for stage in plan.stages[1:]:
+    for stage in (stage for stage in plan.stages if stage.name != "index"):
         if STAGES.index(stage.name) <= end:
             _partitions(road, stage, roots)
             if stage.dataset == "conversations":
@@ -171,7 +186,7 @@ def _index(road: Road) -> None:
         utterances, few = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
         bad = [*bad, *few]
         _refuse_above(bad, utterances.num_rows + len(bad), corpus.max_bad_share, road)
-        if not utterances.num_rows:
+        if not utterances.num_rows and manifests_of(recipe, output):
             raise InputError("no utterance is left" + (f" where {corpus.where}" if corpus.where else ""))
 
         def fill(writer: RowWriter) -> None:
@@ -191,6 +206,35 @@ def _index(road: Road) -> None:
     snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
     road.quarantined += receipt.quarantined
     _said("index", fresh, f"{_describe(snapshot)}, {receipt.counts['speakers']:.0f} speakers")
+
+
+def _index_recorded(road: Road) -> None:
+    """Recorded conversations -> their index, in this process."""
+    recipe, dataset = road.recipe, road.output.dataset("recordings")
+    partition = recordings_partition(recipe)
+    receipt = dataset.committed(partition)
+    fresh = receipt is not None
+    inputs = _manifest_digests(partition.depends["manifests"])
+    if receipt is None:
+        manifests, corpus = recorded_of(recipe), recipe.corpus
+        roots = {path: name for name, path in corpus_roots([*manifests_of(recipe, road.output), *manifests]).items()}
+        conversations, bad = index_recorded(
+            manifests, roots, recipe.converse.sample_rate_hz, seed=recipe.seed, test_share=recipe.casting.test_speakers,
+            language=corpus.language, licence=corpus.licence,
+        )  # fmt: skip
+        _refuse_above(bad, conversations.num_rows + len(bad), corpus.max_bad_share, road)
+
+        def fill(writer: RowWriter) -> None:
+            writer.write(conversations)
+            writer.quarantined += bad
+            hz = recipe.converse.sample_rate_hz
+            writer.count(audio_s=sum(conversations["num_samples"].to_pylist()) / hz)
+
+        with road.stage("index") as run_:
+            receipt = dataset.commit(partition, CONVERSATIONS, {"hubbub.normalizer": NORMALIZER}, fill)
+            run_.wrote(_snapshot(road, dataset, [receipt], inputs))
+    road.quarantined += receipt.quarantined
+    _said("recordings", fresh, _describe(_snapshot(road, dataset, [receipt], inputs)))
 
 
 def _manifest_digests(listed: list[str]) -> dict[str, str]:
@@ -248,14 +292,19 @@ def _snapshot(road: Road, dataset: Dataset, receipts: list[Receipt], inputs: dic
     return road.snapshots[dataset.name]
 
 
-_UPSTREAM = {"conversations": "utterances", "audio": "conversations", "codes": "conversations", "packs": "codes"}
+_UPSTREAM = {
+    "conversations": ("utterances", "recordings"),
+    "audio": ("conversations",),
+    "codes": ("conversations",),
+    "packs": ("codes",),
+}
 
 
 def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
     """Make a stage's stale partitions and take its snapshot."""
     dataset = road.output.dataset(stage.dataset)
     stale = stage.stale
-    inputs = {_UPSTREAM[stage.dataset]: road.snapshots[_UPSTREAM[stage.dataset]].merkle_root}
+    inputs = {name: road.snapshots[name].merkle_root for name in _UPSTREAM[stage.dataset] if name in road.snapshots}
     if stale or stage.name in road.unrecorded:
         with road.stage(stage.name) as run_:
             if stale:
@@ -311,7 +360,12 @@ def _train(road: Road, plan: Plan) -> None:
             run_.reads([(packs, road.output.dataset("packs").url())])
             lineage = {
                 **road.made_by,
-                "corpora": dict(road.snapshots["utterances"].inputs),
+                "corpora": {
+                    source: listed
+                    for name in ("utterances", "recordings")
+                    if name in road.snapshots
+                    for source, listed in road.snapshots[name].inputs.items()
+                },
                 "datasets": {name: snapshot.merkle_root for name, snapshot in road.snapshots.items()},
                 "mlflow_run": run_.run_id,
             }

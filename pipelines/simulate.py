@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from operators.annotations import write_truth
 from operators.cast import Cast, cast_table
 from operators.dataset import Dataset, Receipt, RowWriter, Snapshot
-from operators.digest import canonical_json
+from operators.digest import canonical_json, plain
 from operators.errors import InputError
 from operators.realism import against_prior, talks_of
 from operators.render import to_flac, with_roots
@@ -17,7 +18,7 @@ from operators.text import NORMALIZER
 from operators.turn_taking import prior_of
 from pipelines.partitions import Job, usable
 from pipelines.recipes import Recipe
-from pipelines.road import Output, index_partition
+from pipelines.road import Output, index_partition, recordings_partition
 
 MAX_CHUNK_S = 600.0
 """Audio that is in memory at a time: 10 minutes at 16 kHz are 19 MB of int16 and as much again in the making."""
@@ -25,11 +26,13 @@ MAX_CHUNK_S = 600.0
 
 def check(recipe: Recipe) -> None:
     """Check that each operator is given what it reads."""
-    check_chain(CASTS, recipe.converse, recipe.render, recipe.encode)
+    check_chain(CASTS, recipe.converse, recipe.place, recipe.render, recipe.encode)
 
 
 def make_conversations(job: Job) -> Receipt:
     """Make one partition of `conversations`."""
+    if "recordings" in job.payload:
+        return _take_recorded(job)
     utterances_set = job.output.dataset("utterances")
     index = utterances_set.committed(index_partition(job.recipe, job.output))
     if index is None:
@@ -41,7 +44,8 @@ def make_conversations(job: Job) -> Receipt:
             casts = [
                 Cast(i, split, tuple(who), tuple(rows)) for i, split, who, rows in job.payload[start : start + 256]
             ]
-            conversations = job.recipe.converse(cast_table(utterances, casts, job.recipe.seed))
+            conversations = job.recipe.converse(cast_table(utterances, casts, job.recipe.seed))  # who speaks when
+            conversations = job.recipe.place(conversations)  # where they sit, and the noise around them
             writer.write(conversations)
             writer.count(
                 audio_s=sum(_seconds(conversations)),
@@ -49,8 +53,33 @@ def make_conversations(job: Job) -> Receipt:
                 clipped_offsets=sum(conversations["num_clipped_offsets"].to_pylist()),
             )
 
-    metadata = {"hubbub.converse": canonical_json(job.recipe.converse), "hubbub.normalizer": NORMALIZER}
+    metadata = {
+        "hubbub.converse": canonical_json(job.recipe.converse),
+        "hubbub.place": canonical_json(
+            {n: v for n, v in plain(job.recipe.place).items() if n not in ("rirs", "noises")}
+        ),
+        "hubbub.normalizer": NORMALIZER,
+    }
     return job.output.dataset("conversations").commit(job.partition, CONVERSATIONS, metadata, fill)
+
+
+def _take_recorded(job: Job) -> Receipt:
+    """Make one partition of `conversations` of recorded ones."""
+    recordings = job.output.dataset("recordings")
+    receipt = recordings.committed(recordings_partition(job.recipe))
+    if receipt is None:
+        raise InputError(f"{recordings.url()} is gone; run again to index the recordings")
+    names = pa.array(job.payload["recordings"])
+
+    def fill(writer: RowWriter) -> None:
+        for batch in recordings.batches(receipt):
+            rows = batch.filter(pc.is_in(batch["conversation_id"], value_set=names))
+            writer.write(rows)
+            writer.count(audio_s=sum(_seconds(rows)), turns=sum(len(turns) for turns in rows["turns"].to_pylist()))
+
+    return job.output.dataset("conversations").commit(
+        job.partition, CONVERSATIONS, {"hubbub.normalizer": NORMALIZER}, fill
+    )
 
 
 def _seconds(conversations: pa.Table) -> list[float]:
@@ -100,7 +129,8 @@ def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 50
     """Say in a line how far conversations are from the prior, and how much of them is silence and overlap."""
     tables: list[pa.Table] = []
     for receipt in snapshot.receipts:
-        if receipt.partition_id.startswith("train-") and sum(t.num_rows for t in tables) < most:
+        simulated = receipt.partition_id.startswith("train-") and not receipt.partition_id.startswith("train-recorded-")
+        if simulated and sum(t.num_rows for t in tables) < most:
             tables += [batch.slice(0, most) for batch in dataset.batches(receipt)]
     talks = talks_of(pa.concat_tables(tables).slice(0, most)) if tables else []
     try:

@@ -17,6 +17,7 @@ from operators.converse import Converse, compressed
 from operators.encode import Encode
 from operators.errors import InputError, UnusableRowError
 from operators.manifest import Manifest, corpus_roots, index
+from operators.rooms import Place
 from operators.render import Render, faded, read_pcm16, read_source, to_flac, with_roots
 from operators.schema import AUDIO, CASTS, CONVERSATIONS, UTTERANCES, check_chain
 from operators.turn_taking import prior_of
@@ -29,9 +30,9 @@ def utterances(corpus):
     return index([Manifest.parse(str(corpus))])[0]
 
 
-def simulate(utterances, casting=CASTING, converse=None, seed=0):
+def simulate(utterances, casting=CASTING, converse=None, seed=0, place=None):
     casts = plan_casts(utterances, split_rows(utterances, casting, seed), casting, seed)
-    return (converse or Converse())(cast_table(utterances, casts, seed))
+    return (place or Place())((converse or Converse())(cast_table(utterances, casts, seed)))
 
 
 def made_up(num_speakers, per_speaker, seconds=2.0, rate_hz=16_000):
@@ -333,7 +334,7 @@ def test_words_and_serialized_turns_are_written_in_the_forms_that_others_read():
 
 def test_a_mixture_is_the_sum_of_its_turns_at_their_levels(corpus, utterances):
     roots = corpus_roots([Manifest.parse(str(corpus))])
-    conversations = simulate(utterances, converse=Converse(noise=False))
+    conversations = simulate(utterances, place=Place(noise="none"))
     audio = Render()(with_roots(conversations, roots))
     assert audio.schema.equals(AUDIO, check_metadata=False)
     row = conversations.to_pylist()[0]
@@ -383,7 +384,8 @@ def test_clipping_mixtures_are_scaled_and_say_so(corpus, utterances):
 def test_noise_is_pink_of_unit_power_and_the_same_in_any_length():
     from scipy.signal import welch
 
-    from operators.render import pink_noise
+    from operators.rooms import Place
+from operators.render import pink_noise
 
     long = pink_noise(16_000 * 70, 0, "talk")
     assert np.array_equal(pink_noise(16_000, 0, "talk"), long[:16_000])
