@@ -384,8 +384,7 @@ def test_clipping_mixtures_are_scaled_and_say_so(corpus, utterances):
 def test_noise_is_pink_of_unit_power_and_the_same_in_any_length():
     from scipy.signal import welch
 
-    from operators.rooms import Place
-from operators.render import pink_noise
+        from operators.render import pink_noise
 
     long = pink_noise(16_000 * 70, 0, "talk")
     assert np.array_equal(pink_noise(16_000, 0, "talk"), long[:16_000])
