@@ -1,7 +1,7 @@
 """Who speaks when: casts to conversations on a timeline, before a byte of audio is mixed."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from operators import baselines
 from operators import timeline_kernels as kernels
 from operators.errors import InputError
 from operators.rng import rng
@@ -58,6 +59,8 @@ class Converse:
 
     prior: str = "meeting"
     """How people take turns: meeting, telephone or broadcast, or a file that `hubbub data fit` wrote."""
+    model: Literal["copula", "sasc", "landini", "librispeechmix"] = "copula"
+    """Turn-taking: ours, or another simulator's to compare with (SASC; Landini et al.; LibriSpeechMix)."""
     min_turns: int = 4
     """Fewest turns in a conversation, backchannels not counted."""
     max_turns: int = 8
@@ -87,6 +90,8 @@ class Converse:
             raise InputError("converse: 1 <= min_turns <= max_turns does not hold")
         if self.max_duration_s <= 0 or min(self.min_own_pause_s, self.cut_above_s, self.compress_above_s) < 0:
             raise InputError("converse: durations must be positive")
+        if self.model != "copula" and self.backchannels:
+            raise InputError(f"converse.model {self.model} knows no backchannels; leave out --converse.backchannels")
         prior_of(self.prior)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -119,6 +124,8 @@ class Converse:
         pieces, owner = self._pieces(said, rows[order], speaker_of[order], prior, draw)
         begins = np.searchsorted(owner, np.arange(len(speakers) + 1))
         seconds = pieces.num_samples / self.sample_rate_hz
+        if self.model != "copula":
+            return self._as_others(pieces, seconds, begins, target, gains, prior, draw)
         attempts = min(target, len(seconds)) + len(speakers) + 1
         draws, normals = draw.random((attempts, 3)), draw.standard_normal((attempts, 2))
         offsets, pauses = _tables(prior, self.compress_above_s)
@@ -149,20 +156,36 @@ class Converse:
             )
         return _Planned(chosen, starts, who, kind, gains, int(cut), int(dropped) + missed)
 
+    def _as_others(
+        self, pieces: Pieces, seconds: NDArray[np.float64], begins: Ints, target: int, gains: NDArray[np.float64],
+        prior: Prior, draw: np.random.Generator,
+    ) -> "_Planned":  # fmt: skip
+        """Decide one conversation by another simulator's turn-taking."""
+        offsets, pauses = _tables(prior, self.compress_above_s)
+        prior = replace(prior, offset_s=tuple(offsets.tolist()), pause_s=tuple(pauses.tolist()))
+        made = baselines.MODELS[self.model](seconds, begins, target, self.max_duration_s, prior, draw)
+        names = ("utterance", "first_word", "end_word", "num_samples")
+        chosen = Pieces(*(getattr(pieces, name)[made.piece] for name in names))
+        starts = np.rint(made.start_s * self.sample_rate_hz).astype(np.int64)
+        return _Planned(chosen, starts, made.who, made.kind, gains, 0, made.num_dropped)
+
     def _pieces(
         self, said: "_Utterances", rows: Ints, speaker_of: Ints, prior: Prior, draw: np.random.Generator
     ) -> tuple[Pieces, Ints]:
         """Return what may be said, long utterances cut at pauses between words, and by whom."""
         whole = np.full(len(rows), -1, np.int64)
-        if not self.cut_above_s:
+        if not self.cut_above_s and not self.compress_above_s:
             return Pieces(rows, whole, whole, said.num_samples[rows]), speaker_of
-        limit = self.cut_above_s * self.sample_rate_hz
+        limit = (self.cut_above_s or np.inf) * self.sample_rate_hz
+        silence_s = self.compress_above_s or np.inf
         utterance, first, end, length, owner = [], [], [], [], []
         lengths = np.array(prior.segment_s)
         for row, speaker in zip(rows.tolist(), speaker_of.tolist(), strict=True):
             parts = [(-1, -1, int(said.num_samples[row]))]
-            if said.num_samples[row] > limit and said.num_words(row) > 1:
-                parts = said.cut(row, lengths[draw.integers(0, len(lengths), 64)])
+            if said.num_words(row) > 1 and said.num_samples[row] > limit:
+                parts = said.cut(row, lengths[draw.integers(0, len(lengths), 64)], silence_s)
+            elif said.longest_gap_s(row) > silence_s:
+                parts = said.cut(row, np.full(64, np.inf), silence_s)
             for begin, stop, number in parts:
                 utterance.append(row)
                 first.append(begin)
@@ -286,8 +309,19 @@ class _Utterances:
         _, samples = self.span(row, first, end)
         return resampled_length(samples, int(self.source_hz[row]), self.rate_hz)
 
-    def cut(self, row: int, wanted_s: NDArray[np.float64]) -> list[tuple[int, int, int]]:
-        """Cut an utterance at the pause nearest to each wanted length; return words and length of each piece."""
+    def longest_gap_s(self, row: int) -> float:
+        """Return the longest pause between two words of an utterance; 0 where no times are known."""
+        low, high = int(self.word_begins[row]), int(self.word_begins[row + 1])
+        if high - low < 2:
+            return 0.0
+        gaps = self.word_start[low + 1 : high] - (self.word_start + self.word_length)[low : high - 1]
+        return float(gaps.max()) / int(self.source_hz[row])
+
+    def cut(self, row: int, wanted_s: NDArray[np.float64], silence_s: float) -> list[tuple[int, int, int]]:
+        """Cut an utterance at the pause nearest to each wanted length, and at every pause longer than `silence_s`.
+
+        The prior's pauses take their place. Returns words and length of each piece.
+        """
         count = self.num_words(row)
         low = int(self.word_begins[row])
         starts = self.word_start[low : low + count] / self.source_hz[row]
@@ -299,8 +333,9 @@ class _Utterances:
             after = ends[first:] - starts[first]
             gaps = np.append(starts[first + 1 :], np.inf) - ends[first:]
             # A longer pause is worth going a little further for.
-            cost = np.abs(after - length_s) - np.minimum(gaps, 0.5)
-            end = first + 1 + int(np.argmin(cost))
+            cost = (np.abs(after - length_s) if np.isfinite(length_s) else -after) - np.minimum(gaps, 0.5)
+            silent = int(np.argmax(gaps > silence_s))  # the last gap is infinite: there always is one
+            end = first + 1 + int(np.argmin(cost[: silent + 1]))
             parts.append((first, end, self.length(row, first, end)))
             first = end
         if first < count:

@@ -1,6 +1,5 @@
 """Audio to codes: the costly step, done once; layouts and tasks are chosen later, without encoding again."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -10,18 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.codec import Codec, CodecSpec, load_codec, pack_codes
+from operators.annotations import to_frames
 from operators.errors import InputError
 from operators.schema import AUDIO, CODES, table
-
-
-def to_frames(start_sample: int, num_samples: int, hop_samples: int) -> tuple[int, int]:
-    """Return first frame and number of frames that touch [start, start + num) samples.
-
-    >>> to_frames(500, 400, hop_samples=400)
-    (1, 2)
-    """
-    first = start_sample // hop_samples
-    return first, math.ceil((start_sample + num_samples) / hop_samples) - first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   hubbub run custom --corpus.manifests train=DIR test=DIR
 
   run        all stages; what is done stays done
-  simulate   recordings -> conversations (who speaks when)      [--truth rttm stm seglst ctm sot]
+  simulate   recordings -> conversations (who speaks when)      [--truth rttm stm seglst ctm sot activity]
   tokenize   ... -> codes (what the room hears, by a codec)
   pack       ... -> packs (training sequences in Arrow shards)  [--compare]
   train      ... -> checkpoints
@@ -34,7 +34,7 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   transcribe FILE --checkpoint DIR       who said what
   lineage    ID                          where a checkpoint, data set or run came from
   verify     RECIPE                      whether every committed byte is as it was
-  data       fit RTTM... | score OUTPUT | archive|restore OUTPUT FOLDER
+  data       fit RTTM... | score OUTPUT | align MANIFEST... | export OUTPUT FOLDER | archive|restore OUTPUT FOLDER
   doctor     what this machine can do
 
 Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
@@ -65,7 +65,7 @@ class StageArguments(Common):
     """Any field of the recipe."""
     checkpoint: Path | None = None
     """For evaluate: a checkpoint to judge instead of the recipe's own."""
-    truth: tuple[Literal["rttm", "stm", "seglst", "ctm", "sot"], ...] = ()
+    truth: tuple[Literal["rttm", "stm", "seglst", "ctm", "sot", "activity"], ...] = ()
     """Truth files to write beside the output."""
     compare: bool = False
     """For pack: print what every packer would make of the documents, and stop."""
@@ -256,8 +256,52 @@ def _score(arguments: Sequence[str]) -> None:
     score(parsed.simulated, parsed.against, parsed.output or (first if first.is_dir() else first.parent) / "scorecard")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignArguments:
+    """Find when each word is said; write the corpus as lhotse recordings and supervisions with alignments."""
+
+    manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Manifests of single speakers: PATH or SPLIT=PATH."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("aligned")
+    """Folder of the lhotse manifest."""
+    language: str = "en"
+    """Language of the aligner, and of rows that name none."""
+    workers: int | None = None
+    """Processes; as many as there are cores by default."""
+
+
+def _align(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(AlignArguments, prog="hubbub data align", args=list(arguments))
+    from pipelines.align import align_corpus
+
+    align_corpus(parsed.manifests, parsed.output, parsed.language, parsed.workers or os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write conversations with their sound and truth for other toolkits."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where the export goes."""
+    format: Literal["lhotse", "shar"] = "lhotse"
+    """lhotse: recordings (FLAC), supervisions and cuts; shar: lhotse's tar shards."""
+    split: Literal["train", "test"] | None = None
+    """Only this split."""
+
+
+def _export(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ExportArguments, prog="hubbub data export", args=list(arguments))
+    from pipelines.export import export
+
+    export(parsed.output, parsed.folder, parsed.format, parsed.split)
+
+
 def _data(arguments: Sequence[str]) -> None:
-    verbs = {"fit": _fit, "score": _score, "archive": _archive, "restore": _archive}
+    verbs = {
+        "fit": _fit, "score": _score, "align": _align, "export": _export, "archive": _archive, "restore": _archive
+    }  # fmt: skip
     if not arguments or arguments[0] not in verbs:
         raise InputError(f"hubbub data wants one of {', '.join(verbs)}")
     verb = arguments[0]

@@ -56,7 +56,7 @@ class Options:
     checkpoint: Path | None = None
     """Checkpoint to judge instead of the recipe's own."""
     truth: tuple[str, ...] = ()
-    """Truth files to write: rttm, stm, seglst."""
+    """Truth files to write: rttm, stm, seglst, ctm, sot, activity."""
 
 
 @dataclass
@@ -151,7 +151,9 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
                 made = road.snapshots["conversations"]
                 console.line("realism", simulate.realism(road.recipe, road.output.dataset("conversations"), made))
     if road.options.truth:
-        for path in simulate.write_truth_files(road.output, road.snapshots["conversations"], road.options.truth):
+        for path in simulate.write_truth_files(
+            road.output, road.snapshots["conversations"], road.options.truth, road.recipe.encode.spec.hop_samples
+        ):
             console.line("truth", path)
     result: dict[str, Any] = {"snapshots": road.snapshots, "plan": plan}
     if last >= STAGES.index("train") and given is None:

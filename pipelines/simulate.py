@@ -146,7 +146,7 @@ def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 50
     )
 
 
-def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...]) -> list[str]:
+def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...], hop_samples: int) -> list[str]:
     """Write truth files of all conversations, one per kind and split; return their paths."""
     conversations = output.dataset("conversations").read(snapshot)
     folder = output.folder / "truth"
@@ -155,8 +155,8 @@ def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...]
     for split in sorted(set(conversations["split"].to_pylist())):
         chosen = conversations.filter(pa.compute.equal(conversations["split"], split))
         for kind in kinds:
-            suffix = {"seglst": "seglst.json", "sot": "sot.jsonl"}.get(kind, kind)
+            suffix = {"seglst": "seglst.json", "sot": "sot.jsonl", "activity": "activity.jsonl"}.get(kind, kind)
             path = folder / f"{split}.{suffix}"
-            path.write_text(write_truth(chosen, kind))
+            path.write_text(write_truth(chosen, kind, hop_samples), encoding="utf-8")
             written.append(str(path))
     return written

@@ -1,20 +1,50 @@
 """tokenize: conversations -> mixtures -> codes, in chunks of bounded audio."""
 
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from operators.dataset import Receipt, RowWriter
 from operators.digest import canonical_json
+from operators.errors import UnusableRowError
 from operators.render import with_roots
+from operators.rng import hash64
 from operators.schema import AUDIO, CODES
+from operators.selftest import check_labels
 from pipelines.partitions import Job, usable
+from pipelines.recipes import Recipe
 from pipelines.simulate import conversations_of
+
+SELF_TESTED = 2
+"""Conversations of each partition whose labels are held against their sound."""
+
+
+def self_test(conversations: pa.Table, recipe: Recipe) -> int:
+    """Hold labels against sound; return how many conversations were.
+
+    Raises:
+        InputError: they disagree.
+    """
+    tested = 0
+    for number in range(conversations.num_rows):
+        with suppress(UnusableRowError):  # rendering quarantines it, with the reason
+            check_labels(conversations.slice(number, 1), recipe.render)
+            tested += 1
+    return tested
 
 
 def make_codes(job: Job) -> Receipt:
     """Make one partition of `codes`."""
     recipe = job.recipe
+    sample = sorted(job.partition.row_ids, key=hash64)[:SELF_TESTED]
 
     def fill(writer: RowWriter) -> None:
-        for conversations in conversations_of(job):
-            audio = usable(recipe.render, with_roots(conversations, job.corpus_roots), writer)  # what the room hears
+        for chunk in conversations_of(job):
+            conversations = with_roots(chunk, job.corpus_roots)
+            tested = conversations.filter(pc.is_in(conversations["conversation_id"], value_set=pa.array(sample)))
+            writer.count(self_tested=self_test(tested, recipe))
+            audio = usable(recipe.render, conversations, writer)  # what the room hears
             codes = usable(recipe.encode, audio.select(AUDIO.names), writer)  # (K, T) of each mixture
             writer.write(codes)
             writer.count(

@@ -17,8 +17,8 @@ from operators.converse import Converse, compressed
 from operators.encode import Encode
 from operators.errors import InputError, UnusableRowError
 from operators.manifest import Manifest, corpus_roots, index
-from operators.rooms import Place
 from operators.render import Render, faded, read_pcm16, read_source, to_flac, with_roots
+from operators.rooms import Place
 from operators.schema import AUDIO, CASTS, CONVERSATIONS, UTTERANCES, check_chain
 from operators.turn_taking import prior_of
 
@@ -384,7 +384,7 @@ def test_clipping_mixtures_are_scaled_and_say_so(corpus, utterances):
 def test_noise_is_pink_of_unit_power_and_the_same_in_any_length():
     from scipy.signal import welch
 
-        from operators.render import pink_noise
+    from operators.render import pink_noise
 
     long = pink_noise(16_000 * 70, 0, "talk")
     assert np.array_equal(pink_noise(16_000, 0, "talk"), long[:16_000])
