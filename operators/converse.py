@@ -104,10 +104,15 @@ class Converse:
         borders = borders - borders[0] if len(borders) else borders
         names = batch.select(["conversation_id", "split", "seed", "speakers"]).to_pylist()
         prior = prior_of(self.prior)
-        planned = [self._plan(row, said, int(borders[i]), int(borders[i + 1]), prior) for i, row in enumerate(names)]
+        tables = _Tables.of(prior, self.compress_above_s)
+        planned = [
+            self._plan(row, said, int(borders[i]), int(borders[i + 1]), prior, tables) for i, row in enumerate(names)
+        ]
         return _assemble(names, planned, utterances, said, self)
 
-    def _plan(self, cast: dict[str, Any], said: "_Utterances", first: int, end: int, prior: Prior) -> "_Planned":
+    def _plan(
+        self, cast: dict[str, Any], said: "_Utterances", first: int, end: int, prior: Prior, tables: "_Tables"
+    ) -> "_Planned":
         """Decide one conversation."""
         speakers: list[str] = cast["speakers"]
         draw = rng(cast["seed"], "turns", cast["conversation_id"])
@@ -125,25 +130,19 @@ class Converse:
         begins = np.searchsorted(owner, np.arange(len(speakers) + 1))
         seconds = pieces.num_samples / self.sample_rate_hz
         if self.model != "copula":
-            return self._as_others(pieces, seconds, begins, target, gains, prior, draw)
+            return self._as_others(pieces, seconds, begins, target, gains, tables.as_prior(prior), draw)
         attempts = min(target, len(seconds)) + len(speakers) + 1
         draws, normals = draw.random((attempts, 3)), draw.standard_normal((attempts, 2))
-        offsets, pauses = _tables(prior, self.compress_above_s)
         ranked = np.sort(seconds)
         back = 1.0 if len(speakers) == 2 else prior.return_share
         overlap, hazard = kernels.coupling(
-            offsets, ranked, back, 1 - prior.hold_after[1], self.min_own_pause_s, _COUPLING_STEPS
+            tables.offsets, ranked, back, 1 - prior.hold_after[1], self.min_own_pause_s, _COUPLING_STEPS
         )
-        shares = np.array(
-            [prior.conversation_share, prior.speaker_share, prior.serial, prior.pause_conversation_share,
-             2 * np.sin(np.pi / 6 * prior.pause_length_correlation)]
-        )  # fmt: skip
         scores = ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
         piece, who, kind, start, _, cut, dropped = kernels.floors(
-            seconds, scores, begins, weights, draws, normals, tempo, pace, habits, np.array(prior.hold_after),
-            np.array(prior.offset_after), prior.return_share, shares, offsets, pauses, overlap, hazard, target,
-            self.max_duration_s,
-            self.min_own_pause_s,
+            seconds, scores, begins, weights, draws, normals, tempo, pace, habits, tables.hold_after,
+            tables.offset_after, prior.return_share, tables.shares, tables.offsets, tables.pauses, overlap, hazard,
+            target, self.max_duration_s, self.min_own_pause_s,
         )  # fmt: skip
         chosen = Pieces(*(column[piece] for column in (pieces.utterance, pieces.first_word, pieces.end_word,
                                                        pieces.num_samples)))  # fmt: skip
@@ -161,8 +160,6 @@ class Converse:
         prior: Prior, draw: np.random.Generator,
     ) -> "_Planned":  # fmt: skip
         """Decide one conversation by another simulator's turn-taking."""
-        offsets, pauses = _tables(prior, self.compress_above_s)
-        prior = replace(prior, offset_s=tuple(offsets.tolist()), pause_s=tuple(pauses.tolist()))
         made = baselines.MODELS[self.model](seconds, begins, target, self.max_duration_s, prior, draw)
         names = ("utterance", "first_word", "end_word", "num_samples")
         chosen = Pieces(*(getattr(pieces, name)[made.piece] for name in names))
@@ -240,11 +237,31 @@ class Converse:
         return merged, starts, np.concatenate([who, speaker]), kinds, int(missed)
 
 
-def _tables(prior: Prior, compress_above_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    offsets, pauses = np.array(prior.offset_s), np.array(prior.pause_s)
-    if compress_above_s:
-        return compressed(offsets, compress_above_s), compressed(pauses, compress_above_s)
-    return offsets, pauses
+@dataclass(frozen=True)
+class _Tables:
+    """A prior as the compiled loops take it."""
+
+    offsets: NDArray[np.float64]
+    pauses: NDArray[np.float64]
+    hold_after: NDArray[np.float64]
+    offset_after: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+    @staticmethod
+    def of(prior: Prior, compress_above_s: float) -> "_Tables":
+        """Return the tables, long silences compressed where that is asked for."""
+        offsets, pauses = np.array(prior.offset_s), np.array(prior.pause_s)
+        if compress_above_s:
+            offsets, pauses = compressed(offsets, compress_above_s), compressed(pauses, compress_above_s)
+        correlation = 2 * np.sin(np.pi / 6 * prior.pause_length_correlation)
+        shares = [prior.conversation_share, prior.speaker_share, prior.serial, prior.pause_conversation_share]
+        return _Tables(
+            offsets, pauses, np.array(prior.hold_after), np.array(prior.offset_after), np.array([*shares, correlation])
+        )
+
+    def as_prior(self, prior: Prior) -> Prior:
+        """Return the prior with these offsets and pauses."""
+        return replace(prior, offset_s=tuple(self.offsets.tolist()), pause_s=tuple(self.pauses.tolist()))
 
 
 @dataclass(frozen=True)

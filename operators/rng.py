@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.rng_kernels import highest
+
 
 def rng(seed: int, purpose: str, identifier: str) -> np.random.Generator:
     """Return the generator that belongs to this address.
@@ -34,17 +36,6 @@ def hash64_many(texts: Sequence[str]) -> NDArray[np.uint64]:
     return np.fromiter((hash64(text) for text in texts), dtype=np.uint64, count=len(texts))
 
 
-def mix64(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit words so that every input bit moves every output bit.
-
-    Source: Steele et al. 2014, "Fast splittable pseudorandom number generators" (SplitMix64's finalizer).
-    """
-    with np.errstate(over="ignore"):
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(bits ^ (bits >> np.uint64(31)))
-
-
 def rendezvous(address: str, candidates: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     """Choose `count` candidates by highest random weight.
 
@@ -66,6 +57,4 @@ def rendezvous(address: str, candidates: NDArray[np.uint64], count: int) -> NDAr
     >>> fewer[rendezvous("0:talk-1", hash64_many(fewer), 1)[0]] == chosen[0]
     True
     """
-    weights = mix64(candidates ^ np.uint64(hash64(address)))
-    # Ties are broken by the candidate's own hash, never by its place in the list.
-    return np.lexsort((candidates, weights))[::-1][:count]
+    return np.asarray(highest(candidates, np.uint64(hash64(address)), min(count, len(candidates))))

@@ -38,12 +38,6 @@ def level_of_zero(table):
 
 
 @_compiled
-def longer_than(lengths, seconds):
-    """Return the share of sorted lengths above some seconds."""
-    return 1.0 - np.searchsorted(lengths, seconds, side="right") / len(lengths)
-
-
-@_compiled
 def coupling(offsets, lengths, back, switches, min_pause, steps):
     """Tabulate how overlaps are shared out between pairs of segments, so that all fit and none is cut.
 
@@ -70,8 +64,11 @@ def coupling(offsets, lengths, back, switches, min_pause, steps):
         overlap[step] = max(0.0, -at_level(offsets, below * step / steps))
     finest = max(1e-6, (2 * overlap[0] + min_pause) / 1000)
     longer = np.empty(1002)
-    for index in range(1002):
-        longer[index] = longer_than(lengths, index * finest)
+    passed = 0
+    for index in range(1002):  # share of lengths above each step, in one pass
+        while passed < len(lengths) and lengths[passed] <= index * finest:
+            passed += 1
+        longer[index] = 1.0 - passed / len(lengths)
     short_gaps = 0.0  # share of gaps shorter than the least pause of a speaker
     for step in range(64):
         short_gaps += at_level(offsets, below + (1 - below) * (step + 0.5) / 64) < min_pause
