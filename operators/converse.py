@@ -15,7 +15,7 @@ from operators.errors import InputError
 from operators.rng import rng
 from operators.schema import CASTS, CONVERSATIONS, TURN
 from operators.text import normalize
-from operators.turn_taking import Prior, prior_of
+from operators.turn_taking import Prior, hosts_dispersion, livelinesses, prior_of
 
 Ints = NDArray[np.int64]
 
@@ -120,6 +120,7 @@ class Converse:
         gains = np.clip(draw.normal(0.0, self.speaker_gain_sd_db, len(speakers)), -6.0, 6.0)
         tempo, pace = draw.standard_normal(2).tolist()
         habits = draw.standard_normal(len(speakers))
+        steadiness, chattiness = livelinesses(prior, draw.standard_normal(2).tolist(), tempo)
         weights = draw.dirichlet(np.full(len(speakers), prior.dominance))
 
         rows = np.arange(first, end)
@@ -140,7 +141,7 @@ class Converse:
         )
         scores = ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
         piece, who, kind, start, _, cut, dropped = kernels.floors(
-            seconds, scores, begins, weights, draws, normals, tempo, pace, habits, tables.hold_after,
+            seconds, scores, begins, weights, draws, normals, tempo, pace, habits, tables.holds(steadiness),
             tables.offset_after, prior.return_share, tables.shares, tables.offsets, tables.pauses, overlap, hazard,
             target, self.max_duration_s, self.min_own_pause_s,
         )  # fmt: skip
@@ -151,7 +152,7 @@ class Converse:
         missed = 0
         if self.backchannels and len(speakers) > 1:
             chosen, starts, who, kind, missed = self._listen(
-                chosen, starts, who, kind, said, rows[order], speaker_of[order], len(speakers), prior, draw
+                chosen, starts, who, kind, said, rows[order], speaker_of[order], len(speakers), prior, draw, chattiness
             )
         return _Planned(chosen, starts, who, kind, gains, int(cut), int(dropped) + missed)
 
@@ -194,7 +195,7 @@ class Converse:
 
     def _listen(
         self, chosen: Pieces, starts: Ints, who: Ints, kind: NDArray[np.int8], said: "_Utterances", rows: Ints,
-        speaker_of: Ints, num_speakers: int, prior: Prior, draw: np.random.Generator,
+        speaker_of: Ints, num_speakers: int, prior: Prior, draw: np.random.Generator, chattiness: float,
     ) -> tuple[Pieces, Ints, Ints, NDArray[np.int8], int]:  # fmt: skip
         """Add what listeners say meanwhile."""
         words, owner = said.word_spans(rows, speaker_of)
@@ -205,8 +206,9 @@ class Converse:
         limit = 4 * len(starts) + 8
         first, end, speaker, _, begin, _, missed = kernels.backchannels(
             who, kind, starts / self.sample_rate_hz, chosen.num_samples / self.sample_rate_hz, num_speakers,
-            draw.random((limit, 12)), np.array(prior.backchannels_per_host), np.array(prior.backchannels_after),
-            prior.backchannel_dispersion, np.array(prior.backchannel_s), np.array(prior.backchannel_onset),
+            draw.random((limit, 12)), np.array(prior.backchannels_per_host) * chattiness,
+            np.array(prior.backchannels_after), hosts_dispersion(prior), np.array(prior.backchannel_s),
+            np.array(prior.backchannel_onset),
             words, np.searchsorted(owner, seats), whole, np.searchsorted(speaker_of[brief], seats),
             self.min_own_pause_s, limit,
         )  # fmt: skip
@@ -258,6 +260,13 @@ class _Tables:
         return _Tables(
             offsets, pauses, np.array(prior.hold_after), np.array(prior.offset_after), np.array([*shares, correlation])
         )
+
+    def holds(self, steadiness: float) -> NDArray[np.float64]:
+        """Return the chances of a hold in a conversation whose log-odds are shifted by so much."""
+        if not steadiness:
+            return self.hold_after
+        odds = np.log(self.hold_after / (1 - self.hold_after))
+        return np.asarray(1 / (1 + np.exp(-odds - steadiness)))
 
     def as_prior(self, prior: Prior) -> Prior:
         """Return the prior with these offsets and pauses."""

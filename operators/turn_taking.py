@@ -206,7 +206,7 @@ class Prior:
     segment_s: tuple[float, ...]
     """Quantiles of the lengths of segments that hold the floor."""
     hold_after: tuple[float, float, float]
-    """Share of holds after a hold, a gap and an overlap, backchannels left out."""
+    """Chance of a hold after a hold, a gap and an overlap, backchannels left out, in the average conversation."""
     offset_after: tuple[float, float]
     """Mean normal score of the offset after a hold, and after a change of speaker."""
     return_share: float
@@ -233,6 +233,11 @@ class Prior:
     """Quantiles of their lengths, a row for each bin of the host's length."""
     backchannel_onset: tuple[float, ...]
     """Quantiles of where in the host they begin, of the room they have."""
+    liveliness: tuple[float, float] = (0.0, 0.0)
+    """How much conversations differ: standard deviations of the log-odds of holds and of the log-rate of backchannels,
+    beyond chance."""
+    liveliness_correlation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Over conversations: of later offsets with holds, of these with backchannels, of holds with backchannels."""
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Prior":
@@ -323,6 +328,7 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
         lengths.append(quantiles(own if len(own) >= 20 else fallback, 3))
     room = [e.offset_s * e.host_s / max(1e-6, e.host_s - e.duration_s) for e in channels] or [0.5]
     conversation, speaker, serial = _components(talks)
+    liveliness, correlation = _liveliness(talks, rates, dispersion)
     pauses = _normal_scores([[e.offset_s for e in talk.events if e.kind == "hold"] for talk in talks])
     return Prior(
         name=name,
@@ -330,10 +336,10 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
         offset_s=quantiles([event.offset_s for event in switches]),
         pause_s=quantiles([event.offset_s for event in by_kind["hold"]]),
         segment_s=quantiles(np.concatenate([talk.floors_s for talk in talks])),
-        hold_after=(
-            after["hold"][0] / max(1, after["hold"][1]),
-            after["switch_gap"][0] / max(1, after["switch_gap"][1]),
-            after["switch_overlap"][0] / max(1, after["switch_overlap"][1]),
+        hold_after=_central_holds(
+            [after[kind][0] / max(1, after[kind][1]) for kind in KINDS[:3]],
+            len(by_kind["switch_overlap"]) / len(switches),
+            liveliness[0],
         ),
         offset_after=_offset_after(talks),
         return_share=_return_share(talks),
@@ -348,6 +354,8 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
         backchannel_dispersion=dispersion,
         backchannel_s=tuple(lengths),
         backchannel_onset=quantiles(np.clip(room, 0, 1), 3),
+        liveliness=liveliness,
+        liveliness_correlation=correlation,
     )
 
 
@@ -390,6 +398,82 @@ def host_bin(lengths_s: Floats) -> NDArray[np.int64]:
     """Return the bin of HOST_BINS_S that each host's length falls into."""
     found: NDArray[np.int64] = np.searchsorted(HOST_BINS_S, lengths_s, side="right") - 1
     return found
+
+
+def _liveliness(
+    talks: Sequence[Talk], rates: Floats, dispersion: float
+) -> tuple[tuple[float, float], tuple[float, float, float]]:
+    """Return how much conversations differ in holds and backchannels, and how that goes with their offsets."""
+    rows = []
+    scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
+    for talk, group in zip(talks, scores, strict=True):
+        kinds = [event.kind for event in talk.events if event.kind != "backchannel"]
+        expected = float(rates[host_bin(talk.floors_s)].sum())
+        if len(kinds) < 20 or len(group) < 10 or expected < 5:
+            continue
+        held = (kinds.count("hold") + 0.5) / (len(kinds) + 1)
+        ratio = (sum(talk.hosts) + 0.5) / expected
+        chance = (1 / (len(kinds) * held * (1 - held)), (1 + 1 / dispersion) / expected, 1 / len(group))
+        rows.append((np.log(held / (1 - held)), np.log(ratio), float(np.mean(group)), *chance))
+    if len(rows) < 10:
+        return (0.0, 0.0), (0.0, 0.0, 0.0)
+    table = np.array(rows)
+    seen = np.cov(table[:, :3].T)
+    noise = table[:, 3:].mean(0)
+    true = np.maximum(np.diag(seen) - noise, 1e-4)
+    scale = np.sqrt(np.outer(true, true))
+    holds_back, holds_late, back_late = (float(np.clip(seen[i, j] / scale[i, j], -0.9, 0.9))
+                                         for i, j in ((0, 1), (0, 2), (1, 2)))  # fmt: skip
+    spread = np.sqrt(true).round(4).tolist()
+    return (spread[0], spread[1]), (round(holds_late, 4), round(back_late, 4), round(holds_back, 4))
+
+
+def _central_holds(shares: Sequence[float], overlaps: float, spread: float) -> tuple[float, float, float]:
+    """Return the chances of a hold in the average conversation, from the shares over all of them.
+
+    Steady conversations have more holds, so that what follows a hold is seen in them more often than elsewhere: the
+    shares over all mix the chain with how conversations differ. Solved over a normal spread of log-odds, each
+    conversation's chain at its stationary state.
+    """
+    wanted = np.clip(np.array(shares), 0.01, 0.99)
+    if spread <= 0:
+        return tuple(shares)  # type: ignore[return-value]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    goal = np.log(wanted / (1 - wanted))
+    odds = goal.copy()
+    for _ in range(200):
+        chance = 1 / (1 + np.exp(-(odds[:, None] + spread * nodes)))
+        after_switch = (1 - overlaps) * chance[1] + overlaps * chance[2]
+        hold = after_switch / (1 - chance[0] + after_switch)
+        seen = np.stack([hold, (1 - hold) * (1 - overlaps), (1 - hold) * overlaps]) * weights
+        mean = (seen * chance).sum(1) / seen.sum(1)
+        odds += 0.7 * (goal - np.log(mean / (1 - mean)))
+    found: list[float] = (1 / (1 + np.exp(-odds))).round(6).tolist()
+    return (found[0], found[1], found[2])
+
+
+def livelinesses(prior: Prior, normals: Sequence[float], tempo: float) -> tuple[float, float]:
+    """Return a conversation's holds as a shift of log-odds, and backchannels as a factor.
+
+    Args:
+        prior: with spreads and correlations.
+        normals: two standard normal draws.
+        tempo: the conversation's standard normal score of offsets.
+    """
+    late_hold, late_back, hold_back = prior.liveliness_correlation
+    hold = late_hold * tempo + np.sqrt(max(0.0, 1 - late_hold**2)) * normals[0]
+    rest = np.sqrt(max(1e-9, 1 - late_hold**2))
+    mixed = np.clip((hold_back - late_hold * late_back) / rest, -1.0, 1.0)
+    left = np.sqrt(max(0.0, 1 - late_back**2 - mixed**2))
+    back = late_back * tempo + mixed * normals[0] + left * normals[1]
+    of_hold, of_back = prior.liveliness
+    return float(of_hold * hold), float(np.exp(of_back * back - of_back**2 / 2))
+
+
+def hosts_dispersion(prior: Prior) -> float:
+    """Return the shape of the gamma distribution that is left to hosts when conversations differ too."""
+    of_conversations = float(np.exp(prior.liveliness[1] ** 2) - 1)
+    return 1 / max(1e-3, (1 + 1 / prior.backchannel_dispersion) / (1 + of_conversations) - 1)
 
 
 def _normal_scores(groups: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -55,7 +55,8 @@ def simulate(prior, lengths_s, conversations, speakers, turns, seed=0, **options
         )
         made = []
         for number in range(conversations):
-            rows = [r for s in range(speakers) for r in utterances(s, turns, lengths_s, 1000 * seed + number)]
+            own = lengths_s[number % len(lengths_s)]  # of one recording: how long people talk differs between them
+            rows = [r for s in range(speakers) for r in utterances(s, turns, own, 1000 * seed + number)]
             table = pa.Table.from_pylist(rows, schema=UTTERANCES)
             cast = Cast(f"c{number}", "train", tuple(f"s{s}" for s in range(speakers)), tuple(range(len(rows))))
             made.append(converse(cast_table(table, [cast], seed)))
@@ -69,8 +70,8 @@ def main():
         recordings = read_rttm([SHARED / f"data/ami_rttm/{split}.rttm"])
         corpus[split] = [talk_of(name, segments) for name, segments in sorted(recordings.items())]
     prior: Prior = fit("ami-train", "AMI train", corpus["train"])
-    lengths = np.concatenate([talk.floors_s for talk in corpus["train"]])
-    simulated = talks_of(simulate(prior, lengths, 120, 4, 260, backchannels=True))
+    lengths = [talk.floors_s for talk in corpus["train"]]
+    simulated = talks_of(simulate(prior, lengths, 2 * len(lengths), 4, 260, backchannels=True))
     result = {}
     cards = {split: scorecard(simulated, talks, draws=20) for split, talks in corpus.items()}
     baseline = scorecard(corpus["train"], corpus["dev"], draws=2)
@@ -94,7 +95,7 @@ def main():
         m.round(2).tolist() for m in (transition_matrix(simulated), transition_matrix(corpus["train"]))
     ]
     telephone = prior_of("telephone")
-    calls = talks_of(simulate(telephone, np.array(telephone.segment_s), 400, 2, 120, seed=1, backchannels=True))
+    calls = talks_of(simulate(telephone, [np.array(telephone.segment_s)], 400, 2, 120, seed=1, backchannels=True))
     correlation = figures(calls).partner_correlation
     result["partner_correlation"] = round(correlation, 4)
     result["partner_correlation_error"] = round(correlation - 0.605, 4)
