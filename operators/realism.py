@@ -99,6 +99,24 @@ class Figures:
     """Of who is next, given who has the floor."""
     backchannels_per_host: tuple[float, ...]
     """By the length of the host: 0, 2, 5, 10 and 20 s on."""
+    gap_survival: tuple[float, ...]
+    """Share of gaps at changes of speaker that last longer than each of SURVIVAL_S."""
+    overlap_share_interval: tuple[float, float]
+    """95 % interval, by drawing conversations again."""
+    silence_share_interval: tuple[float, float]
+    three_speaker_share_interval: tuple[float, float]
+
+
+SURVIVAL_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+
+
+def _again(parts: Sequence[Mapping[str, float]], share: str, of: str, draws: int = 200) -> tuple[float, float]:
+    """Return the 95 % interval of a share over drawn conversations."""
+    amounts = np.array([[part[share] * part[of], part[of]] for part in parts])
+    picks = np.random.default_rng(0).integers(0, len(parts), (draws, len(parts)))
+    sums = amounts[picks].sum(1)
+    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1e-9), [0.025, 0.975]).tolist()
+    return low, high
 
 
 def figures(talks: Sequence[Talk]) -> Figures:
@@ -115,6 +133,7 @@ def figures(talks: Sequence[Talk]) -> Figures:
         by_speaker += list(own.values())
         if len(own) == 2 and min(map(len, own.values())) >= 5:
             partners.append([float(np.mean(values)) for values in own.values()])
+    gaps = np.array([value for group in groups for value in group if value >= 0])
     hosts, numbers = np.zeros(5), np.zeros(5)
     for talk in talks:
         bins = host_bin(talk.floors_s)
@@ -135,6 +154,10 @@ def figures(talks: Sequence[Talk]) -> Figures:
         offset_autocorrelation=tuple(_autocorrelation(groups, lag) for lag in range(1, 6)),
         turn_entropy_bits=_turn_entropy(talks),
         backchannels_per_host=tuple((hosts / np.maximum(1, numbers)).round(4).tolist()),
+        gap_survival=tuple(float(np.mean(gaps > limit)) if len(gaps) else 0.0 for limit in SURVIVAL_S),
+        overlap_share_interval=_again(parts, "overlap", "speech_s"),
+        silence_share_interval=_again(parts, "silence", "total_s"),
+        three_speaker_share_interval=_again(parts, "three", "speech_s"),
     )
 
 

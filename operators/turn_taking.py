@@ -328,7 +328,13 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
         lengths.append(quantiles(own if len(own) >= 20 else fallback, 3))
     room = [e.offset_s * e.host_s / max(1e-6, e.host_s - e.duration_s) for e in channels] or [0.5]
     conversation, speaker, serial = _components(talks)
-    liveliness, correlation = _liveliness(talks, rates, dispersion)
+    hold_shares = [after[kind][0] / max(1, after[kind][1]) for kind in KINDS[:3]]
+    overlaps = len(by_kind["switch_overlap"]) / len(switches)
+    (of_holds, of_channels), correlation = _liveliness(talks, rates, dispersion)
+    # A shift of all odds moves the share of holds by more, for holds follow holds: by the slope of the chain's
+    # stationary state, log-odds(share) = log(after_switch / (1 - after_hold)).
+    after_switch = (1 - overlaps) * hold_shares[1] + overlaps * hold_shares[2]
+    liveliness = (round(of_holds / (1 + hold_shares[0] - after_switch), 4), of_channels)
     pauses = _normal_scores([[e.offset_s for e in talk.events if e.kind == "hold"] for talk in talks])
     return Prior(
         name=name,
@@ -337,8 +343,8 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
         pause_s=quantiles([event.offset_s for event in by_kind["hold"]]),
         segment_s=quantiles(np.concatenate([talk.floors_s for talk in talks])),
         hold_after=_central_holds(
-            [after[kind][0] / max(1, after[kind][1]) for kind in KINDS[:3]],
-            len(by_kind["switch_overlap"]) / len(switches),
+            hold_shares,
+            overlaps,
             liveliness[0],
         ),
         offset_after=_offset_after(talks),

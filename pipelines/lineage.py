@@ -162,6 +162,25 @@ def unrecorded(output: Output) -> frozenset[str]:
     return frozenset({"run", *(name for name, stage in state["stages"].items() if not stage["finished"])})
 
 
+def record_scorecard(output: Output, values: Mapping[str, float], folder: Path) -> bool:
+    """Add a scorecard's figures and page to the run that simulated; return whether there was one."""
+    run_id = _read_state(output).get("stages", {}).get("simulate", {}).get("run_id")
+    if run_id is None:
+        return False
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(output)
+    _knock(uri)
+    try:
+        run = StageRun(MlflowClient(uri), "", run_id)
+        run.metrics(values, prefix="scorecard.")
+        run.files(folder)
+    except MlflowException as error:
+        raise InputError(f"MLflow at {uri} does not take the scorecard: {str(error).splitlines()[0]}") from error
+    return True
+
+
 @dataclass
 class StageRun:
     """The child run of one stage."""

@@ -15,6 +15,7 @@ from operators.errors import InputError
 from operators.realism import MEASURES, against_prior, scorecard, talks_of, values_of
 from operators.turn_taking import KINDS, PRESETS, Talk, fit, prior_of, read_rttm, talk_of
 from pipelines import console
+from pipelines.lineage import record_scorecard
 from pipelines.road import Output
 
 
@@ -81,6 +82,11 @@ def score(simulated: Sequence[Path], against: Sequence[str], folder: Path) -> di
         f"{figures['three_speaker_share']:.1%} of speech",
     )
     console.line("written", f"{folder / 'scorecard.html'}")
+    if len(simulated) == 1 and simulated[0].is_dir():
+        values = {f"ks_{name}": float(d["ks"]) for name, d in card["distances"].items() if d}  # type: ignore[attr-defined]
+        values |= {name: float(value) for name, value in figures.items() if isinstance(value, float)}
+        if record_scorecard(Output(simulated[0]), values, folder):
+            console.line("MLflow", "the scorecard is with the run that simulated")
     return card
 
 

@@ -149,7 +149,8 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
             _partitions(road, stage, roots)
             if stage.dataset == "conversations":
                 made = road.snapshots["conversations"]
-                console.line("realism", simulate.realism(road.recipe, road.output.dataset("conversations"), made))
+                text, _ = simulate.realism(road.recipe, road.output.dataset("conversations"), made)
+                console.line("realism", text)
     if road.options.truth:
         for path in simulate.write_truth_files(
             road.output, road.snapshots["conversations"], road.options.truth, road.recipe.encode.spec.hop_samples
@@ -321,6 +322,8 @@ def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
             run_.reads([(road.snapshots[name], road.output.dataset(name).url()) for name in inputs])
             run_.wrote(snapshot)
             run_.metrics({"seconds": time.monotonic() - started, "partitions_made": len(stale)})
+            if stage.dataset == "conversations":
+                run_.metrics(simulate.realism(road.recipe, dataset, snapshot)[1], prefix="realism.")
     else:
         snapshot = _close(road, stage, dataset, inputs)
     _said(stage.dataset, not stale, _describe(snapshot) + (f"; made {len(stale)}" if stale else ""))

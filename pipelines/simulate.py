@@ -125,25 +125,34 @@ def make_audio(job: Job) -> Receipt:
     return job.output.dataset("audio").commit(job.partition, AUDIO_FLAC, {}, fill)
 
 
-def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 500) -> str:
-    """Say in a line how far conversations are from the prior, and how much of them is silence and overlap."""
+def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 500) -> tuple[str, dict[str, float]]:
+    """Say in a line how far conversations are from the prior, and how much of them is silence and overlap.
+
+    Returns:
+        The line, and the figures for the tracking server.
+    """
     tables: list[pa.Table] = []
     for receipt in snapshot.receipts:
         simulated = receipt.partition_id.startswith("train-") and not receipt.partition_id.startswith("train-recorded-")
         if simulated and sum(t.num_rows for t in tables) < most:
             tables += [batch.slice(0, most) for batch in dataset.batches(receipt)]
     talks = talks_of(pa.concat_tables(tables).slice(0, most)) if tables else []
+    if not talks:
+        return "all conversations are recorded ones", {}
     try:
         card = against_prior(talks, prior_of(recipe.converse.prior), draws=2)
     except (InputError, ZeroDivisionError):
-        return "too little talk to compare"
+        return "too little talk to compare", {}
     distances: dict[str, Any] = card["distances"]  # type: ignore[assignment]
     figures: dict[str, Any] = card["simulated"]  # type: ignore[assignment]
     far = ", ".join(f"{name}s {d['ks']:.3f}" for name, d in distances.items() if d and name in ("offset", "pause"))
-    return (
+    measured = {f"ks_{name}": float(d["ks"]) for name, d in distances.items() if d}
+    measured |= {name: float(figures[name]) for name in ("silence_share", "overlap_share", "three_speaker_share")}
+    text = (
         f"{far} from the {recipe.converse.prior} prior (KS); {figures['silence_share']:.0%} silence, "
         f"{figures['overlap_share']:.0%} of speech overlapped"
     )
+    return text, measured
 
 
 def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...], hop_samples: int) -> list[str]:

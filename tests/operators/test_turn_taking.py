@@ -1,6 +1,7 @@
 """Statistics of talk, the prior fitted to them, and conversations simulated from it that have them again."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_presets_are_whole_and_come_back_from_their_file(name, tmp_path):
 def test_offsets_follow_the_prior_though_every_overlap_fits(speakers):
     """Marginals survive the constraint that an overlap is shorter than both segments that it joins."""
     prior = prior_of("meeting")
-    made = simulate(prior, np.array(prior.segment_s), 60, speakers, 150)
+    made = simulate(prior, [np.array(prior.segment_s)], 60, speakers, 150)
     talks = talks_of(made)
     levels = (np.arange(4000) + 0.5) / 4000
     wanted = np.interp(levels, np.linspace(0, 1, len(prior.offset_s)), prior.offset_s)
@@ -123,7 +124,7 @@ def test_overlaps_are_shared_out_exactly_where_segments_are_independent():
 
 def test_a_prior_fitted_to_simulated_talk_is_the_prior_it_was_simulated_from():
     prior = prior_of("telephone")
-    talks = talks_of(simulate(prior, np.array(prior.segment_s), 150, 2, 120, backchannels=True))
+    talks = talks_of(simulate(prior, [np.array(prior.segment_s)], 150, 2, 120, backchannels=True))
     again = fit("again", "simulated", talks)
     middle = len(prior.offset_s) // 2
     assert again.offset_s[middle] == pytest.approx(prior.offset_s[middle], abs=0.05)
@@ -133,9 +134,22 @@ def test_a_prior_fitted_to_simulated_talk_is_the_prior_it_was_simulated_from():
     assert figures(talks).partner_correlation == pytest.approx(0.605, abs=0.15)
 
 
+def test_conversations_differ_as_much_as_those_that_the_prior_was_fitted_to():
+    prior = prior_of("meeting")
+    assert min(prior.liveliness) > 0.2  # AMI's meetings do
+    talks = talks_of(simulate(prior, [np.array(prior.segment_s)], 100, 4, 200, backchannels=True))
+    again = fit("again", "simulated", talks)
+    assert again.liveliness == pytest.approx(prior.liveliness, abs=0.12)
+    assert again.hold_after == pytest.approx(prior.hold_after, abs=0.05)
+    assert np.sign(again.liveliness_correlation).tolist() == np.sign(prior.liveliness_correlation).tolist()
+    even = replace(prior, liveliness=(0.0, 0.0))
+    same = talks_of(simulate(even, [np.array(prior.segment_s)], 100, 4, 200, backchannels=True))
+    assert figures(same).overlap_share_sd < 0.7 * figures(talks).overlap_share_sd
+
+
 def test_a_scorecard_of_talk_against_itself_finds_no_difference():
     talks = talks_of(
-        simulate(prior_of("meeting"), np.array(prior_of("meeting").segment_s), 8, 3, 80, backchannels=True)
+        simulate(prior_of("meeting"), [np.array(prior_of("meeting").segment_s)], 8, 3, 80, backchannels=True)
     )
     card = scorecard(talks, talks, draws=3)
     assert {card["distances"][name]["ks"] for name in ("offset", "pause", "overlap", "backchannel", "turn")} == {0.0}
