@@ -270,29 +270,27 @@ class Render:
             return self._replay(conversation, roots)
         rate_hz, number = conversation["sample_rate_hz"], conversation["num_samples"]
         speakers: list[str] = conversation["speakers"]
-        dry = stems = None
+        # Mixtures are summed in one way, whether stems are asked for or not: they are the same to the bit.
+        anechoic = self.stems in ("anechoic", "both")
+        reverberant = self.stems in ("reverberant", "both")
+        dry = wet = None
         if conversation["room"] is None:
-            if self.stems == "none":
-                mixture = np.zeros((1, number), np.float32)
-                for piece in self.pieces(conversation, roots):
-                    mixture[0, piece.start : piece.start + len(piece.samples)] += piece.samples
-            else:
-                dry = self._dry(conversation, roots)
-                mixture = dry.sum(0, keepdims=True)
+            mixture = np.zeros((1, number), np.float32)
+            for piece in self.pieces(conversation, roots):
+                mixture[0, piece.start : piece.start + len(piece.samples)] += piece.samples
         else:
             num_microphones = max(1, len(conversation["room"]["microphones_m"]))
             found = responses(conversation["room"], speakers, rate_hz, num_microphones, roots.get("#rirs"))
             # The lead is heard before time 0: the timeline is that much longer, and cut.
-            keep = self.stems in ("reverberant", "both")
-            wet = convolve(self.pieces(conversation, roots), found, number + LEAD_SAMPLES, apart=keep)
-            wet = wet[:, :, LEAD_SAMPLES:]
-            mixture = wet.sum(0) if keep else wet[0]
-            stems = wet[:, 0] if keep else None
-            if self.stems in ("anechoic", "both"):
-                dry = self._dry(conversation, roots)
-        kept = [("anechoic", dry)] if self.stems in ("anechoic", "both") else []
-        if self.stems in ("reverberant", "both"):
-            kept.append(("reverberant", dry if stems is None else stems))
+            longer = number + LEAD_SAMPLES
+            mixture = convolve(self.pieces(conversation, roots), found, longer)[0][:, LEAD_SAMPLES:]
+            if reverberant:
+                wet = convolve(self.pieces(conversation, roots), found[:, :1], longer, apart=True)[:, 0, LEAD_SAMPLES:]
+        if anechoic or (reverberant and wet is None):
+            dry = self._dry(conversation, roots)
+        kept = [("anechoic", dry)] if anechoic else []
+        if reverberant:
+            kept.append(("reverberant", dry if wet is None else wet))
         self._add_noise(mixture, conversation, roots)
         peak = max(float(mixture.max(initial=0.0)), -float(mixture.min(initial=0.0)))
         scale = 0.99 / peak if peak > 0.99 else 1.0

@@ -1,0 +1,91 @@
+"""Other simulators' turn-taking: what their papers say of them holds here."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from operators.baselines import MODELS, landini, librispeechmix, sasc
+from operators.cast import Casting
+from operators.converse import Converse
+from operators.errors import InputError
+from operators.realism import talks_of, values_of
+from operators.rooms import Place
+from operators.turn_taking import prior_of
+from tests.operators.test_simulation import made_up, simulate
+
+PRIOR = prior_of("meeting")
+CASTING = Casting(train_conversations=40, test_conversations=4, min_speakers=3, max_speakers=3, max_utterances=12)
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_they_take_the_place_of_ours_and_nobody_overlaps_themselves(model):
+    made = simulate(made_up(40, 20), CASTING, Converse(model=model, min_turns=20, max_turns=20, max_duration_s=300.0),
+                    place=Place())  # fmt: skip
+    again = simulate(made_up(40, 20), CASTING, Converse(model=model, min_turns=20, max_turns=20, max_duration_s=300.0))
+    assert made.equals(again)
+    for row in made.to_pylist():
+        assert row["turns"]
+        for speaker in row["speakers"]:
+            own = sorted(
+                (t["start_sample"], t["start_sample"] + t["num_samples"])
+                for t in row["turns"]
+                if t["speaker"] == speaker
+            )
+            assert all(a[1] <= b[0] + 1 for a, b in itertools.pairwise(own))
+    assert made.to_pylist() != simulate(made_up(40, 20), CASTING, Converse(min_turns=20, max_turns=20)).to_pylist()
+
+
+def planned(model, seed=0, speakers=3, each=60, target=150):
+    draw = np.random.default_rng(seed)
+    seconds = draw.uniform(2, 8, speakers * each)
+    return model(seconds, np.arange(speakers + 1) * each, target, 1e6, PRIOR, draw), seconds
+
+
+def test_librispeechmix_begins_each_utterance_within_the_one_before():
+    for seed in range(50):
+        made, seconds = planned(librispeechmix, seed, each=1, target=3)
+        assert len(made.piece) == 3
+        delays = np.diff(made.start_s)
+        assert (delays >= 0.5).all()
+        assert (delays <= seconds[made.piece[:-1]]).all()
+
+
+def test_landini_draws_pauses_and_overlaps_alike_and_shuffles_speakers():
+    made, _ = planned(landini, target=180)
+    assert np.bincount(made.who).tolist() == [60, 60, 60]
+    for speaker in range(3):
+        assert (np.diff(made.piece[made.who == speaker]) > 0).all()  # each one's order is kept
+    holds = np.mean(made.who[1:] == made.who[:-1])
+    assert holds == pytest.approx(1 / 3, abs=0.1)  # no turn-taking: whoever is next is chance
+
+
+def test_sasc_has_speakers_who_differ_and_shifts_the_marginal():
+    means = []
+    for seed in range(30):
+        made, seconds = planned(sasc, seed, speakers=2, each=90)
+        gaps = made.start_s[1:] - (made.start_s + seconds[made.piece])[:-1]
+        switch = made.who[1:] != made.who[:-1]
+        means.append([gaps[switch & (made.who[1:] == s)].mean() for s in range(2)])
+    within = 1.2 / np.sqrt(90 / 2)  # of a mean of so many offsets
+    assert np.std(np.array(means)) > within
+
+
+def test_a_baseline_knows_no_backchannels():
+    with pytest.raises(InputError, match="sasc knows no backchannels"):
+        Converse(model="sasc", backchannels=True)
+
+
+def test_ours_is_nearer_to_the_prior_than_theirs():
+    table = made_up(40, 40, seconds=3.0)
+    wanted = np.interp((np.arange(2000) + 0.5) / 2000, np.linspace(0, 1, len(PRIOR.offset_s)), PRIOR.offset_s)
+    from scipy.stats import ks_2samp
+
+    found = {}
+    for model in ("copula", *MODELS):
+        made = simulate(table, Casting(train_conversations=60, test_conversations=2, min_speakers=2, max_speakers=2,
+                                       max_utterances=30),
+                        Converse(model=model, min_turns=40, max_turns=40, max_duration_s=1e5))  # fmt: skip
+        values = [v for talk in talks_of(made) for v in values_of("offset", talk)]
+        found[model] = float(ks_2samp(values, wanted).statistic)
+    assert found["copula"] == min(found.values())
