@@ -15,7 +15,7 @@ from operators.errors import InputError
 from operators.rng import rng
 from operators.schema import CASTS, CONVERSATIONS, TURN
 from operators.text import normalize
-from operators.turn_taking import Prior, hosts_dispersion, livelinesses, prior_of
+from operators.turn_taking import Prior, hosts_dispersion, livelinesses, prior_of, tempo_of_switches
 
 Ints = NDArray[np.int64]
 
@@ -141,8 +141,8 @@ class Converse:
         )
         scores = ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
         piece, who, kind, start, _, cut, dropped = kernels.floors(
-            seconds, scores, begins, weights, draws, normals, tempo, pace, habits, tables.holds(steadiness),
-            tables.offset_after, prior.return_share, tables.shares, tables.offsets, tables.pauses, overlap, hazard,
+            seconds, scores, begins, weights, draws, normals, tempo - tables.tempo, pace, habits,
+            tables.holds(steadiness), tables.offset_after, prior.return_share, tables.shares, tables.offsets, tables.pauses, overlap, hazard,
             target, self.max_duration_s, self.min_own_pause_s,
         )  # fmt: skip
         chosen = Pieces(*(column[piece] for column in (pieces.utterance, pieces.first_word, pieces.end_word,
@@ -248,6 +248,8 @@ class _Tables:
     hold_after: NDArray[np.float64]
     offset_after: NDArray[np.float64]
     shares: NDArray[np.float64]
+    tempo: float
+    """What is taken off conversations' tempo: `tempo_of_switches`."""
 
     @staticmethod
     def of(prior: Prior, compress_above_s: float) -> "_Tables":
@@ -258,8 +260,9 @@ class _Tables:
         correlation = 2 * np.sin(np.pi / 6 * prior.pause_length_correlation)
         shares = [prior.conversation_share, prior.speaker_share, prior.serial, prior.pause_conversation_share]
         return _Tables(
-            offsets, pauses, np.array(prior.hold_after), np.array(prior.offset_after), np.array([*shares, correlation])
-        )
+            offsets, pauses, np.array(prior.hold_after), np.array(prior.offset_after), np.array([*shares, correlation]),
+            tempo_of_switches(prior),
+        )  # fmt: skip
 
     def holds(self, steadiness: float) -> NDArray[np.float64]:
         """Return the chances of a hold in a conversation whose log-odds are shifted by so much."""

@@ -17,12 +17,15 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from operators import render_kernels as kernels
 from operators.errors import InputError, UnusableRowError
 from operators.manifest import read_span
 from operators.rng import rng
 from operators.rooms import LEAD_SAMPLES, responses
 from operators.schema import AUDIO, AUDIO_FLAC, CONVERSATIONS, table
 from operators.sounds import read_sound
+
+_PER_STEP = np.float32(1 / 32768)
 
 
 def read_pcm16(path: Path, rate_hz: int, start: int, count: int, channel: int) -> NDArray[np.float32] | None:
@@ -45,7 +48,7 @@ def read_pcm16(path: Path, rate_hz: int, start: int, count: int, channel: int) -
                     return None
                 file.seek(at + 8 + start * width)
                 frames = np.fromfile(file, "<i2", min(count, size // width - start) * channels)
-                return frames.reshape(-1, channels)[:, channel].astype(np.float32) / np.float32(32768)
+                return np.asarray(np.multiply(frames.reshape(-1, channels)[:, channel], _PER_STEP, dtype=np.float32))
             at += 8 + size + size % 2
     return None
 
@@ -184,26 +187,28 @@ def convolve(
         while following is not None and following.start < stop:
             held.append(following)
             following = next(waiting, None)
-        rows: dict[tuple[int, int], int] = {}
-        dry = np.zeros((0, size), np.float32)
-        for piece in held:
-            first = max(piece.start, chunk)
-            end = min(piece.start + len(piece.samples), stop, num_samples)
-            for number in range((first - chunk) // block, -(-(end - chunk) // block)):
-                row = rows.setdefault((piece.speaker, number) if apart else (number, piece.speaker), len(rows))
-                if row >= len(dry):
-                    dry = np.concatenate([dry, np.zeros((max(8, len(dry)), size), np.float32)])
-                begin = chunk + number * block
-                low, high = max(first, begin), min(end, begin + block)
-                dry[row, low - begin : high - begin] += piece.samples[low - piece.start : high - piece.start]
+        spans = [
+            (piece, number, max(piece.start, chunk + number * block), min(piece.start + len(piece.samples), num_samples,
+                                                                          chunk + (number + 1) * block))
+            for piece in held
+            for number in range(
+                (max(piece.start, chunk) - chunk) // block,
+                -(-(min(piece.start + len(piece.samples), stop, num_samples) - chunk) // block),
+            )
+        ]  # fmt: skip
+        # Rows of one block lie side by side, or rows of one speaker where they are kept apart.
+        keys = sorted({(piece.speaker, number) if apart else (number, piece.speaker) for piece, number, _, _ in spans})
+        rows = {key: row for row, key in enumerate(keys)}
+        dry = np.zeros((len(keys), size), np.float32)
+        for piece, number, low, high in spans:
+            row, begin = rows[(piece.speaker, number) if apart else (number, piece.speaker)], chunk + number * block
+            dry[row, low - begin : high - begin] += piece.samples[low - piece.start : high - piece.start]
         held = [piece for piece in held if piece.start + len(piece.samples) > stop]
-        if not rows:
+        if not keys:
             continue
-        keys = sorted(rows)
-        heard = scipy.fft.rfft(dry[[rows[key] for key in keys]], axis=1)
+        heard = scipy.fft.rfft(dry, axis=1)
         speakers = [key[0] if apart else key[1] for key in keys]
         numbers = [key[1] if apart else key[0] for key in keys]
-        # Rows of one block lie side by side: their spectra are summed.
         groups = (
             list(range(len(keys))) if apart else [i for i in range(len(keys)) if not i or numbers[i] != numbers[i - 1]]
         )
@@ -300,7 +305,7 @@ class Render:
             if each is not None
             for place, speaker in enumerate(speakers)
         ]
-        return Heard(np.stack([to_pcm16(channel, scale) for channel in mixture]), tuple(named), scale)
+        return Heard(to_pcm16(mixture.reshape(-1), scale).reshape(mixture.shape), tuple(named), scale)
 
     def pieces(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> Iterator[Piece]:
         """Yield each turn's sound at its speaker's level, by start.
@@ -404,18 +409,13 @@ def repeated(noise: NDArray[np.float32], number: int, rate_hz: int) -> NDArray[n
 
 
 def to_pcm16(samples: NDArray[np.float32], scale: float) -> NDArray[np.int16]:
-    """Return samples as 16-bit integers, in blocks: a two-hour meeting has no room for copies."""
-    out = np.empty(len(samples), np.int16)
-    for start in range(0, len(samples), NOISE_BLOCK):
-        block = samples[start : start + NOISE_BLOCK] * np.float32(scale * 32767)
-        np.rint(block, out=block)
-        out[start : start + NOISE_BLOCK] = np.clip(block, -32768, 32767, out=block)
-    return out
+    """Return samples (N,) times a scale as 16-bit integers."""
+    return np.asarray(kernels.to_pcm16(samples, np.float32(scale * 32767)))
 
 
 def _lists(arrays: Sequence[NDArray[np.int16]]) -> pa.LargeListArray:
     offsets = np.cumsum([0] + [len(one) for one in arrays])
-    values = np.concatenate([np.zeros(0, np.int16), *arrays])
+    values = arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, np.int16), *arrays])
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, pa.int16()))
 
 

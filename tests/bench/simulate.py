@@ -5,23 +5,30 @@ sample by sample. Prints one JSON object.
 """
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 import wave
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.signal
 import soundfile
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, kstest
 
 from operators.cast import Casting, cast_table, plan_casts, split_rows
 from operators.converse import Converse
 from operators.manifest import Manifest, corpus_roots, index
-from operators.render import read_source, with_roots
+from operators.render import Piece, Render, convolve, read_source, with_roots
+from operators.render_kernels import to_pcm16 as pcm16
+from operators.rooms import Place, responses
 from operators.turn_taking import prior_of
 
 RATE_HZ, SPEAKERS, EACH, ROUNDS = 16_000, 40, 50, 5
@@ -48,6 +55,29 @@ def cpu_s(work):
     started = time.process_time()
     result = work()
     return time.process_time() - started, result
+
+
+def plan_long(converse, table, casts):
+    """Conversations of casts that are given."""
+    return converse(cast_table(table, casts, 0))
+
+
+def offset_ks(table, splits, casting, converse, seeds=8):
+    """KS of floor-transfer offsets to the prior's own distribution, over eight thousand conversations.
+
+    Fewer would measure chance: conversations differ, so that a thousand of them are .008 off by themselves.
+    """
+    offsets = []
+    for seed in range(seeds):
+        casts = plan_casts(table, splits, casting, seed)
+        for start in range(0, len(casts), 256):
+            made = converse(cast_table(table, casts[start : start + 256], seed))
+            flat = pc.list_flatten(made["turns"]).combine_chunks()
+            switch = pc.starts_with(flat.field("transition"), "switch")
+            offsets.append(flat.field("offset_samples").filter(switch).to_numpy() / RATE_HZ)
+    wanted = np.array(prior_of(converse.prior).offset_s)
+    levels = np.linspace(0, 1, len(wanted))
+    return float(kstest(np.concatenate(offsets), lambda x: np.interp(x, wanted, levels)).statistic)
 
 
 def plan_with_lhotse(manifest):
@@ -89,7 +119,12 @@ def mixed_by_us(row, roots, target):
     for turn in row["turns"]:
         samples = read_source(turn, roots)
         mixture[turn["start_sample"] : turn["start_sample"] + len(samples)] += samples
-    samples = np.rint(np.clip(mixture * 32768, -32768, 32767)).astype("<i2")
+    samples = pcm16(mixture, np.float32(32768))
+    write_wav(target, samples)
+
+
+def write_wav(target, samples):
+    """Write 16-bit samples."""
     with wave.open(str(target), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -112,10 +147,69 @@ def render(conversations, folder, roots, scratch):
     return float(np.median(ratios)), worst
 
 
+def render_in_rooms(conversations, roots, scratch):
+    """Ratio of CPU seconds: a plain mixer that convolves each utterance, to ours; and the largest difference to peak.
+
+    Both read and write 16-bit WAV and use the same responses (T60 of half a second), whole.
+    """
+    place = Place(room="simulated", noise="none", min_t60_s=0.5, max_t60_s=0.5)
+    rows = place(conversations).to_pylist()[:20]
+    found = [responses(row["room"], row["speakers"], RATE_HZ, 1, None) for row in rows]
+
+    def plain(row, rirs, target):
+        place_of = {speaker: number for number, speaker in enumerate(row["speakers"])}
+        mixture = np.zeros(row["num_samples"] + rirs.shape[2], np.float32)
+        for turn in row["turns"]:
+            samples = soundfile.read(roots[turn["corpus"]] / turn["audio"], dtype="float32")[0]
+            wet = scipy.signal.oaconvolve(samples, rirs[place_of[turn["speaker"]], 0])
+            mixture[turn["start_sample"] : turn["start_sample"] + len(wet)] += wet
+        soundfile.write(target, mixture[: row["num_samples"]], RATE_HZ, subtype="PCM_16")
+        return mixture[: row["num_samples"]]
+
+    def ours(row, rirs, target):
+        place_of = {speaker: number for number, speaker in enumerate(row["speakers"])}
+        pieces = (Piece(place_of[t["speaker"]], t["start_sample"], read_source(t, roots)) for t in row["turns"])
+        mixture = convolve(pieces, rirs, row["num_samples"])[0, 0]
+        write_wav(target, pcm16(mixture, np.float32(32768)))
+        return mixture
+
+    ratios, worst = [], 0.0
+    for _ in range(ROUNDS):
+        theirs, one = cpu_s(lambda: [plain(r, h, scratch / "p.wav") for r, h in zip(rows, found, strict=True)])
+        mine, other = cpu_s(lambda: [ours(r, h, scratch / "o.wav") for r, h in zip(rows, found, strict=True)])
+        ratios.append(theirs / mine)
+    for a, b in zip(one, other, strict=True):
+        worst = max(worst, float(np.abs(a - b).max() / np.abs(a).max()))
+    return float(np.median(ratios)), worst
+
+
+def _rendered(table):
+    started = time.perf_counter()
+    Render()(table)
+    return time.perf_counter() - started
+
+
+def efficiency_2_workers(conversations, roots):
+    """Throughput of two processes over twice that of one: rendering in rooms, work sent and results left there."""
+    tables = [with_roots(Place(room="simulated")(conversations.slice(i, 5)), roots) for i in range(0, 60, 5)]
+    tables = [pa.table(table.to_pydict(), schema=table.schema) for table in tables]  # each with its own buffers
+    found = []
+    for _ in range(3):
+        taken = {}
+        for workers in (1, 2):
+            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+                list(pool.map(_rendered, [tables[0].slice(0, 1)] * workers * 2))  # imports and compiled loops
+                started = time.perf_counter()
+                list(pool.map(_rendered, tables))
+                taken[workers] = time.perf_counter() - started
+        found.append(taken[1] / taken[2] / 2)
+    return float(np.median(found))
+
+
 def peak_mb():
     """Peak memory of a process that renders one two-hour meeting of eight speakers."""
     code = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from operators.cast import Casting, cast_table, plan_casts, split_rows
 from operators.converse import Converse
@@ -132,7 +226,9 @@ converse = Converse(min_turns=2000, max_turns=2000, max_duration_s=7200.0)
 talk = converse(cast_table(table, casts, 0))
 audio = Render()(with_roots(talk, corpus_roots([manifest])))
 seconds = audio["num_samples"][0].as_py() / 16000
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, seconds]))
+# Not ru_maxrss: Linux carries the parent's over.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps([peak / 1024, seconds]))
 """
     with tempfile.TemporaryDirectory() as name:
         manifest = write_corpus(Path(name), "wav")
@@ -166,12 +262,17 @@ def main():
             if suffix == "wav":
                 turns = sum(len(row) for row in conversations["turns"].to_pylist())
                 result["plan_turns_per_cpu_s"] = round(turns / float(np.median([t for t, _ in taken])))
+                long = Converse(min_turns=400, max_turns=400, max_duration_s=1e5)
+                few = Casting(train_conversations=200, test_conversations=2, max_utterances=200, test_speakers=0.1)
+                some = plan_casts(table, splits, few, 0)[:200]
+                some = [type(c)(c.conversation_id, c.split, c.speakers, c.rows * 4) for c in some]
+                busy, meetings = cpu_s(partial(plan_long, long, table, some))
+                number = sum(len(row) for row in meetings["turns"].to_pylist())
+                result["plan_turns_per_cpu_s_long"] = round(number / busy)  # casting left out: rows said again
                 result["plan_lhotse_turns_per_cpu_s"] = round(plan_with_lhotse(manifest))
                 flat = [t for row in conversations["turns"].to_pylist() for t in row]
+                result["offset_ks_to_prior"] = round(offset_ks(table, splits, casting, converse), 4)
                 offsets = [t["offset_samples"] / RATE_HZ for t in flat if t["transition"].startswith("switch")]
-                wanted = np.array(prior_of("meeting").offset_s)
-                drawn = np.interp((np.arange(20_000) + 0.5) / 20_000, np.linspace(0, 1, len(wanted)), wanted)
-                result["offset_ks_to_prior"] = round(float(ks_2samp(offsets, drawn).statistic), 4)
                 lengths = [t["num_samples"] for t in flat]
                 pool = table["source_num_samples"].to_pylist()
                 result["turn_duration_ks"] = round(float(ks_2samp(lengths, pool).statistic), 4)
@@ -181,6 +282,13 @@ def main():
             ratio, worst = render(short, folder, corpus_roots([given]), scratch)
             result[key] = round(ratio, 2)
             result[f"{key}_lsb"] = worst
+            if suffix == "wav":
+                ratio, worst = render_in_rooms(short, corpus_roots([given]), scratch)
+                result["render_rir_vs_numpy"] = round(ratio, 2)
+                result["render_rir_error_of_peak"] = worst
+                result["efficiency_2_workers"] = round(
+                    efficiency_2_workers(conversations.slice(0, 60), corpus_roots([given])), 3
+                )
             assert with_roots(short, corpus_roots([given])).num_rows == 30
     megabytes, seconds = peak_mb()
     result["peak_mb_2h_meeting"] = round(megabytes)
