@@ -142,7 +142,8 @@ class Converse:
         scores = ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
         piece, who, kind, start, _, cut, dropped = kernels.floors(
             seconds, scores, begins, weights, draws, normals, tempo - tables.tempo, pace, habits,
-            tables.holds(steadiness), tables.offset_after, prior.return_share, tables.shares, tables.offsets, tables.pauses, overlap, hazard,
+            tables.holds(steadiness), tables.offset_after,
+            prior.return_share, tables.shares, tables.offsets, tables.pauses, overlap, hazard,
             target, self.max_duration_s, self.min_own_pause_s,
         )  # fmt: skip
         chosen = Pieces(*(column[piece] for column in (pieces.utterance, pieces.first_word, pieces.end_word,

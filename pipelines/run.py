@@ -151,6 +151,9 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
                 made = road.snapshots["conversations"]
                 text, _ = simulate.realism(road.recipe, road.output.dataset("conversations"), made)
                 console.line("realism", text)
+                utterances = road.output.dataset("utterances").read(road.snapshots["utterances"])
+                if notice := simulate.too_long(road.recipe, utterances):
+                    console.notice(notice)
     if road.options.truth:
         for path in simulate.write_truth_files(
             road.output, road.snapshots["conversations"], road.options.truth, road.recipe.encode.spec.hop_samples

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -153,6 +154,24 @@ def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 50
         f"{figures['overlap_share']:.0%} of speech overlapped"
     )
     return text, measured
+
+
+def too_long(recipe: Recipe, utterances: pa.Table) -> str:
+    """Say by how much utterances are longer than the prior's turns, and what could be done; nothing where they fit."""
+    if not utterances.num_rows or recipe.converse.cut_above_s:
+        return ""
+    seconds = np.array(utterances["source_num_samples"]) / np.array(utterances["source_rate_hz"])
+    wanted = np.array(prior_of(recipe.converse.prior).segment_s)
+    share = float(np.mean(seconds > np.quantile(wanted, 0.9)))
+    if share < 0.5:
+        return ""
+    timed = any(pc.list_value_length(utterances["words"]).to_pylist())
+    cure = "--converse.cut-above-s 5 cuts them between words"
+    return (
+        f"{share:.0%} of the utterances are longer than nine in ten turns of the {recipe.converse.prior} prior (median "
+        f"{np.median(seconds):.1f} s, there {np.median(wanted):.1f} s): silence and overlap will be a smaller share "
+        f"of the talk than there; {cure if timed else f'hubbub data align finds word times, then {cure}'}"
+    )
 
 
 def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...], hop_samples: int) -> list[str]:
