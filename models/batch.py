@@ -39,7 +39,7 @@ class Batch:
     """Columns of one or more packs, and the cells that are predicted."""
 
     text: torch.Tensor  # (N,) text cell of every column, 0 where there is none
-    audio: torch.Tensor  # (A, S) audio cells of the columns that have any; pad is codebook_size
+    audio: torch.Tensor  # (A, S) audio cells of the columns that have any; pad is the layout's vocab_size
     audio_columns: torch.Tensor  # (A,) which columns those are
     positions: torch.Tensor  # (N,) from 0 in every document
     cu_seqlens: torch.Tensor  # (documents + 1,) int32
@@ -48,7 +48,7 @@ class Batch:
     text_targets: torch.Tensor  # (Q,)
     text_weights: torch.Tensor  # (Q,) float32
     audio_from: torch.Tensor  # (P,) column before each predicted audio column
-    audio_targets: torch.Tensor  # (P, S); pad is codebook_size and counts for nothing
+    audio_targets: torch.Tensor  # (P, S); pad is the layout's vocab_size and counts for nothing
     audio_weights: torch.Tensor  # (P,) float32, of each cell
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
@@ -71,6 +71,7 @@ class GridSpec:
     layout: Layout
     num_codebooks: int
     codebook_size: int
+    """Values of a stored code; a hidden one holds this number."""
     bits: int
 
 
@@ -106,6 +107,11 @@ def collate(
                 token += length
             else:
                 heard = codes[:, frame : frame + length].astype(np.int32)
+                if heard.size and int(heard.max()) >= grid.codebook_size:
+                    raise ValueError(
+                        f"pack {pack.pack_id}: a code is {int(heard.max())}, but the codebooks have "
+                        f"{grid.codebook_size} entries"
+                    )
                 if augmented is not None and not _is_predicted(pack, start, grid.layout.num_columns(length)):
                     heard = augmented[number](heard)
                 columns = grid.layout.to_grid(heard)  # (S, C)
@@ -120,8 +126,10 @@ def collate(
     streams = grid.layout.num_streams
     audio_cells = np.concatenate(audio) if audio else np.zeros((0, streams), dtype=np.int32)
     columns_of = np.concatenate(audio_columns) if audio_columns else np.zeros(0, dtype=np.int64)
-    if audio_cells.size and int(audio_cells.max()) > grid.codebook_size:
-        raise ValueError(f"a code is {int(audio_cells.max())}, but the codebooks have {grid.codebook_size} entries")
+    if audio_cells.size and int(audio_cells.max()) > grid.layout.vocab_size:
+        raise ValueError(
+            f"an audio cell holds {int(audio_cells.max())}, but the layout has ids below {grid.layout.vocab_size}"
+        )
     cu_seqlens = np.concatenate(ends)
     lengths = np.diff(cu_seqlens)
     starts = np.repeat(cu_seqlens[:-1], lengths)

@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -32,10 +32,14 @@ class Header:
     vocabulary: Vocabulary
     codec: CodecSpec
     codec_weights: str | None
-    layout: Literal["parallel", "delay"]
+    layout: str
     group: int
     tokenizer: str
     tokenizer_digest: str
+    tokenizer_file: str | None = None
+    """The user's tokenizer.json, copied into every checkpoint."""
+    deduplicate: bool = False
+    """Whether repeated frames of what is heard are left out."""
     lineage: dict[str, Any] = field(default_factory=dict)
     """Data sets with their Merkle roots, recipe digest, seed and code version."""
 
@@ -86,6 +90,8 @@ def save(
             save_file(moments, str(staged / "optimizer.safetensors"))
         if place is not None:
             (staged / "loader.json").write_text(json.dumps(place))
+        if header.tokenizer_file is not None:
+            shutil.copyfile(header.tokenizer_file, staged / "tokenizer.json")
         text = json.dumps({"step": step, **asdict(header)}, indent=1, sort_keys=True)
         (staged / "checkpoint.json").write_text(text + "\n")
         for path in staged.iterdir():

@@ -2,7 +2,8 @@
 
 A column's vector is the sum of the embeddings of its cells: one of text and S of audio. Pre-norm blocks with
 rotary positions that start at 0 in every document, grouped-query attention and SwiGLU follow; one linear head
-predicts the next column's text cell, one its audio cells.
+predicts the next column's text cell, one its audio cells (or, in the depth layout, a small transformer
+predicts them one after the other).
 
 Sources: Touvron et al. 2023, "LLaMA", arXiv:2302.13971, section 2.2 (RMSNorm, SwiGLU, RoPE); Ainslie et al. 2023,
 "GQA", arXiv:2305.13245; Henry et al. 2020, "Query-Key Normalization", arXiv:2010.04245; Copet et al. 2023,
@@ -16,6 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from models.attention import Backend, packed_attention
 from models.batch import Batch
@@ -42,6 +44,10 @@ class Shape:
     """Whether queries and keys are normalized per head."""
     prompt_attention: Literal["causal", "both"] = "causal"
     """Whether the columns before the first predicted one see each other in both directions (a prefix LM)."""
+    depth_dim: int = 0
+    """Width of the depth transformer, where the layout has one; half of dim where 0."""
+    depth_layers: int = 2
+    """Its blocks."""
 
     def __post_init__(self) -> None:
         """Check that the heads divide the width."""
@@ -71,6 +77,8 @@ class Vocabulary:
     codebook_size: int
     ordinal: bool
     """Whether neighboring codes mean neighboring values."""
+    depth: bool = False
+    """Whether a column's audio cells are predicted one after the other, by a small transformer over the streams."""
 
 
 def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,6 +157,75 @@ class Block(nn.Module):
         return out
 
 
+class DepthTransformer(nn.Module):
+    """Predicts the cells of one column from its state, each from those above it.
+
+    Source: Défossez et al. 2024, "Moshi", arXiv:2410.00037, section 3.4.1: z is the temporal state, and stream k sees z
+    and the cells of streams below k.
+    """
+
+    CHUNK = 1024
+    """Columns whose cells are predicted at a time; the rest is made again in the backward pass."""
+
+    def __init__(self, shape: Shape, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        width = shape.depth_dim or shape.dim // 2
+        heads = max(1, width // 64)
+        small = Shape(
+            dim=width, num_layers=shape.depth_layers, num_heads=heads, num_kv_heads=heads, ffn_dim=3 * width,
+            rope_theta=shape.rope_theta, qk_norm=shape.qk_norm,
+        )  # fmt: skip
+        self.num_streams, self.size, self.shape = vocabulary.num_streams, vocabulary.codebook_size, small
+        self.from_state = nn.Linear(shape.dim, width, bias=False)
+        # Cell k - 1 is what stream k sees: the same table as for columns, one row of pad a stream.
+        self.embedding = nn.Embedding(vocabulary.num_streams * (vocabulary.codebook_size + 1), width)
+        self.start = nn.Embedding(vocabulary.num_streams, width)
+        self.blocks = nn.ModuleList(Block(small) for _ in range(shape.depth_layers))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, vocabulary.num_streams * vocabulary.codebook_size, bias=False)
+
+    def states(self, hidden: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        """Return what each stream's cell is predicted from (P, S', w).
+
+        Args:
+            hidden: (P, d) the columns' states.
+            cells: (P, S' - 1) the cells above, from the first stream on; pad is `codebook_size`.
+        """
+        number = cells.shape[1] + 1
+        streams = torch.arange(number, device=hidden.device)
+        x = self.from_state(hidden)[:, None] + self.start(streams)[None]
+        above = self.embedding(cells + streams[:-1] * (self.size + 1))
+        x = torch.cat((x[:, :1], x[:, 1:] + above), dim=1)
+        cos, sin = rotary(streams, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)  # (P, S', H, D)
+            attended = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
+            )
+            x = block.finish(x, attended.transpose(1, 2))
+        out: torch.Tensor = self.norm(x)
+        return out
+
+    def _chunk_loss(self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        states = self.states(hidden, targets[:, :-1])
+        head = self.head.weight.view(self.num_streams, self.size, -1)
+        logits = torch.einsum("psw,svw->psv", states, head)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.size, reduction="none")
+        return (losses.view(targets.shape) * weights[:, None]).sum()
+
+    def loss(self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of the cross-entropies of columns' cells (P, S); pads count for nothing."""
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for start in range(0, len(hidden), self.CHUNK):
+            rows = slice(start, start + self.CHUNK)
+            total = total + checkpoint(
+                self._chunk_loss, hidden[rows], targets[rows], weights[rows], use_reentrant=False
+            )
+        return total
+
+
 @dataclass(frozen=True)
 class Loss:
     """Sums over the cells that count, to be divided by the sum of weights of all ranks."""
@@ -175,7 +252,10 @@ class SpeechLM(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = nn.RMSNorm(shape.dim, eps=1e-6)
         self.text_head = nn.Linear(shape.dim, vocabulary.text_size, bias=False)
-        self.audio_head = nn.Linear(shape.dim, vocabulary.num_streams * vocabulary.codebook_size, bias=False)
+        heads = vocabulary.num_streams * vocabulary.codebook_size
+        self.audio_head: nn.Linear | DepthTransformer = (
+            DepthTransformer(shape, vocabulary) if vocabulary.depth else nn.Linear(shape.dim, heads, bias=False)
+        )
         offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
         self.register_buffer("stream_offsets", offsets, persistent=False)
         self.stream_offsets: torch.Tensor
@@ -206,6 +286,8 @@ class SpeechLM(nn.Module):
         self.text_embedding.weight[0] = 0.0
         pads = torch.arange(1, self.vocabulary.num_streams + 1) * (self.vocabulary.codebook_size + 1) - 1
         self.audio_embedding.weight[pads] = 0.0
+        if isinstance(self.audio_head, DepthTransformer):
+            self.audio_head.embedding.weight[pads] = 0.0
         return self
 
     def num_parameters(self) -> int:
@@ -258,9 +340,13 @@ class SpeechLM(nn.Module):
         text_total = linear_cross_entropy(
             hidden[batch.text_from], self.text_head.weight, text_targets, batch.text_weights
         )
-        audio_total = linear_cross_entropy(
-            hidden[batch.audio_from], self.audio_head.weight, batch.audio_targets, batch.audio_weights, ignored=pad
-        )
+        audio_states = hidden[batch.audio_from]
+        if isinstance(self.audio_head, DepthTransformer):
+            audio_total = self.audio_head.loss(audio_states, batch.audio_targets, batch.audio_weights)
+        else:
+            audio_total = linear_cross_entropy(
+                audio_states, self.audio_head.weight, batch.audio_targets, batch.audio_weights, ignored=pad
+            )
         text_weight = target_weight(text_targets, batch.text_weights)
         audio_weight = target_weight(batch.audio_targets, batch.audio_weights, ignored=pad)
         return Loss(

@@ -1,7 +1,11 @@
-"""Text as bytes, and the special tokens that the tasks need; 294 ids, the same for everybody."""
+"""Text as integers behind the special tokens that the tasks need: as bytes, or by a tokenizer that the user names."""
 
 import hashlib
+import json
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 
 class ByteTokenizer:
@@ -19,17 +23,28 @@ class ByteTokenizer:
     TEXT = 4
     CARRY = 5
     AUDIO_END = 6
-    FIRST_SPEAKER = 7
+    CHANGE = 7  # <sc> of utterances, <cc> of words
+    ENROL = 8  # what follows is a sample of a voice
+    AUDIO = 9  # what follows is audio to be made
+    INSTRUCTION = 10
+    ASR_FIFO, ASR_TIMED, ASR_TOKEN, ASR_TARGET, ASR_CONTEXT = 11, 12, 13, 14, 15
+    EXTRACT, SPEAK, DUPLEX, INTERLEAVE = 16, 17, 18, 19
+    FIRST_SPEAKER = 24  # 20 to 23 are spare
     MAX_SPEAKERS = 31
-    FIRST_BYTE = FIRST_SPEAKER + MAX_SPEAKERS
+    FIRST_TEXT = FIRST_SPEAKER + MAX_SPEAKERS
 
-    name = "bytes-1"
-    vocab_size = FIRST_BYTE + 256
+    name = "bytes-2"
+    file: Path | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Special tokens and 256 bytes."""
+        return self.FIRST_TEXT + 256
 
     @property
     def digest(self) -> str:
         """Digest of everything that gives an id its meaning."""
-        meaning = f"{self.name}:{self.FIRST_SPEAKER}:{self.FIRST_BYTE}:{self.vocab_size}"
+        meaning = f"{self.name}:{self.FIRST_SPEAKER}:{self.FIRST_TEXT}:{self.vocab_size}"
         return hashlib.blake2b(meaning.encode(), digest_size=16).hexdigest()
 
     def speaker(self, arrival: int) -> int:
@@ -44,11 +59,11 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return one id a byte."""
-        return [self.FIRST_BYTE + byte for byte in text.encode()]
+        return [self.FIRST_TEXT + byte for byte in text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of byte ids; special ids are skipped, broken characters replaced."""
-        return bytes(i - self.FIRST_BYTE for i in ids if i >= self.FIRST_BYTE).decode(errors="replace")
+        """Return the text of ids; special ones are skipped, broken characters replaced."""
+        return bytes(i - self.FIRST_TEXT for i in ids if i >= self.FIRST_TEXT).decode(errors="replace")
 
     def turns(self, ids: Sequence[int]) -> list[tuple[str, str]]:
         """Split serialized output at its speaker tags: [("s0", "first words"), ...], in order.
@@ -63,11 +78,97 @@ class ByteTokenizer:
         for i in ids:
             if i == self.END:
                 break
-            if self.FIRST_SPEAKER <= i < self.FIRST_BYTE:
+            if self.FIRST_SPEAKER <= i < self.FIRST_TEXT:
                 found.append((f"s{i - self.FIRST_SPEAKER}", []))
-            elif i >= self.FIRST_BYTE:
+            elif i >= self.FIRST_TEXT:
                 if not found:
                     found.append(("s0", []))
                 found[-1][1].append(i)
         texts = [(tag, " ".join(self.decode(part).split())) for tag, part in found]
         return [(tag, text) for tag, text in texts if text]
+
+    def show(self, ids: Sequence[int]) -> str:
+        """Return ids as a person reads them, special ones in brackets.
+
+        >>> t = ByteTokenizer()
+        >>> t.show([t.ASR, t.TEXT, t.speaker(1), *t.encode("hi"), t.END])
+        '<asr><text>[s1]hi<end>'
+        """
+        shown, held = [], []
+        for i in [*ids, self.PAD]:
+            if i >= self.FIRST_TEXT:
+                held.append(i)
+                continue
+            if held:
+                shown.append(self.decode(held))
+                held = []
+            if i >= self.FIRST_SPEAKER:
+                shown.append(f"[s{i - self.FIRST_SPEAKER}]")
+            elif i != self.PAD:
+                shown.append(f"<{_NAMES.get(i, str(i))}>")
+        return "".join(shown)
+
+
+_NAMES = {
+    value: name.lower()
+    for name, value in vars(ByteTokenizer).items()
+    if isinstance(value, int) and name.isupper() and not name.startswith(("FIRST", "MAX"))
+}
+
+
+class FileTokenizer(ByteTokenizer):
+    """Maps text by a Hugging Face `tokenizer.json`; its ids stand behind our special tokens, which it need not know."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            ValueError: it is missing, or no tokenizer, or the package is.
+        """
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ValueError("a tokenizer file needs a package: pip install 'hubbub[codecs]'") from error
+        try:
+            data = path.read_bytes()
+            self._tokenizer: Any = Tokenizer.from_str(data.decode())
+            unknown = json.loads(data)["model"].get("unk_token")
+        except Exception as error:
+            raise ValueError(f"{path} is no tokenizer.json that can be read: {error}") from error
+        self.file = path
+        self._hash = hashlib.blake2b(data, digest_size=8).hexdigest()
+        self._unknown = None if unknown is None else self._tokenizer.token_to_id(unknown)
+        self.name = f"file-{self._hash}"
+
+    @property
+    def vocab_size(self) -> int:
+        """Special tokens and the file's ids, those that it added included."""
+        return self.FIRST_TEXT + int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the file's ids, no special ones added.
+
+        Raises:
+            ValueError: the tokenizer knows no way to write the text.
+        """
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if self._unknown is not None and self._unknown in ids:
+            raise ValueError(f"the tokenizer cannot write {text!r}: it has no token for part of it")
+        return [self.FIRST_TEXT + i for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special ones are skipped."""
+        return str(self._tokenizer.decode([i - self.FIRST_TEXT for i in ids if i >= self.FIRST_TEXT]))
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(name: str) -> ByteTokenizer:
+    """Return the tokenizer of a name: `bytes`, or a tokenizer.json or its folder.
+
+    Raises:
+        ValueError: there is no such file, or it cannot be read.
+    """
+    if name == "bytes":
+        return ByteTokenizer()
+    path = Path(name).expanduser()
+    return FileTokenizer(path / "tokenizer.json" if path.is_dir() else path)

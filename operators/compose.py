@@ -1,4 +1,4 @@
-"""Codes to documents: a task's prompt and target on the token grid that `operators.schema` spells out."""
+"""Codes to documents: windows of a conversation, and the tasks that are made of each, on the token grid."""
 
 import itertools
 import json
@@ -8,25 +8,17 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from models.batch import AUDIO, TEXT
 from models.codec import CodecSpec
 from models.layouts import Layout, make_layout
-from models.tokenizer import ByteTokenizer
+from models.tokenizer import ByteTokenizer, load_tokenizer
 from operators.errors import InputError, UnusableRowError
 from operators.schema import CODES, DOCUMENTS, table
+from operators.tasks import TASKS, Document, Scene, Turn, Window, asr_prompt
 
-TOKENIZER = ByteTokenizer()
-Turn = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Window:
-    """A piece of a conversation: frames [start, end), turns heard again, and turns to be written down."""
-
-    start_frame: int
-    end_frame: int
-    carried: tuple[Turn, ...]
-    turns: tuple[Turn, ...]
+TaskName = Literal[
+    "asr", "asr_fifo", "asr_timed", "asr_token", "asr_target", "asr_context", "continue", "extract", "speak", "duplex",
+    "interleave",
+]  # fmt: skip
 
 
 def windows(turns: Sequence[Turn], num_frames: int, length: int, overlap: int) -> list[Window]:
@@ -88,43 +80,72 @@ def windows(turns: Sequence[Turn], num_frames: int, length: int, overlap: int) -
 class Compose:
     """Makes documents of conversations' codes: tasks, layout and windows are chosen here, never at `encode`."""
 
-    tasks: tuple[Literal["asr", "continue"], ...] = ("asr",)
-    """Tasks each window is made into: serialized multi-talker transcription, continuation of the codes."""
-    layout: Literal["parallel", "delay"] = "parallel"
+    tasks: tuple[TaskName, ...] = ("asr",)
+    """Tasks each window is made into: see docs/documents.md."""
+    layout: Literal["parallel", "delay", "flat", "coarse_first", "depth"] = "parallel"
     """How codes stand on columns."""
     group: int = 1
-    """Frames side by side in a column of the parallel layout."""
+    """Frames side by side in a column of the parallel and depth layouts."""
     window_s: float = 30.0
     """Longest stretch of a conversation in one document; cut only where nobody speaks."""
     overlap_s: float = 0.0
     """How far a window reaches back; turns heard again stand in the prompt with their tags and text."""
+    carry_voices: bool = False
+    """Whether later windows' prompts hold a sample of each voice that was heard before."""
     prompt_s: float = 2.0
     """Audio given before a continuation."""
+    enrol_s: float = 3.0
+    """Longest sample of a voice."""
+    text: Literal["normalized", "raw"] = "normalized"
+    """Which text is written: as scored, or as the corpus has it."""
+    tokenizer: str = "bytes"
+    """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
+    deduplicate: bool = False
+    """Whether repeated frames of audio that is heard (not made) are left out."""
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not self.tasks:
-            raise InputError("compose.tasks is empty; there are asr and continue")
+            raise InputError(f"compose.tasks is empty; there are {', '.join(TASKS)}")
         if self.group < 1 or self.window_s <= 0 or not 0 <= self.overlap_s < self.window_s or self.prompt_s <= 0:
             raise InputError("compose: group >= 1, window_s > overlap_s >= 0 and prompt_s > 0 must hold")
-        if self.layout == "delay" and self.group != 1:
+        if self.enrol_s <= 0:
+            raise InputError("compose.enrol_s must be positive")
+        if self.layout not in ("parallel", "depth") and self.group != 1:
             raise InputError(
-                "compose: the delay layout knows no group; use --compose.group 1 or --compose.layout parallel"
+                f"compose: the {self.layout} layout knows no group; use --compose.group 1 or --compose.layout parallel"
+            )
+        if "duplex" in self.tasks and self.group % 2:
+            raise InputError(
+                "compose: task duplex needs two frames side by side: --compose.group 2 (or another even one)"
             )
 
     def layout_of(self, codec: CodecSpec) -> Layout:
         """Return the layout for a codec."""
         return make_layout(self.layout, codec.num_codebooks, codec.codebook_size, self.group)
 
+    @property
+    def loaded_tokenizer(self) -> ByteTokenizer:
+        """The tokenizer.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        try:
+            return load_tokenizer(self.tokenizer)
+        except ValueError as error:
+            raise InputError(f"compose.tokenizer: {error}") from error
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the documents of each conversation.
 
         Raises:
-            UnusableRowError: a conversation cannot be cut, or has more speakers than there are tags.
+            UnusableRowError: a conversation cannot be cut, has more speakers than there are tags, or lacks what a task
+                needs.
         """
         codec = codec_of(batch.schema)
         return table([document for row in batch.to_pylist() for document in self.documents(row, codec)], DOCUMENTS)
@@ -136,104 +157,38 @@ class Compose:
 
     def documents(self, row: Mapping[str, Any], codec: CodecSpec) -> Iterator[dict[str, Any]]:
         """Yield the documents (rows of DOCUMENTS) of one conversation (a row of CODES)."""
-        layout = self.layout_of(codec)
         for number, window in enumerate(self.windows(row, codec)):
             for task in self.tasks:
-                base = {
-                    "document_id": f"{row['conversation_id']}/{number}/{task}",
-                    "conversation_id": row["conversation_id"],
-                    "task": task,
-                    "speakers": row["speakers"],
-                    "start_frame": window.start_frame,
-                    "num_frames": window.end_frame - window.start_frame,
-                    "codes": frames_of(row["codes"], window.start_frame, window.end_frame, codec),
-                }
-                if task == "asr":
-                    prompt = self.asr_prompt(window, row["speakers"])
-                    target = [*serialize(window.turns, row["speakers"]), TOKENIZER.END]
-                    yield {**base, **self._asr(prompt, target, layout, base["num_frames"])}
-                elif base["num_frames"] > self._prompt_frames(codec):
-                    yield {**base, **self._continue(layout, base["num_frames"], self._prompt_frames(codec))}
+                scene = self.scene(row, window, codec, f"{row['conversation_id']}/{number}/{task}")
+                for document in TASKS[task](scene):
+                    yield document.row(scene, task)
 
-    @staticmethod
-    def asr_prompt(window: Window, speakers: Sequence[str]) -> list[int]:
-        """Return the text that stands before a window's audio."""
-        carry = [TOKENIZER.CARRY, *serialize(window.carried, speakers)] if window.carried else []
-        return [TOKENIZER.ASR, *carry]
+    def scene(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, document_id: str) -> Scene:
+        """Return what a task draws on."""
+        prompt = max(1, round(self.prompt_s * codec.frame_rate_hz))
+        return Scene(
+            row=row,
+            window=window,
+            codec=codec,
+            layout=self.layout_of(codec),
+            tokenizer=self.loaded_tokenizer,
+            document_id=document_id,
+            raw_text=self.text == "raw",
+            enrol_frames=max(1, round(self.enrol_s * codec.frame_rate_hz)),
+            prompt_frames=-(-prompt // self.group) * self.group,
+            carry_voices=self.carry_voices,
+            deduplicate=self.deduplicate,
+        )
 
-    @staticmethod
-    def _asr(prompt: list[int], target: list[int], layout: Layout, num_frames: int) -> dict[str, Any]:
-        audio_at = len(prompt)
-        text_at = audio_at + layout.num_columns(num_frames)
-        end = text_at + 1 + len(target)
-        return {
-            "num_columns": end,
-            "segments": [
-                {"kind": TEXT, "start_column": 0, "length": len(prompt)},
-                {"kind": AUDIO, "start_column": audio_at, "length": num_frames},
-                {"kind": TEXT, "start_column": text_at, "length": 1 + len(target)},
-            ],
-            "text_tokens": [*prompt, TOKENIZER.TEXT, *target],
-            "loss_spans": [{"kind": TEXT, "start_column": text_at + 1, "end_column": end, "weight": 1.0}]
-            if target
-            else [],
-        }
-
-    @staticmethod
-    def prompt_only(prompt: list[int], layout: Layout, num_frames: int) -> dict[str, Any]:
-        """Return segments and text of a transcription that is still to be written."""
-        made = Compose._asr(prompt, [], layout, num_frames)
-        return {**made, "loss_spans": []}
-
-    def _prompt_frames(self, codec: CodecSpec) -> int:
-        frames = max(1, round(self.prompt_s * codec.frame_rate_hz))
-        return -(-frames // self.group) * self.group
-
-    @staticmethod
-    def _continue(layout: Layout, num_frames: int, prompt_frames: int) -> dict[str, Any]:
-        end = 1 + layout.num_columns(num_frames)
-        # In the delay layout this column's later codebooks still belong to frames of the prompt.
-        target_at = 1 + layout.first_column(prompt_frames)
-        weight = 1.0 / layout.num_streams
-        return {
-            "num_columns": end + 1,
-            "segments": [
-                {"kind": TEXT, "start_column": 0, "length": 1},
-                {"kind": AUDIO, "start_column": 1, "length": num_frames},
-                {"kind": TEXT, "start_column": end, "length": 1},
-            ],
-            "text_tokens": [TOKENIZER.CONTINUE, TOKENIZER.AUDIO_END],
-            "loss_spans": [
-                {"kind": AUDIO, "start_column": target_at, "end_column": end, "weight": weight},
-                {"kind": TEXT, "start_column": target_at, "end_column": end + 1, "weight": 1.0},
-            ],
-        }
-
-
-def serialize(turns: Sequence[Turn], speakers: Sequence[str]) -> list[int]:
-    """Return turns by start time, each behind its speaker's arrival-order tag.
-
-    Source: serialized output training, Kanda et al. 2020, arXiv:2003.12687; tags by arrival as Sortformer orders
-    speakers, Park et al. 2024, arXiv:2409.06656.
-
-    Raises:
-        UnusableRowError: there are more speakers than tags.
-    """
-    arrival = {speaker: place for place, speaker in enumerate(speakers)}
-    tokens: list[int] = []
-    for turn in sorted(turns, key=lambda turn: (turn["start_frame"], arrival[turn["speaker"]])):
-        try:
-            tokens.append(TOKENIZER.speaker(arrival[turn["speaker"]]))
-        except ValueError as error:
-            raise UnusableRowError(str(error)) from error
-        tokens += TOKENIZER.encode(turn["text_normalized"])
-    return tokens
-
-
-def frames_of(codes: bytes, start_frame: int, end_frame: int, codec: CodecSpec) -> bytes:
-    """Return the bytes of frames [start, end) of packed codes."""
-    frame_bytes = codec.num_codebooks * codec.bits // 8
-    return codes[start_frame * frame_bytes : end_frame * frame_bytes]
+    def asr_question(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str = "asr") -> Document:
+        """Return the prompt of a transcription that is still to be written."""
+        scene = self.scene(row, window, codec, "question")
+        tokenizer = scene.tokenizer
+        first = {"asr": tokenizer.ASR, "asr_fifo": tokenizer.ASR_FIFO, "asr_timed": tokenizer.ASR_TIMED,
+                 "asr_token": tokenizer.ASR_TOKEN}[task]  # fmt: skip
+        document = asr_prompt(scene, [first])
+        document.text([tokenizer.TEXT])
+        return document
 
 
 def codec_of(schema: pa.Schema) -> CodecSpec:

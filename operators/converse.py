@@ -384,7 +384,7 @@ class _Utterances:
 
 _WHOLE = (
     "utterance_id", "speaker", "corpus", "audio", "byte_offset", "byte_length", "channel", "source_rate_hz",
-    "language", "licence",
+    "gender", "language", "licence",
 )  # fmt: skip
 
 

@@ -93,5 +93,7 @@ class Encode:
             "num_frames": num_frames,
             "text": turn["text"],
             "text_normalized": turn["text_normalized"],
+            "gender": turn["gender"],
+            "language": turn["language"],
             "words": [{"word": w, "start_frame": s, "num_frames": n} for w, s, n in words],
         }

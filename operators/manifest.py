@@ -26,7 +26,7 @@ from operators.schema import UTTERANCES, table
 from operators.text import normalize
 from operators.where import select
 
-VERSION = "1"
+VERSION = "2"
 
 # What plain JSONL and NeMo manifests call the columns of ours.
 _NAMES = {
@@ -34,6 +34,7 @@ _NAMES = {
     "text": ("text", "transcript", "sentence"),
     "speaker": ("speaker", "speaker_id", "spk"),
     "utterance_id": ("id", "utterance_id", "utt_id", "utt"),
+    "gender": ("gender", "sex"),
     "language": ("language", "lang"),
     "licence": ("licence", "license"),
     "consent": ("consent",),
@@ -168,8 +169,8 @@ def _from_supervision(supervision: dict[str, Any], recording: dict[str, Any], of
         "duration_s": supervision.get("duration"),
         "rate_hz": recording.get("sampling_rate"),
         "words": [(item[0], offset_s + item[1], item[2]) for item in aligned],
-        "user": {k: v for k, v in custom.items() if k not in known}
-        | {k: supervision[k] for k in ("gender",) if supervision.get(k)},
+        "gender": supervision.get("gender"),
+        "user": {k: v for k, v in custom.items() if k not in known},
         **known,
     }
 
@@ -303,6 +304,7 @@ def _checked(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_
         "source_num_samples": available,
         "fingerprint": fingerprint,
         "speaker": speaker,
+        "gender": None if row.get("gender") is None else str(row["gender"]),
         "split": manifest.split or (str(row["split"]) if row.get("split") else None),
         "text": text,
         "text_normalized": normalized,

@@ -223,6 +223,7 @@ def _conversation(
             "source_num_samples": max(1, min(length, round(one.end_s * own_hz)) - from_sample),
             "text": one.text,
             "text_normalized": normalize(one.text),
+            "gender": None,
             "language": one.language or language,
             "licence": recording.licence or licence,
             "is_part": False,

@@ -9,16 +9,23 @@ The token grid (built with a batch by `models.batch`, never stored)
 A document is a row of columns; a column is one step of the model. Every column has one text cell and
 S audio cells (S = the layout's streams; K codebooks make S = K streams in the parallel and delay layouts).
 
-    task asr:        <asr> [<carry> text of the overlap] A A ... A <text> [s0] b y t e s [s1] ... <end>
-    task continue:   <continue> A A ... A <audio_end>
+    task asr:         <asr> [[sK] <enrol> A ...] [<carry> text] A A ... A <text> [s0] b y t e s [s1] ... <end>
+    asr_fifo, asr_timed, asr_token: the same with <change> between turns or words, or [start] [sK] text [end]
+    task asr_context: <asr_context> <instruction> hotwords A A ... A <text> [s0] ... <end>
+    task asr_target:  <asr_target> <instruction> b y t e s [<enrol> A ...] <audio> A A ... A <text> [sK] ... <end>
+    task continue:    <continue> A A ... A <audio_end>
+    task extract:     <extract> <enrol> A ... <text> A ... (mixture) <audio> A ... (one speaker's own) <audio_end>
+    task speak:       <speak> [[sK] <enrol> A ...] ... <text> [s0] b y t e s [s1] ... <audio> A A ... A <audio_end>
+    task duplex:      <duplex> A A ... A <audio_end>, two speakers side by side, text cells hold the first one's words
+    task interleave:  <interleave> [s0] b y t e s [s1] <audio> A ... <audio_end> [s0] ... <end>
 
-- In an audio column (A) the text cell is `<pad>` (id 0); in a text column every audio cell is pad, the id one
-  past the last code. Pad cells add nothing to the sum of embeddings.
-- The delay layout makes T + K - 1 columns of T frames; its corners are audio pad, inside the document's border.
+- In an audio column (A) the text cell is `<pad>` (id 0), but for duplex; in a text column every audio cell is pad,
+  the id one past the last. Pad cells add nothing to the sum of embeddings. `models.layouts` says what a cell holds.
+- The delay layout makes T + K - 1 columns of T frames; its corners are audio pad, inside the document's border. The
+  flat and coarse-first layouts make K T columns of one cell.
 - A loss span [start, end) names columns whose cells are *predicted* (from the column before), in one kind of
-  stream. Text spans of `asr` cover the first token after `<text>` up to and with `<end>`. Spans of `continue`
-  cover, from the first column after the prompt: the audio cells (audio pad never counts), and the text cells,
-  `<pad>` meaning "goes on", up to and with `<audio_end>`.
+  stream. Transcriptions: the text cells after `<text>` up to and with `<end>`. Audio that is made: its audio cells
+  (audio pad never counts), and its text cells, `<pad>` meaning "goes on", up to and with `<audio_end>`.
 - A cell's weight in the loss is its span's weight; the loss is the weighted sum over all ranks divided by the
   sum of the weights over all ranks. Audio spans carry weight 1/S, so that a column counts about as a token.
 """
@@ -56,6 +63,7 @@ UTTERANCES = _schema(
     **_SOURCE,
     fingerprint=pa.string(),  # of size, first and last 64 KiB of the file: a changed recording is another row
     speaker=pa.string(),
+    gender=pa.string(),  # as the manifest has it
     split=pa.string(),  # the manifest's own; null where it has none
     text=pa.string(),
     text_normalized=pa.string(),  # by the normalizer that the metadata names
@@ -90,6 +98,7 @@ TURN = pa.struct(
         **_SOURCE,
         "text": pa.string(),
         "text_normalized": pa.string(),
+        "gender": pa.string(),
         "language": pa.string(),
         "licence": pa.string(),
         "is_part": pa.bool_(),  # cut out of the utterance at word times
@@ -167,6 +176,8 @@ TURN_FRAMES = pa.struct(
         "num_frames": pa.int32(),
         "text": pa.string(),
         "text_normalized": pa.string(),
+        "gender": pa.string(),
+        "language": pa.string(),
         "words": pa.list_(WORD_FRAMES),
     }
 )

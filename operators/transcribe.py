@@ -1,10 +1,11 @@
 """Codes to words: a checkpoint writes down who said what."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,14 @@ from models.codec import CodecSpec
 from models.generate import greedy_text
 from models.layouts import make_layout
 from models.speech_lm import SpeechLM
-from operators.compose import TOKENIZER, Compose, Window, codec_of, frames_of
+from models.tokenizer import ByteTokenizer, load_tokenizer
+from operators.compose import Compose, codec_of
 from operators.digest import digest_file
 from operators.errors import InputError
 from operators.schema import CODES, HYPOTHESES, table
+from operators.tasks import Window
+
+_TIME = re.compile(r"\[\d+\.\d\d\]?|^\d*\.?\d\d\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,8 @@ class Transcribe:
     """Longest answer."""
     batch_size: int = 16
     """Windows decoded at once."""
+    task: Literal["asr", "asr_timed"] = "asr"
+    """Which of the transcriptions that it was trained on the model is asked for."""
     device: str = "cpu"
     """Where the model runs."""
 
@@ -46,9 +53,21 @@ class Transcribe:
             model, _, header = load(Path(self.checkpoint), self.device)
         except ValueError as error:
             raise InputError(str(error)) from error
-        if header.tokenizer_digest != TOKENIZER.digest:
-            raise InputError(f"{self.checkpoint} was trained with tokenizer {header.tokenizer}, not {TOKENIZER.name}")
         return model.eval(), header
+
+    @cached_property
+    def tokenizer(self) -> ByteTokenizer:
+        """The tokenizer that the checkpoint was trained with.
+
+        Raises:
+            InputError: it is of another version of this program.
+        """
+        file = Path(self.checkpoint) / "tokenizer.json"
+        tokenizer = load_tokenizer(str(file) if file.exists() else "bytes")
+        header = self.header
+        if header.tokenizer_digest != tokenizer.digest:
+            raise InputError(f"{self.checkpoint} was trained with tokenizer {header.tokenizer}, not {tokenizer.name}")
+        return tokenizer
 
     @cached_property
     def weights_digest(self) -> str:
@@ -90,14 +109,14 @@ class Transcribe:
         codec = codec_of(batch.schema)
         self.check_codec(codec)
         rows = batch.to_pylist()
-        compose = Compose(window_s=self.window_s)
+        compose = self.compose
         pieces = [(i, window) for i, row in enumerate(rows) for window in compose.windows(row, codec)]
-        prompts = [self.prompt(rows[i]["codes"], window, codec) for i, window in pieces]
+        prompts = [self.prompt(rows[i], window, codec) for i, window in pieces]
         answers = self.answer(prompts)
         turns: list[list[tuple[str, str]]] = [[] for _ in rows]
         tokens = [0] * len(rows)
         for (i, _), answer in zip(pieces, answers, strict=True):
-            turns[i] += TOKENIZER.turns(answer)
+            turns[i] += self.turns(answer)
             tokens[i] += len(answer)
         return table(
             [
@@ -112,21 +131,40 @@ class Transcribe:
             HYPOTHESES,
         )
 
-    def prompt(self, codes: bytes, window: Window, codec: CodecSpec) -> PackedDocuments:
-        """Return the transcription prompt of one window."""
-        num_frames = window.end_frame - window.start_frame
-        made: dict[str, Any] = Compose.prompt_only(Compose.asr_prompt(window, ()), self.grid.layout, num_frames)
-        segments = [[s["kind"], s["start_column"], s["length"]] for s in made["segments"]]
+    @cached_property
+    def compose(self) -> Compose:
+        """How prompts are made: as the checkpoint's documents were."""
+        file = Path(self.checkpoint) / "tokenizer.json"
+        layout: Any = self.header.layout
+        return Compose(
+            window_s=self.window_s,
+            layout=layout,
+            group=self.header.group,
+            tokenizer=str(file) if file.exists() else "bytes",
+            deduplicate=self.header.deduplicate,
+        )
+
+    def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec) -> PackedDocuments:
+        """Return the transcription prompt of one window of a conversation (a row of CODES)."""
+        made = self.compose.asr_question(row, window, codec, self.task)
+        segments = [[s["kind"], s["start_column"], s["length"]] for s in made.segments]
         return PackedDocuments(
             pack_id="prompt",
-            num_columns=made["num_columns"],
-            cu_seqlens=np.array([0, made["num_columns"]], dtype=np.int32),
+            num_columns=made.columns,
+            cu_seqlens=np.array([0, made.columns], dtype=np.int32),
             segments=np.array(segments, dtype=np.int32),
-            text_tokens=np.array(made["text_tokens"], dtype=np.int32),
-            codes=frames_of(codes, window.start_frame, window.end_frame, codec),
+            text_tokens=np.array(made.text_tokens, dtype=np.int32),
+            codes=b"".join(made.codes),
             loss_spans=np.zeros((0, 3), dtype=np.int32),
             loss_weights=np.zeros(0, dtype=np.float32),
         )
+
+    def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
+        """Return an answer's turns: speaker tag and words, times left out."""
+        found = self.tokenizer.turns(answer)
+        if self.task == "asr_timed":
+            found = [(tag, " ".join(_TIME.sub(" ", text).split())) for tag, text in found]
+        return [(tag, text) for tag, text in found if text]
 
     def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
         """Return each prompt's answer, decoded `batch_size` at a time, neighbors in length together."""
@@ -136,7 +174,7 @@ class Transcribe:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             made = greedy_text(
-                model, [prompts[i] for i in chosen], self.grid, end=TOKENIZER.END, max_tokens=self.max_tokens
+                model, [prompts[i] for i in chosen], self.grid, end=ByteTokenizer.END, max_tokens=self.max_tokens
             )
             for i, answer in zip(chosen, made, strict=True):
                 answers[i] = answer

@@ -3,10 +3,9 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.checkpoint import read_header
-from models.tokenizer import ByteTokenizer
 from operators import storage
 from operators.dataset import Receipt, RowWriter
 from operators.digest import canonical_json
@@ -30,7 +29,7 @@ def check_checkpoint(path: Path, recipe: Recipe) -> Path:
         _, header = read_header(path)
     except ValueError as error:
         raise InputError(str(error)) from error
-    codec, ours = recipe.encode.spec, ByteTokenizer()
+    codec, ours = recipe.encode.spec, recipe.compose.loaded_tokenizer
     for name, theirs, wanted in (
         ("codec", (header.codec.name, header.codec.num_codebooks), (codec.name, codec.num_codebooks)),
         ("codec weights", header.codec.weights_digest[:8], codec.weights_digest[:8]),
@@ -49,6 +48,11 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def asked(recipe: Recipe) -> Literal["asr", "asr_timed"]:
+    """Return the transcription that a recipe's models are judged by: the plain one where they learn it."""
+    return "asr_timed" if "asr" not in recipe.compose.tasks and "asr_timed" in recipe.compose.tasks else "asr"
+
+
 def make_hypotheses(job: Job) -> Receipt:
     """Make one partition of `hypotheses`: what one checkpoint wrote of one partition of codes."""
     source = job.output.dataset("codes")
@@ -57,6 +61,7 @@ def make_hypotheses(job: Job) -> Receipt:
         window_s=job.recipe.compose.window_s,
         max_tokens=job.recipe.evaluate.max_tokens,
         batch_size=job.recipe.evaluate.batch_size,
+        task=asked(job.recipe),
         device=_device(),
     )
 

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.tokenizer import ByteTokenizer
 from operators.dataset import Quarantined, Receipt, RowWriter
 from operators.digest import canonical_json
 from operators.pack import buckets_of
@@ -62,10 +61,11 @@ def make_packs(job: Job) -> Receipt:
         if recipe.pack.grouped:
             writer.count(**{GROUPED: 1})
 
+    tokenizer = recipe.compose.loaded_tokenizer
     metadata = {
         "hubbub.codec": canonical_json(recipe.encode.spec),
         "hubbub.layout": canonical_json({"name": recipe.compose.layout, "group": recipe.compose.group}),
-        "hubbub.tokenizer": canonical_json({"name": ByteTokenizer.name, "digest": ByteTokenizer().digest}),
+        "hubbub.tokenizer": canonical_json({"name": tokenizer.name, "digest": tokenizer.digest}),
         "hubbub.task": task,
         "hubbub.capacity": str(recipe.pack.capacity),
         # Of everything in the recipe and upstream that these packs depend on, and of nothing else.

@@ -24,6 +24,7 @@ from operators.pack import Pack
 from operators.render import Render
 from operators.rooms import Place
 from operators.stories import Stories
+from operators.tasks import NEEDS_STEMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +298,12 @@ def check(recipe: Recipe) -> None:
         raise InputError("casting: both splits need at least one conversation")
     if spoken:
         recipe.place.check(recipe.casting.max_speakers)
+    _ = recipe.compose.loaded_tokenizer
+    needy = [task for task in recipe.compose.tasks if task in NEEDS_STEMS]
+    if needy and not recipe.encode.stems:
+        raise InputError(
+            f"compose.tasks: {needy[0]} needs codes of each speaker's own sound: --render.stems anechoic --encode.stems"
+        )
     if recipe.encode.stems and recipe.render.stems == "none":
         raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
 

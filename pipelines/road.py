@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.tokenizer import ByteTokenizer
 from operators import cast, manifest, recorded, stories, text
 from operators.cast import Splits
 from operators.dataset import Dataset, Partition, Receipt, stale_reason
@@ -303,9 +302,9 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 row_ids=tuple(p.partition_id for p in group),
                 depends={
                     "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
-                    "compose": {**plain(compose), "tasks": [task]},
+                    "compose": {n: v for n, v in plain(compose).items() if n != "tokenizer"} | {"tasks": [task]},
                     "pack": plain(recipe.pack),
-                    "tokenizer": ByteTokenizer().digest,
+                    "tokenizer": compose.loaded_tokenizer.digest,
                     "codes": {p.partition_id: p.key for p in group},
                 },
             )

@@ -11,7 +11,6 @@ from cluster.session import Session
 from models.checkpoint import Header
 from models.order import Stream
 from models.speech_lm import Vocabulary
-from models.tokenizer import ByteTokenizer
 from models.training import StepRecord, read_metrics
 from operators.dataset import Dataset, Snapshot
 from operators.digest import plain
@@ -27,15 +26,16 @@ _FAILURE = "failure.txt"
 
 def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
     """Return what every checkpoint of a recipe says of itself."""
-    codec, tokenizer = recipe.encode.spec, ByteTokenizer()
+    codec, tokenizer = recipe.encode.spec, recipe.compose.loaded_tokenizer
     layout = recipe.compose.layout_of(codec)
     return Header(
         shape=recipe.model,
         vocabulary=Vocabulary(
             text_size=tokenizer.vocab_size,
             num_streams=layout.num_streams,
-            codebook_size=codec.codebook_size,
-            ordinal=codec.ordinal,
+            codebook_size=layout.vocab_size,
+            ordinal=codec.ordinal and layout.vocab_size == codec.codebook_size,
+            depth=layout.is_depth,
         ),
         codec=codec,
         codec_weights=recipe.encode.weights,
@@ -43,6 +43,8 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
         group=recipe.compose.group,
         tokenizer=tokenizer.name,
         tokenizer_digest=tokenizer.digest,
+        tokenizer_file=None if tokenizer.file is None else str(tokenizer.file.absolute()),
+        deduplicate=recipe.compose.deduplicate,
         lineage=lineage,
     )
 

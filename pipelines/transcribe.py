@@ -9,11 +9,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from models.codec import load_codec, pack_codes
-from models.tokenizer import ByteTokenizer
-from operators.compose import Window
 from operators.converse import resampled_length
 from operators.errors import InputError
 from operators.render import resample
+from operators.tasks import Window
 from operators.transcribe import Transcribe
 
 
@@ -82,12 +81,11 @@ def transcribe(
     operator.check_codec(codec.spec)
     wav = read_mono(path, codec.spec.sample_rate_hz)
     cuts = quiet_cuts(wav, codec.spec.sample_rate_hz, window_s)
-    tokenizer = ByteTokenizer()
     for start, end in itertools.pairwise(cuts):
         codes = codec.encode(wav[start:end])
         window = Window(0, codes.shape[1], (), ())
-        prompt = operator.prompt(pack_codes(codes, codec.spec.bits), window, codec.spec)
-        for tag, text in tokenizer.turns(operator.answer([prompt])[0]):
+        row = {"codes": pack_codes(codes, codec.spec.bits), "num_frames": codes.shape[1], "speakers": (), "turns": ()}
+        for tag, text in operator.turns(operator.answer([operator.prompt(row, window, codec.spec)])[0]):
             yield start / codec.spec.sample_rate_hz, tag, text
 
 
