@@ -1,9 +1,11 @@
 """The codec contract: audio to integer codes (K, T) and back.
 
-A new codec is one class in one file of this package that fills in `Codec`, and a line in `load_codec`.
+A new codec is one class in one file of this package that fills in `Codec`, and a line in `load_codec`: docs/codecs.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +56,11 @@ class Codec(Protocol):
         ...
 
     def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a waveform (N,) in [-1, 1]; T is `num_frames(N)`."""
+        """Return codes (K, T) of a waveform (N,) in [-1, 1]; T is `num_frames(N)`.
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
         ...
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
@@ -62,31 +68,54 @@ class Codec(Protocol):
         ...
 
 
-def load_codec(name: str, weights: str | None = None, num_codebooks: int | None = None) -> Codec:
-    """Load a codec by its adapter's name.
+NAMES = ("dmel", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac")
+
+
+def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+    """Return each waveform's codes, several at once where the codec knows how to do that without changing one."""
+    at_once = getattr(codec, "encode_many", None)
+    return [codec.encode(wav) for wav in wavs] if at_once is None else at_once(wavs)
+
+
+@lru_cache(maxsize=4)
+def load_codec(name: str, weights: str | None = None, num_codebooks: int | None = None, device: str = "cpu") -> Codec:
+    """Load a codec by its adapter's name, once a process.
 
     Args:
-        name: `dmel` (needs nothing) or `lyra` (needs `weights`).
-        weights: folder of the weights, for codecs that have any.
+        name: one of `NAMES`; dmel alone needs no weights.
+        weights: folder of the weights, or the hub id of a transformers codec.
         num_codebooks: how many of the codec's codebooks to use; its own default where None.
+        device: where a neural codec runs.
 
     Raises:
         ValueError: the name is unknown, or the weights or a package are missing.
     """
-    match name:
-        case "dmel":
-            from models.dmel import DMel
+    if name == "dmel":
+        from models.dmel import DMel
 
-            if num_codebooks not in (None, DMel.NUM_CHANNELS):
-                raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
-            return DMel()
+        if num_codebooks not in (None, DMel.NUM_CHANNELS):
+            raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
+        return DMel()
+    if name not in NAMES:
+        raise ValueError(f"there is no codec named {name!r}; there are {', '.join(NAMES)}")
+    if weights is None:
+        raise ValueError(f"codec {name} needs the folder of its weights: --encode.weights FOLDER")
+    match name:
         case "lyra":
             from models.lyra import Lyra
 
-            if weights is None:
-                raise ValueError("codec lyra needs the folder of its weights: --encode.weights FOLDER")
             return Lyra(weights, num_codebooks=num_codebooks or Lyra.DEFAULT_NUM_CODEBOOKS)
-    raise ValueError(f"there is no codec named {name!r}; there are dmel and lyra")
+        case "units":
+            from models.units import Units
+
+            return Units(weights)
+        case "snac":
+            from models.snac import Snac
+
+            return Snac(weights)
+    from models.transformers_codecs import TransformersCodec
+
+    return TransformersCodec(name, weights, num_codebooks, device)
 
 
 def pack_codes(codes: NDArray[Any], bits: int) -> bytes:

@@ -5,6 +5,7 @@ uniform quantization of the log-mel spectrogram. The constants are fixed, so tha
 """
 
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -89,41 +90,67 @@ class DMel:
         Raises:
             ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
         """
+        scale = np.float32(self.NUM_LEVELS / (self.LOG_MAX - self.LOG_MIN))
+        codes = np.empty((self.num_frames(len(wav)), self.NUM_CHANNELS), dtype=np.uint16)
+        for start, block in self._blocks(wav):
+            level = (block - np.float32(self.LOG_MIN)) * scale
+            codes[start : start + len(block)] = np.clip(level, 0, self.NUM_LEVELS - 1)
+        return np.ascontiguousarray(codes.T)
+
+    def log_mel(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return log10 mel energies (T, 80) of a 16 kHz waveform (N,) in [-1, 1].
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        blocks = [block for _, block in self._blocks(wav)]
+        return np.concatenate([np.zeros((0, self.NUM_CHANNELS), np.float32), *blocks])
+
+    def _blocks(self, wav: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield first frame and log energies of blocks of frames."""
         if wav.ndim != 1:
             raise ValueError(f"dmel takes one channel (N,), not {wav.shape}")
         if not np.isfinite(wav).all():
             raise ValueError("the waveform holds NaN or infinity")
         num_frames = self.num_frames(len(wav))
-        codes = np.empty((num_frames, self.NUM_CHANNELS), dtype=np.uint16)
         if not num_frames:
-            return codes.T
+            return
         frames = np.lib.stride_tricks.sliding_window_view(self._pad(wav.astype(np.float32)), self.WINDOW_SAMPLES)
         frames = frames[:: self.HOP_SAMPLES]
         # The matrix product always has the same shape: its rounding then does not depend on the length of the
         # recording, so a frame's codes are those of the same samples in any other recording.
         power = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES // 2 + 1), dtype=np.float32)
-        scale = self.NUM_LEVELS / (self.LOG_MAX - self.LOG_MIN)
         for start in range(0, num_frames, self.BLOCK_FRAMES):
             rows = frames[start : start + self.BLOCK_FRAMES]
             spectrum = scipy.fft.rfft(rows * self._window, n=self.FFT_SAMPLES, axis=1)
             power[: len(rows)] = spectrum.real**2 + spectrum.imag**2
             energy = (power @ self._filterbank)[: len(rows)]
-            level = (np.log10(np.maximum(energy, 1e-10)) - self.LOG_MIN) * scale
-            codes[start : start + len(rows)] = np.clip(level, 0, self.NUM_LEVELS - 1)
-        return np.ascontiguousarray(codes.T)
+            yield start, np.log10(np.maximum(energy, 1e-10))
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
         """Return a waveform whose log-mel spectrogram is near the bin centers, by Griffin-Lim.
 
         Source: Griffin & Lim 1984; fast variant with momentum .99, Perraudin et al. 2013. The mel channels are
         spread back over the spectrum by the filterbank's pseudo-inverse, clipped at zero.
+
+        Raises:
+            ValueError: a code is no level.
         """
-        num_frames = codes.shape[1]
-        if num_frames == 0:
-            return np.zeros(num_samples, dtype=np.float32)
+        if codes.size and int(codes.max()) >= self.NUM_LEVELS:
+            raise ValueError(f"dmel: a code is {int(codes.max())}, but there are {self.NUM_LEVELS} levels")
         width = (self.LOG_MAX - self.LOG_MIN) / self.NUM_LEVELS
-        energy = 10.0 ** (self.LOG_MIN + (codes.T.astype(np.float32) + 0.5) * width)
-        energy[codes.T == 0] = 0.0  # the lowest level means silence, not its bin's center
+        levels = self.LOG_MIN + (codes.T.astype(np.float32) + np.float32(0.5)) * np.float32(width)
+        levels[codes.T == 0] = -np.inf  # the lowest level means silence, not its bin's center
+        return self.from_log_mel(levels, num_samples)
+
+    def from_log_mel(self, levels: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
+        """Return a waveform (num_samples,) whose log10 mel energies are near (T, 80), by Griffin-Lim; -inf is silence.
+
+        Source: as `decode`.
+        """
+        if not len(levels):
+            return np.zeros(num_samples, dtype=np.float32)
+        energy = 10.0**levels
         magnitude = np.sqrt(np.maximum(energy @ np.linalg.pinv(self._filterbank), 0.0))  # (T, bins)
         angles = np.exp(2j * np.pi * np.random.Generator(np.random.Philox(key=0)).random(magnitude.shape))
         previous = np.zeros_like(angles)

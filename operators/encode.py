@@ -1,5 +1,6 @@
 """Audio to codes: the costly step, done once; layouts and tasks are chosen later, without encoding again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.codec import Codec, CodecSpec, load_codec, pack_codes
+from models.codec import Codec, CodecSpec, encode_many, load_codec, pack_codes
 from operators.annotations import to_frames
 from operators.errors import InputError
 from operators.schema import AUDIO, CODES, table
@@ -18,14 +19,18 @@ from operators.schema import AUDIO, CODES, table
 class Encode:
     """Encodes each mixture alone, so that no code depends on what else is in the batch."""
 
-    codec: Literal["dmel", "lyra"] = "dmel"
-    """Adapter: dmel needs no weights; lyra needs their folder."""
+    codec: Literal["dmel", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac"] = "dmel"
+    """Adapter: dmel needs no weights, the others their folder."""
     weights: str | None = None
-    """Folder of the codec's weights."""
+    """Folder of the codec's weights; of transformers codecs also a hub id, which is then fetched."""
     num_codebooks: int | None = None
     """Codebooks to use of a codec that has a choice; its default where None."""
     stems: bool = False
     """Whether the stems that rendering makes are encoded too: what speaker extraction is trained towards."""
+    batch_s: float = 0.0
+    """Seconds of audio encoded at once, of like length; 0 encodes one at a time."""
+    device: str = "cpu"
+    """Where a neural codec runs."""
 
     reads: ClassVar[pa.Schema] = AUDIO
     writes: ClassVar[pa.Schema] = CODES
@@ -39,7 +44,7 @@ class Encode:
             InputError: weights or a package are missing.
         """
         try:
-            return load_codec(self.codec, self.weights, self.num_codebooks)
+            return load_codec(self.codec, self.weights, self.num_codebooks, self.device)
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -54,33 +59,54 @@ class Encode:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return codes and turns in frames."""
+        wavs = [samples.values.to_numpy() for samples in batch["samples"]]
+        stems = [list(listed) if self.stems else [] for listed in batch["stems"]]
+        wavs += [stem["samples"].values.to_numpy() for listed in stems for stem in listed]
+        coded = self.encode_all(wavs)
+        of_stems = iter(coded[batch.num_rows :])
         rows = []
         for i, row in enumerate(batch.drop_columns(["samples", "far_samples", "stems"]).to_pylist()):
-            codes = self._encode(batch["samples"][i])
             rows.append(
                 {
                     "conversation_id": row["conversation_id"],
                     "origin": row["origin"],
                     "split": row["split"],
                     "num_samples": row["num_samples"],
-                    "num_frames": codes.shape[1],
-                    "codes": pack_codes(codes, self.spec.bits),
+                    "num_frames": coded[i].shape[1],
+                    "codes": pack_codes(coded[i], self.spec.bits),
                     "speakers": row["speakers"],
                     "turns": [self._turn(turn) for turn in row["turns"]],
                     "stems": [
                         {
                             "speaker": stem["speaker"].as_py(),
                             "kind": stem["kind"].as_py(),
-                            "codes": pack_codes(self._encode(stem["samples"]), self.spec.bits),
+                            "codes": pack_codes(next(of_stems), self.spec.bits),
                         }
-                        for stem in (batch["stems"][i] if self.stems else ())
+                        for stem in stems[i]
                     ],
                 }
             )
         return table(rows, CODES)
 
-    def _encode(self, samples: pa.LargeListScalar) -> NDArray[np.uint16]:
-        return self.loaded.encode(samples.values.to_numpy().astype(np.float32) / np.float32(32768))
+    def encode_all(self, wavs: Sequence[NDArray[np.int16]]) -> list[NDArray[np.uint16]]:
+        """Return each waveform's codes, whatever else is there.
+
+        With `batch_s`, waveforms of like length are encoded together, so that little of a batch is padding; codecs
+        batch only what cannot change a code.
+        """
+        longest = self.batch_s * self.spec.sample_rate_hz
+        order = sorted(range(len(wavs)), key=lambda i: len(wavs[i])) if longest else list(range(len(wavs)))
+        found: dict[int, NDArray[np.uint16]] = {}
+        held: list[int] = []
+        for place, i in enumerate(order):
+            held.append(i)
+            following = order[place + 1] if place + 1 < len(order) else None
+            if following is None or (len(held) + 1) * len(wavs[following]) > longest:
+                given = [wavs[j].astype(np.float32) / np.float32(32768) for j in held]
+                made = encode_many(self.loaded, given) if len(given) > 1 else [self.loaded.encode(given[0])]
+                found.update(zip(held, made, strict=True))
+                held = []
+        return [found[i] for i in range(len(wavs))]
 
     def _turn(self, turn: dict[str, Any]) -> dict[str, Any]:
         hop = self.spec.hop_samples

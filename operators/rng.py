@@ -58,3 +58,13 @@ def rendezvous(address: str, candidates: NDArray[np.uint64], count: int) -> NDAr
     True
     """
     return np.asarray(highest(candidates, np.uint64(hash64(address)), min(count, len(candidates))))
+
+
+def rendezvous_order(address: str, names: Sequence[str]) -> list[int]:
+    """Return all indices of names by falling random weight: a shuffle that a new name does not disturb.
+
+    >>> sorted(rendezvous_order("0:x", ["a", "b", "c"]))
+    [0, 1, 2]
+    """
+    found: list[int] = rendezvous(address, hash64_many(names), len(names)).tolist()
+    return found

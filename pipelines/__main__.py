@@ -34,7 +34,8 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   transcribe FILE --checkpoint DIR       who said what
   lineage    ID                          where a checkpoint, data set or run came from
   verify     RECIPE                      whether every committed byte is as it was
-  data       fit RTTM... | score OUTPUT | align MANIFEST... | export OUTPUT FOLDER | archive|restore OUTPUT FOLDER
+  data       fit RTTM... | score OUTPUT | align MANIFEST... | units MANIFEST... | listen OUTPUT | export OUTPUT FOLDER |
+             archive|restore OUTPUT FOLDER
   doctor     what this machine can do
 
 Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
@@ -298,9 +299,67 @@ def _export(arguments: Sequence[str]) -> None:
     export(parsed.output, parsed.folder, parsed.format, parsed.split)
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnitsArguments:
+    """Find k-means units in a corpus: a codec of your own, for --encode.codec units."""
+
+    manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Manifests of single speakers: PATH or SPLIT=PATH; the train split is used where there is one."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("units")
+    """Folder of the units."""
+    features: Literal["mel", "mfcc", "encoder"] = "mel"
+    """Log-mel spectrograms (can be made sound again), cepstra, or an encoder's hidden states."""
+    encoder: str | None = None
+    """Folder or hub id of the encoder (HuBERT, WavLM, ...)."""
+    layer: int = 6
+    """Its layer."""
+    units: int = 500
+    """Number of units."""
+    hours: float = 10.0
+    """Speech listened to at most."""
+    seed: int = 0
+    """Of the draw and of the search."""
+
+
+def _units(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(UnitsArguments, prog="hubbub data units", args=list(arguments))
+    if (parsed.encoder is not None) != (parsed.features == "encoder"):
+        raise InputError("--encoder FOLDER goes with --features encoder")
+    from pipelines.units import make_units
+
+    description: dict[str, object] = {"kind": parsed.features}
+    if parsed.encoder is not None:
+        description |= {"weights": parsed.encoder, "layer": parsed.layer}
+    make_units(parsed.manifests, parsed.output, description, parsed.units, parsed.hours, parsed.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenArguments:
+    """Decode documents, packs or conversations to sound and text, on one page with players."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    ids: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Conversations, documents or packs; the first few where none is named."""
+    page: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder of the page; OUTPUT/listen by default."""
+    number: int = 10
+    """How many are shown."""
+    dataset: Literal["packs", "codes"] = "packs"
+    """packs: documents as training reads them; codes: whole conversations."""
+
+
+def _listen(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ListenArguments, prog="hubbub data listen", args=list(arguments))
+    from pipelines.listen import listen
+
+    listen(parsed.output, parsed.page or parsed.output / "listen", parsed.ids, parsed.number, parsed.dataset)
+
+
 def _data(arguments: Sequence[str]) -> None:
     verbs = {
-        "fit": _fit, "score": _score, "align": _align, "export": _export, "archive": _archive, "restore": _archive
+        "fit": _fit, "score": _score, "align": _align, "export": _export, "units": _units, "listen": _listen,
+        "archive": _archive, "restore": _archive
     }  # fmt: skip
     if not arguments or arguments[0] not in verbs:
         raise InputError(f"hubbub data wants one of {', '.join(verbs)}")

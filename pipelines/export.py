@@ -25,7 +25,7 @@ def export(output_folder: Path, folder: Path, form: str, split: str | None) -> N
         InputError: there are no conversations, or none of this split.
     """
     output = Output(output_folder)
-    recipe: Recipe = from_mapping(Recipe, json.loads(_recipe_text(output_folder)), str(output_folder / "recipe.json"))
+    recipe = recipe_of(output_folder)
     dataset = output.dataset("conversations")
     snapshot = dataset.latest()
     if snapshot is None:
@@ -46,11 +46,18 @@ def export(output_folder: Path, folder: Path, form: str, split: str | None) -> N
     console.line("exported", f"{number:,} conversations, {console.hours(seconds)}, to {folder} ({form})")
 
 
-def _recipe_text(folder: Path) -> str:
+def recipe_of(folder: Path) -> Recipe:
+    """Return the recipe that an output folder was made by.
+
+    Raises:
+        InputError: it is no output folder, or of another version.
+    """
+    path = folder / "recipe.json"
     try:
-        return (folder / "recipe.json").read_text()
+        recipe: Recipe = from_mapping(Recipe, json.loads(path.read_text()), str(path))
     except OSError as error:
         raise InputError(f"{folder} is no output folder of a run: {error.strerror}") from error
+    return recipe
 
 
 def _write(conversations: Iterator[pa.Table], recipe: Recipe, folder: Path, form: str) -> tuple[int, float]:

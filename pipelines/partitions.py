@@ -130,11 +130,15 @@ def build(
         )
         for p in plan.stale
     ]
-    receipts = ray.data.from_items(
-        jobs, override_num_blocks=len(jobs)
-    ).map_batches(  # a partition a block: a task each, retried alone
-        MakePartitions(), batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=num_gpus
-    )
+    rows = ray.data.from_items(jobs, override_num_blocks=len(jobs))  # a partition a block: retried alone
+    if num_gpus and plan.dataset == "codes":
+        # An actor a GPU keeps the codec loaded from one partition to the next; the code is the same as a task's.
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, int(ray.cluster_resources().get("GPU", 1))))
+        receipts = rows.map_batches(
+            MakePartitions, batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=num_gpus, compute=pool
+        )
+    else:
+        receipts = rows.map_batches(MakePartitions(), batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=num_gpus)
     for row in receipts.iter_rows():
         if row["error"]:
             raise InputError(row["error"])

@@ -84,8 +84,8 @@ def test_codes_that_do_not_fit_are_refused():
 
 
 def test_unknown_codecs_and_missing_weights_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no codec named 'mimi'"):
-        load_codec("mimi")
+    with pytest.raises(ValueError, match="no codec named 'mimo'"):
+        load_codec("mimo")
     with pytest.raises(ValueError, match="needs the folder of its weights"):
         load_codec("lyra")
     with pytest.raises(ValueError, match=r"lacks soundstream_encoder\.tflite"):
