@@ -193,8 +193,11 @@ class Document:
         return first
 
     def span(self, kind: int, start: int, end: int, weight: float) -> None:
-        """Make cells of columns targets."""
-        if start < end:
+        """Make cells of columns targets; what goes on where the span before ended lengthens it."""
+        last = self.loss_spans[-1] if self.loss_spans else {}
+        if (last.get("kind"), last.get("end_column"), last.get("weight")) == (kind, start, weight):
+            last["end_column"] = end
+        elif start < end:
             self.loss_spans.append({"kind": kind, "start_column": start, "end_column": end, "weight": weight})
 
     def row(self, scene: Scene, task: str) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from pipelines.road import Output
 
 _STYLE = """body{font:15px system-ui;max-width:72em;margin:2em auto;padding:0 1em;color:#222}h2{margin-top:1.6em}
 audio{width:100%;height:2.2em}code{background:#f3f3f3;padding:.1em .3em;word-break:break-word}
-.lane{position:relative;height:1.5em;background:#f6f6f6;margin:2px 0}.lane b{position:absolute;left:.3em;font-weight:500;
-font-size:12px;z-index:1}.turn{position:absolute;top:0;bottom:0;border-radius:3px;opacity:.75;overflow:hidden;font-size:11px;
+.lane{position:relative;height:1.5em;background:#f6f6f6;margin:2px 0}
+.lane b{position:absolute;left:.3em;font-weight:500;font-size:12px;z-index:1}
+.turn{position:absolute;top:0;bottom:0;border-radius:3px;opacity:.75;overflow:hidden;font-size:11px;
 white-space:nowrap;color:#fff;padding-left:2px}.segment{border-left:4px solid #999;padding-left:.7em;margin:.5em 0}
 small{color:#666}"""
 _COLORS = ("#4269d0", "#d9622b", "#3c8c4a", "#a463f2", "#9c6b4e", "#c2374f", "#2a8a9c", "#777")

@@ -26,8 +26,14 @@ def grid_spec(layout="parallel", group=1):
     return GridSpec(make_layout(layout, K, V, group), K, V, 4)
 
 
+def vocabulary_of(grid):
+    layout = grid.layout
+    return Vocabulary(text_size=TEXT_SIZE, num_streams=layout.num_streams, codebook_size=layout.vocab_size,
+                      ordinal=layout.vocab_size == V, depth=layout.is_depth)  # fmt: skip
+
+
 def model_for(grid, seed=0, dtype=torch.float64, **shape):
-    vocabulary = Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V, ordinal=True)
+    vocabulary = vocabulary_of(grid)
     return SpeechLM(replace(SHAPE, **shape), vocabulary).initialize(seed).to(dtype)
 
 
@@ -113,7 +119,7 @@ def header(grid):
 
     return Header(
         shape=SHAPE,
-        vocabulary=Vocabulary(text_size=TEXT_SIZE, num_streams=grid.layout.num_streams, codebook_size=V, ordinal=True),
+        vocabulary=vocabulary_of(grid),
         codec=CODEC, codec_weights=None, layout="parallel", group=1, tokenizer="toy", tokenizer_digest="0",
         lineage=json.loads(json.dumps({"codec": asdict(CODEC)})),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from models.generate import greedy_text
 from models.loss import linear_cross_entropy
 from tests.models.support import V, document, grid_spec, joined, model_for
 
-LAYOUTS = [("parallel", 1), ("parallel", 3), ("delay", 1)]
+LAYOUTS = [("parallel", 1), ("parallel", 3), ("delay", 1), ("flat", 1), ("coarse_first", 1), ("depth", 1), ("depth", 2)]
 
 
 def loss_and_gradients(model, batches, backend="loop"):

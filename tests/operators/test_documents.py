@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from models.batch import AUDIO, collate
 from models.codec import pack_codes
 from models.dmel import DMel
-from operators.compose import TOKENIZER, Compose, serialize, windows
+from models.tokenizer import ByteTokenizer
+from operators.compose import Compose, windows
 from operators.dataset import Dataset, Partition
 from operators.errors import InputError, UnusableRowError
 from operators.pack import Pack
@@ -21,6 +22,7 @@ from operators.schema import CODES, DOCUMENTS, PACKS, check_chain, table
 from operators.shards import PackShards
 
 CODEC = DMel().spec
+TOKENIZER = ByteTokenizer()
 
 
 def conversation(number=0, num_frames=120, turns=((0, 50, "a", "hi you"), (40, 60, "b", "so"))):
@@ -35,6 +37,7 @@ def conversation(number=0, num_frames=120, turns=((0, 50, "a", "hi you"), (40, 6
              "text_normalized": text, "words": []}
             for i, (start, length, who, text) in enumerate(turns)
         ],
+        "stems": [],
     }  # fmt: skip
 
 
@@ -48,11 +51,14 @@ def test_the_chain_from_codes_to_packs_is_checked():
 
 def test_serialized_output_is_by_start_with_arrival_order_tags():
     row = conversation()
-    tokens = serialize(list(reversed(row["turns"])), row["speakers"])
-    assert TOKENIZER.turns(tokens) == [("s0", "hi you"), ("s1", "so")]
-    crowd = [{"start_frame": i, "speaker": str(i), "text_normalized": "x"} for i in range(40)]
+    backwards = {**row, "turns": row["turns"][::-1]}
+    for one in (row, backwards):
+        (made,) = Compose()(codes_table(one)).to_pylist()
+        answer = made["text_tokens"][made["text_tokens"].index(TOKENIZER.TEXT) :]
+        assert TOKENIZER.turns(answer) == [("s0", "hi you"), ("s1", "so")]
+    crowd = conversation(turns=tuple((i, 1, str(i), "x") for i in range(40)))
     with pytest.raises(UnusableRowError, match="tags for 31 speakers"):
-        serialize(crowd, [str(i) for i in range(40)])
+        Compose()(codes_table(crowd))
 
 
 @pytest.mark.parametrize(("layout", "group"), [("parallel", 1), ("parallel", 4), ("parallel", 7), ("delay", 1)])
@@ -72,7 +78,7 @@ def test_what_the_schema_page_says_of_the_grid_holds(layout, group):
     assert going["text_tokens"] == [TOKENIZER.CONTINUE, TOKENIZER.AUDIO_END]
     prompt_frames = -(-40 // group) * group
     audio, text = going["loss_spans"]
-    assert audio["start_column"] == text["start_column"] == 1 + shape.first_column(prompt_frames)
+    assert audio["start_column"] == text["start_column"] == 1 + shape.target_columns(prompt_frames, 120)[0][0]
     assert (audio["end_column"], text["end_column"]) == (columns + 1, columns + 2)
     assert audio["weight"] == pytest.approx(1 / shape.num_streams)
 
