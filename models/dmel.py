@@ -95,7 +95,7 @@ class DMel:
         for start, block in self._blocks(wav):
             level = (block - np.float32(self.LOG_MIN)) * scale
             codes[start : start + len(block)] = np.clip(level, 0, self.NUM_LEVELS - 1)
-        return np.ascontiguousarray(codes.T)
+        return codes.T  # a view: frames lie one behind the other, as they are stored
 
     def log_mel(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log10 mel energies (T, 80) of a 16 kHz waveform (N,) in [-1, 1].

@@ -54,10 +54,7 @@ class Snac:
         if missing:
             hint = ""
             if (folder / "pytorch_model.bin").is_file():
-                hint = (
-                    "; its pytorch_model.bin is a pickle and is not read: convert it once with torch.load(..., "
-                    "weights_only=True) and safetensors.torch.save_file"
-                )
+                hint = "; its pytorch_model.bin is a pickle and is not read: convert it to safetensors once"
             raise ValueError(f"codec snac: {folder} lacks {', '.join(missing)}{hint}")
         self.model: Any = SNAC(**json.loads((folder / "config.json").read_text()))
         self.model.load_state_dict(load_file(str(folder / "model.safetensors")))

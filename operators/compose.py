@@ -11,9 +11,10 @@ import pyarrow as pa
 from models.codec import CodecSpec
 from models.layouts import Layout, make_layout
 from models.tokenizer import ByteTokenizer, load_tokenizer
+from operators.documents import Document, Scene, Turn, Window
 from operators.errors import InputError, UnusableRowError
 from operators.schema import CODES, DOCUMENTS, table
-from operators.tasks import TASKS, Document, Scene, Turn, Window, asr_prompt
+from operators.tasks import TASKS, asr_prompt
 
 TaskName = Literal[
     "asr", "asr_fifo", "asr_timed", "asr_token", "asr_target", "asr_context", "continue", "extract", "speak", "duplex",

@@ -12,10 +12,11 @@ from scipy.special import ndtri
 from operators import baselines
 from operators import timeline_kernels as kernels
 from operators.errors import InputError
+from operators.liveliness import hosts_dispersion, livelinesses, tempo_of_switches
 from operators.rng import rng
 from operators.schema import CASTS, CONVERSATIONS, TURN
 from operators.text import normalize
-from operators.turn_taking import Prior, hosts_dispersion, livelinesses, prior_of, tempo_of_switches
+from operators.turn_taking import Prior, prior_of
 
 Ints = NDArray[np.int64]
 

@@ -14,6 +14,31 @@ from operators.annotations import to_frames
 from operators.errors import InputError
 from operators.schema import AUDIO, CODES, table
 
+_PER_STEP = np.float32(1 / 32768)
+
+
+def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
+    """Put waveforms of like length together, as many as fit with their padding.
+
+    Args:
+        lengths: samples of each.
+        longest: samples of a batch at most, padding included; each by itself where 0.
+
+    >>> batches([5, 1, 4, 1], longest=8)
+    [[1, 3], [2], [0]]
+    """
+    if not longest:
+        return [[i] for i in range(len(lengths))]
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        # A batch is as long as its last; what is a tenth shorter than that stands in another.
+        fits = found and (len(found[-1]) + 1) * lengths[i] <= longest and lengths[found[-1][0]] >= 0.9 * lengths[i]
+        if fits:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
@@ -94,18 +119,11 @@ class Encode:
         With `batch_s`, waveforms of like length are encoded together, so that little of a batch is padding; codecs
         batch only what cannot change a code.
         """
-        longest = self.batch_s * self.spec.sample_rate_hz
-        order = sorted(range(len(wavs)), key=lambda i: len(wavs[i])) if longest else list(range(len(wavs)))
         found: dict[int, NDArray[np.uint16]] = {}
-        held: list[int] = []
-        for place, i in enumerate(order):
-            held.append(i)
-            following = order[place + 1] if place + 1 < len(order) else None
-            if following is None or (len(held) + 1) * len(wavs[following]) > longest:
-                given = [wavs[j].astype(np.float32) / np.float32(32768) for j in held]
-                made = encode_many(self.loaded, given) if len(given) > 1 else [self.loaded.encode(given[0])]
-                found.update(zip(held, made, strict=True))
-                held = []
+        for held in batches([len(wav) for wav in wavs], self.batch_s * self.spec.sample_rate_hz):
+            given = [np.multiply(wavs[i], _PER_STEP, dtype=np.float32) for i in held]
+            made = encode_many(self.loaded, given) if len(given) > 1 else [self.loaded.encode(given[0])]
+            found.update(zip(held, made, strict=True))
         return [found[i] for i in range(len(wavs))]
 
     def _turn(self, turn: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer, load_tokenizer
 from operators.compose import Compose, codec_of
 from operators.digest import digest_file
+from operators.documents import Window
 from operators.errors import InputError
 from operators.schema import CODES, HYPOTHESES, table
-from operators.tasks import Window
 
 _TIME = re.compile(r"\[\d+\.\d\d\]?|^\d*\.?\d\d\]")
 

@@ -105,7 +105,8 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             print(to_json(parsed.recipe), end="")
             return
         from pipelines.road import Output
-        from pipelines.run import Options, run, summarize
+        from pipelines.run import Options, run
+        from pipelines.summary import summarize
 
         options = Options(
             output=parsed.output or Path("runs") / parsed.recipe.name,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from operators.errors import InputError
+from operators.fit_prior import fit
 from operators.realism import MEASURES, against_prior, scorecard, talks_of, values_of
-from operators.turn_taking import KINDS, PRESETS, Talk, fit, prior_of, read_rttm, talk_of
+from operators.turn_taking import KINDS, PRESETS, Talk, prior_of, read_rttm, talk_of
 from pipelines import console
 from pipelines.lineage import record_scorecard
 from pipelines.road import Output

@@ -20,7 +20,7 @@ from operators.recorded import index_recorded
 from operators.schema import CONVERSATIONS, UTTERANCES
 from operators.text import NORMALIZER
 from pipelines import console, evaluate, pack, simulate, train
-from pipelines.lineage import StageRun, Tracker, code_version, tracking_uri, unrecorded
+from pipelines.lineage import StageRun, Tracker, code_version, unrecorded
 from pipelines.partitions import build
 from pipelines.recipes import Recipe, check, differences, to_json
 from pipelines.road import (
@@ -512,32 +512,3 @@ def claim(recipe: Recipe, options: Options) -> None:
     staged = path.with_suffix(".part")
     staged.write_text(to_json(recipe))
     os.replace(staged, path)
-
-
-def summarize(result: dict[str, Any], options: Options, seconds: float) -> None:
-    """Print the table at the end: what there is, and where."""
-    rows = [
-        [name, console.count(s.num_rows), str(len(s.receipts)), s.merkle_root[:12], f"{options.output}/data/{name}"]
-        for name, s in result["snapshots"].items()
-    ]
-    console.table("", ["data set", "rows", "partitions", "Merkle root", "where"], rows)
-    plan: Plan = result["plan"]
-    if "training" in result:
-        folder = plan.output.training(plan.training_key) / f"step-{plan.recipe.train.steps:06d}"
-        console.line("checkpoint", str(folder))
-    if "metrics" in result:
-        figures = []
-        for which in ("trained", "untrained"):
-            if which in result["metrics"]:
-                e = result["metrics"][which]["cpwer"]
-                figures.append(
-                    [which, f"{e['rate']:.1%}", f"{e['low']:.1%} to {e['high']:.1%}", str(e["reference_words"]),
-                     f"{e['substitutions']} / {e['deletions']} / {e['insertions']}"]
-                )  # fmt: skip
-        console.table("", ["model", "cpWER", "95 % interval", "words", "sub / del / ins"], figures)
-        console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
-    uri = tracking_uri(Output(options.output))
-    console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")
-    if "training" in result:
-        console.line("lineage", f"{console.program('hubbub')} lineage {folder}")
-    console.line("time", f"{seconds:.0f} s")

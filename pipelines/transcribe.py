@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from models.codec import load_codec, pack_codes
 from operators.converse import resampled_length
+from operators.documents import Window
 from operators.errors import InputError
 from operators.render import resample
-from operators.tasks import Window
 from operators.transcribe import Transcribe
 
 

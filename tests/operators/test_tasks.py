@@ -12,9 +12,10 @@ from models.codec import CodecSpec, pack_codes, unpack_codes
 from models.layouts import NAMES, make_layout
 from models.tokenizer import ByteTokenizer, FileTokenizer, load_tokenizer
 from operators.compose import Compose
+from operators.documents import distinct
 from operators.errors import InputError, UnusableRowError
 from operators.schema import CODES, table
-from operators.tasks import TASKS, distinct
+from operators.tasks import TASKS
 
 T = ByteTokenizer()
 CODEC = CodecSpec(
@@ -37,7 +38,8 @@ def conversation(turns=TURNS, num_frames=160, name="c0", stems=True, words=True,
         "num_frames": num_frames, "codes": pack_codes(rng.integers(0, 16, (4, num_frames)), 4), "speakers": speakers,
         "turns": [
             {"utterance_id": f"u{i}", "speaker": who, "start_frame": start, "num_frames": length,
-             "text": f"{text.title()}!", "text_normalized": text, "gender": {"ann": "f", "bob": "m"}.get(who), "language": "en",
+             "text": f"{text.title()}!", "text_normalized": text, "language": "en",
+             "gender": {"ann": "f", "bob": "m"}.get(who),
              "words": [{"word": w, "start_frame": s, "num_frames": n} for s, n, w in said] if words else []}
             for i, (start, length, who, text, said) in enumerate(turns)
         ],

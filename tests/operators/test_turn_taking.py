@@ -8,13 +8,13 @@ import pytest
 
 from operators import timeline_kernels as kernels
 from operators.errors import InputError
+from operators.fit_prior import fit
 from operators.realism import distance, figures, scorecard, talks_of, transition_tv, values_of
 from operators.turn_taking import (
     KINDS,
     PRESETS,
     Prior,
     Segment,
-    fit,
     intraclass,
     merged,
     prior_of,

@@ -115,3 +115,19 @@ def test_doctor_says_what_will_be_used_and_why():
     assert "attention loop" in out
     assert "used: " in out
     assert "sqlite" in out
+
+
+def test_stems_that_nobody_makes_and_missing_responses_are_said_before_work_starts(recipe, tmp_path):
+    output = tmp_path / "o"
+    for arguments, said in (
+        (("--encode.stems",), "encode.stems encodes what --render.stems makes"),
+        (("--compose.tasks", "extract"), "extract needs codes of each speaker's own sound"),
+        (("--place.room", "recorded", "--place.rirs", "/nowhere"), "/nowhere does not exist"),
+        (("--encode.codec", "mimi"), "codec mimi needs the folder of its weights"),
+        (("--compose.tokenizer", "/nowhere.json"), "compose.tokenizer: /nowhere.json is no tokenizer.json"),
+        (("--corpus.recorded", "/nowhere"), "/nowhere does not exist"),
+    ):
+        done = hubbub("run", recipe, *arguments, "--output", output, check=False)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
