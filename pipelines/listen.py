@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.batch import TEXT
 from models.codec import Codec, unpack_codes
 from models.tokenizer import ByteTokenizer
+from operators.dataset import Snapshot
 from operators.errors import InputError
 from pipelines import console
 from pipelines.export import recipe_of
@@ -21,8 +22,8 @@ from pipelines.road import Output
 
 _STYLE = """body{font:15px system-ui;max-width:72em;margin:2em auto;padding:0 1em;color:#222}h2{margin-top:1.6em}
 audio{width:100%;height:2.2em}code{background:#f3f3f3;padding:.1em .3em;word-break:break-word}
-.lane{position:relative;height:1.5em;background:#f6f6f6;margin:2px 0}
-.lane b{position:absolute;left:.3em;font-weight:500;font-size:12px;z-index:1}
+.lane{display:grid;grid-template-columns:7em 1fr;margin:2px 0}.lane b{font-weight:500;font-size:12px;overflow:hidden}
+.lane div{position:relative;height:1.5em;background:#f6f6f6}
 .turn{position:absolute;top:0;bottom:0;border-radius:3px;opacity:.75;overflow:hidden;font-size:11px;
 white-space:nowrap;color:#fff;padding-left:2px}.segment{border-left:4px solid #999;padding-left:.7em;margin:.5em 0}
 small{color:#666}"""
@@ -94,7 +95,7 @@ def timeline(turns: Sequence[dict[str, Any]], speakers: Sequence[str], num_frame
             for t in turns
             if t["speaker"] == speaker
         )
-        lanes.append(f"<div class='lane'>{bars}<b>{html.escape(speaker)}</b></div>")
+        lanes.append(f"<div class='lane'><b>{html.escape(speaker)}</b><div>{bars}</div></div>")
     return "".join(lanes)
 
 
@@ -130,26 +131,53 @@ def _conversations(
         )
 
 
-def _rows(output: Output, name: str) -> Iterator[dict[str, Any]]:
+def _snapshot(output: Output, name: str) -> Snapshot:
     dataset = output.dataset(name)
     snapshot = dataset.latest()
     if snapshot is None:
         raise InputError(f"there is no data set at {dataset.url()}; make it with hubbub run")
-    for receipt in snapshot.receipts:
+    return snapshot
+
+
+def _rows(output: Output, name: str) -> Iterator[dict[str, Any]]:
+    dataset = output.dataset(name)
+    for receipt in _snapshot(output, name).receipts:
         for batch in dataset.batches(receipt):
             for number in range(batch.num_rows):
                 yield batch.slice(number, 1).to_pylist()[0]
 
 
 def _packs(output: Output, codec: Codec, tokenizer: ByteTokenizer, chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield documents: those of chosen packs, those chosen themselves, or all."""
+    """Yield documents: those of chosen packs, those chosen themselves, or all; each under its window's timeline."""
+    columns = ["conversation_id", "speakers", "turns"]
+    told = {
+        row["conversation_id"]: row
+        for receipt in _snapshot(output, "codes").receipts
+        for batch in output.dataset("codes").batches(receipt)
+        for row in batch.select(columns).to_pylist()
+    }
     for pack in _rows(output, "packs"):
         for number, (document, part) in enumerate(documents_of(pack, codec, tokenizer)):
             names = {pack["pack_id"], document["document_id"], document["conversation_id"]}
             if not chosen or names & set(chosen):
                 place = f"pack {pack['pack_id']}, document {number} of {len(pack['documents'])}"
                 title = f"<h2>{html.escape(document['document_id'])}</h2><p><small>{html.escape(place)}</small></p>"
-                yield document["document_id"], title + part
+                lanes = _window(told.get(document["conversation_id"]), document)
+                yield document["document_id"], title + lanes + part
+
+
+def _window(conversation: dict[str, Any] | None, document: dict[str, Any]) -> str:
+    """Return the lanes of a document's window."""
+    if conversation is None:
+        return ""
+    first, number = document["start_frame"], max(1, document["num_frames"])
+    inside = [
+        {**turn, "start_frame": max(0, turn["start_frame"] - first), "num_frames": min(turn["num_frames"], number)}
+        for turn in conversation["turns"]
+        if turn["start_frame"] < first + number and turn["start_frame"] + turn["num_frames"] > first
+    ]
+    present = [speaker for speaker in conversation["speakers"] if any(t["speaker"] == speaker for t in inside)]
+    return timeline(inside, present, number)
 
 
 def documents_of(pack: dict[str, Any], codec: Codec, tokenizer: ByteTokenizer) -> Iterator[tuple[dict[str, Any], str]]:
