@@ -119,11 +119,15 @@ class DMel:
         frames = frames[:: self.HOP_SAMPLES]
         # The matrix product always has the same shape: its rounding then does not depend on the length of the
         # recording, so a frame's codes are those of the same samples in any other recording.
+        # Buffers are used again: new ones cost more in page faults than the transform does.
         power = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES // 2 + 1), dtype=np.float32)
+        windowed = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES), dtype=np.float32)
         for start in range(0, num_frames, self.BLOCK_FRAMES):
             rows = frames[start : start + self.BLOCK_FRAMES]
-            spectrum = scipy.fft.rfft(rows * self._window, n=self.FFT_SAMPLES, axis=1)
-            power[: len(rows)] = spectrum.real**2 + spectrum.imag**2
+            np.multiply(rows, self._window, out=windowed[: len(rows), : self.WINDOW_SAMPLES])
+            spectrum = scipy.fft.rfft(windowed[: len(rows)], axis=1)
+            np.multiply(spectrum.real, spectrum.real, out=power[: len(rows)])
+            power[: len(rows)] += spectrum.imag * spectrum.imag
             energy = (power @ self._filterbank)[: len(rows)]
             yield start, np.log10(np.maximum(energy, 1e-10))
 

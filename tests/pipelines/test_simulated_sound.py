@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -121,3 +122,29 @@ def test_a_scorecard_goes_to_the_run_that_simulated(undisturbed):
     assert 0 < metrics["scorecard.ks_offset"] < 1
     assert "realism.ks_offset" in {key for (key,) in database.execute("select key from metrics")}
     assert list(undisturbed.glob("mlartifacts/**/scorecard.html"))
+
+
+def test_another_layout_and_other_tasks_use_the_same_codes_and_lineage_says_so(arguments, undisturbed, tmp_path):
+    output = tmp_path / "copy"
+    shutil.copytree(undisturbed, output)
+    before = roots(output)
+    other = (
+        "--compose.layout",
+        "flat",
+        "--compose.group",
+        1,
+        "--compose.window-s",
+        3,
+        "--compose.tasks",
+        "extract",
+        "speak",
+    )
+    wide = ("--pack.capacity", 65_536, "--corpus.max-bad-share", 0.5)
+    done = hubbub("pack", *arguments, *other, *wide, "--output", output, "--workers", 2, "--update")
+    assert "codes" in "".join(line for line in done.stdout.splitlines() if "(fresh)" in line)
+    after = roots(output)
+    assert after["codes"] == before["codes"]
+    assert after["packs"] != before["packs"]
+    assert after["codes"] in hubbub("lineage", after["packs"], "--output", output, "--json").stdout
+    numbers = sorted((output / "data/packs/snapshots").glob("*.json"))
+    assert len({json.loads(path.read_text())["inputs"]["codes"] for path in numbers}) == 1
