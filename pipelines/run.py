@@ -142,6 +142,8 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
         given = evaluate.check_checkpoint(newest_checkpoint(given), road.recipe)
     plan = plan_road(road.recipe, road.output, given)
     console.line("splits", plan.splits.describe())
+    if cast := simulate.use(plan):
+        console.line("casting", cast)
     roots = sound_roots(road.recipe, road.output)
     end = min(last, STAGES.index("pack" if given is None else "tokenize"))
     for stage in (stage for stage in plan.stages if stage.name != "index"):

@@ -1,5 +1,6 @@
 """simulate: utterances -> conversations (who speaks when), and mixtures where they are kept."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from operators.text import NORMALIZER
 from operators.turn_taking import prior_of
 from pipelines.partitions import Job, usable
 from pipelines.recipes import Recipe
-from pipelines.road import Output, index_partition, recordings_partition
+from pipelines.road import Output, Plan, index_partition, recordings_partition
 
 MAX_CHUNK_S = 600.0
 """Audio that is in memory at a time: 10 minutes at 16 kHz are 19 MB of int16 and as much again in the making."""
@@ -154,6 +155,24 @@ def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 50
         f"{figures['overlap_share']:.0%} of speech overlapped"
     )
     return text, measured
+
+
+def use(plan: Plan) -> str:
+    """Say how often speakers and utterances are cast, and how evenly: nothing where all talk is recorded."""
+    speakers: Counter[str] = Counter()
+    utterances: Counter[int] = Counter()
+    for payload in plan.stage("conversations").payloads.values():
+        if not isinstance(payload, dict):
+            for _, _, who, rows in payload:
+                speakers.update(who)
+                utterances.update(rows)
+    if not speakers:
+        return ""
+    parts = []
+    for name, counted in (("speaker", speakers), ("utterance", utterances)):
+        times = np.array(list(counted.values()))
+        parts.append(f"each {name} is cast {times.mean():.1f} times (sd {times.std():.1f}, at most {times.max()})")
+    return "; ".join(parts)
 
 
 def too_long(recipe: Recipe, utterances: pa.Table) -> str:
