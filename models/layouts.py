@@ -39,6 +39,10 @@ class Layout(Protocol):
         """Return the stretches of columns that hold codes of frames from the first on."""
         ...
 
+    def id_range(self, column: int, num_frames: int) -> tuple[int, int]:
+        """Return the ids [low, high) that a cell of this column can hold, of so many frames."""
+        ...
+
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (S, C) of codes (K, T)."""
         ...
@@ -83,6 +87,10 @@ class Parallel:
     def target_columns(self, first_frame: int, num_frames: int) -> list[tuple[int, int]]:
         """Return one stretch, from the column of the first frame's group on."""
         return [(first_frame // self.group, self.num_columns(num_frames))]
+
+    def id_range(self, column: int, num_frames: int) -> tuple[int, int]:  # noqa: ARG002
+        """Return all ids."""
+        return 0, self.codebook_size
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (K group, ceil(T / group)); stream g K + k holds codebook k of the group's frame g."""
@@ -142,6 +150,10 @@ class Delay:
         """Return one stretch, from the first frame's first codebook on; later codebooks there are of frames before."""
         return [(first_frame, self.num_columns(num_frames))]
 
+    def id_range(self, column: int, num_frames: int) -> tuple[int, int]:  # noqa: ARG002
+        """Return all ids."""
+        return 0, self.codebook_size
+
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (K, T + K - 1)."""
         num_frames = codes.shape[1]
@@ -192,6 +204,11 @@ class Flat:
         """Return one stretch."""
         return [(first_frame * self.num_codebooks, self.num_columns(num_frames))]
 
+    def id_range(self, column: int, num_frames: int) -> tuple[int, int]:  # noqa: ARG002
+        """Return the ids of the column's codebook."""
+        k = column % self.num_codebooks
+        return k * self.codebook_size, (k + 1) * self.codebook_size
+
     def _ids(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         offsets = (np.arange(self.num_codebooks) * self.codebook_size)[:, None]
         return np.where(codes == self.codebook_size, self.vocab_size, codes + offsets).astype(np.int32)
@@ -221,6 +238,11 @@ class CoarseFirst(Flat):
         [(3, 5), (8, 10)]
         """
         return [(k * num_frames + first_frame, (k + 1) * num_frames) for k in range(self.num_codebooks)]
+
+    def id_range(self, column: int, num_frames: int) -> tuple[int, int]:
+        """Return the ids of the column's codebook."""
+        k = column // num_frames
+        return k * self.codebook_size, (k + 1) * self.codebook_size
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
         """Return the grid (1, K T); column k T + t holds codes[k, t]."""

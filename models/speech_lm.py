@@ -377,9 +377,18 @@ class SpeechLM(nn.Module):
         return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], cache
 
     @torch.no_grad()
-    def step(self, text: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-        """Append one text column to every sequence of the cache; return its states (B, d)."""
-        x = self.text_embedding(text)
+    def step(self, text: torch.Tensor, cache: KeyValueCache, audio: torch.Tensor | None = None) -> torch.Tensor:
+        """Append one column to every sequence of the cache; return its states (B, d).
+
+        Args:
+            text: (B,) text cells.
+            cache: grows by a column.
+            audio: (B, S) audio cells, where the columns are of audio.
+        """
+        if audio is None:
+            x = self.text_embedding(text)
+        else:
+            x = self.embed(text, audio, torch.arange(len(text), device=text.device))
         cos, sin = rotary(cache.lengths, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
         rows = torch.arange(len(text), device=x.device)
         longest = int(cache.lengths.max()) + 1

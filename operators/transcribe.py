@@ -75,6 +75,11 @@ class Transcribe:
         return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
 
     @property
+    def model(self) -> SpeechLM:
+        """The checkpoint's model."""
+        return self._loaded[0]
+
+    @property
     def header(self) -> Header:
         """What the checkpoint says of itself."""
         return self._loaded[1]

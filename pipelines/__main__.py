@@ -32,6 +32,7 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   evaluate   ... -> cpWER
   plan       what would run, what is fresh, and why; starts nothing
   transcribe FILE --checkpoint DIR       who said what
+  speak      SCRIPT --checkpoint DIR     a dialogue as sound, by a model trained on task speak
   lineage    ID                          where a checkpoint, data set or run came from
   verify     RECIPE                      whether every committed byte is as it was
   data       fit RTTM... | score OUTPUT | align MANIFEST... | units MANIFEST... | listen OUTPUT | export OUTPUT FOLDER |
@@ -174,6 +175,46 @@ def _transcribe(arguments: Sequence[str]) -> None:
         return
     for _, tag, text in turns:
         print(f"[{tag}] {text}", flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakArguments:
+    """Speak a script, by a model that was trained on task speak."""
+
+    script: Annotated[str, tyro.conf.Positional]
+    """Lines behind speakers' tags: "[s0] good morning [s1] hello"."""
+    checkpoint: Path = Path("runs/demo")
+    """A step-... folder, or a run's output folder, whose newest is taken."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("spoken.wav")
+    """Sound file to be written."""
+    voices: tuple[str, ...] = ()
+    """Samples of voices: s0=FILE s1=FILE."""
+    max_s: float = 15.0
+    """Longest answer in seconds."""
+    temperature: float = 1.0
+    """Below 1 sharper; 0 takes the likeliest code."""
+    top_p: float = 0.95
+    """Share of the likeliest codes that are drawn from."""
+    seed: int = 0
+    """Another seed says it in another way."""
+
+
+def _speak(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(SpeakArguments, prog="hubbub speak", args=list(arguments))
+    from models.generate import Sampling
+    from pipelines.speak import speak
+
+    voices: dict[int, Path] = {}
+    for text in parsed.voices:
+        tag, _, path = text.partition("=")
+        if not path or not tag.startswith("s") or not tag[1:].isdigit():
+            raise InputError(f"--voices {text} is not sK=FILE, as in s0=ann.wav")
+        voices[int(tag[1:])] = Path(path)
+    try:
+        sampling = Sampling(temperature=parsed.temperature, top_p=parsed.top_p, seed=parsed.seed)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    speak(parsed.script, parsed.checkpoint, parsed.output, voices, parsed.max_s, sampling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,6 +451,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": _stage("evaluate", "evaluate"),
     "plan": _plan,
     "transcribe": _transcribe,
+    "speak": _speak,
     "lineage": _lineage,
     "verify": _verify,
     "data": _data,

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from models.codec import load_codec, pack_codes
+from models.codec import CodecSpec, load_codec, pack_codes
 from operators.converse import resampled_length
 from operators.documents import Window
 from operators.errors import InputError
@@ -73,9 +73,7 @@ def transcribe(
     operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), window_s=window_s, max_tokens=max_tokens)
     header = operator.header
     try:
-        codec = load_codec(
-            header.codec.name, header.codec_weights, _codebooks(header.codec.name, header.codec.num_codebooks)
-        )
+        codec = load_codec(header.codec.name, header.codec_weights, codebooks_of(header.codec))
     except ValueError as error:
         raise InputError(str(error)) from error
     operator.check_codec(codec.spec)
@@ -89,5 +87,6 @@ def transcribe(
             yield start / codec.spec.sample_rate_hz, tag, text
 
 
-def _codebooks(name: str, number: int) -> int | None:
-    return None if name == "dmel" else number
+def codebooks_of(codec: CodecSpec) -> int | None:
+    """Return what `load_codec` is asked for to get this codec again."""
+    return None if codec.name in ("dmel", "units", "snac") else codec.num_codebooks

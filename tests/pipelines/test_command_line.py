@@ -131,3 +131,20 @@ def test_stems_that_nobody_makes_and_missing_responses_are_said_before_work_star
         assert done.returncode == 2, done.stdout + done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("hello",), "must begin with a speaker's tag"),
+        (("[s0] [s1] hi",), "[s0] has nothing to say"),
+        (("[s0] hi", "--voices", "ann.wav"), "is not sK=FILE"),
+        (("[s0] hi", "--top-p", "0"), "top_p"),
+        (("[s0] hi",), "there is no checkpoint"),
+    ],
+)
+def test_a_script_that_cannot_be_spoken_is_named(tmp_path, arguments, said):
+    done = hubbub("speak", *arguments, "--checkpoint", tmp_path, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
