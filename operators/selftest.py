@@ -24,10 +24,11 @@ TOLERANCE_S = 0.05
 """How far sound may reach beyond its label, and how late it may begin."""
 FLOOR_DB = -45.0
 """Below a turn's level: what counts as silence of its speaker."""
-LEAST_SHARE = 0.02
+LEAST_SHARE = 0.005
 """Of a turn's frames that must sound: recordings may begin and end with silence, but are not all silence."""
-LEAST_CONTRAST_DB = 1.0
-"""By how much a recorded conversation is louder where its labels say that somebody speaks."""
+LEAST_CONTRAST_DB = 0.0
+"""By how much a recorded conversation must be louder where its labels say that somebody speaks: far-field recordings
+are hardly louder there, but labels that belong elsewhere point at silence."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ def report(output: Path) -> None:
     for package, extra, use in (
         ("espeakng-loader", "demo", "speaks the embedded corpus"),
         ("ai-edge-litert", "lyra", "codec lyra"),
+        ("transformers", "codecs", "neural codecs, encoders, tokenizer files"),
+        ("snac", "codecs", "codec snac"),
+        ("pocketsphinx", "align", "word times of English"),
         ("flash-attn", "flash", "attention on CUDA"),
     ):
         version = _version(package)

@@ -6,7 +6,7 @@ from pathlib import Path
 from operators.errors import InputError
 from pipelines import console, pack, simulate
 from pipelines.recipes import Recipe, check
-from pipelines.road import DATASETS, Output, index_partition, plan_road, stories_folder
+from pipelines.road import DATASETS, Output, index_partition, plan_road, recordings_partition, stories_folder
 
 
 def show(recipe: Recipe, folder: Path) -> None:
@@ -27,6 +27,9 @@ def show(recipe: Recipe, folder: Path) -> None:
         console.line(
             "index", f"{len(index.depends['manifests'])} manifest files would be read; everything follows from them"
         )
+        return
+    if recipe.corpus.recorded and output.dataset("recordings").committed(recordings_partition(recipe)) is None:
+        console.line("index", "the recorded conversations would be read; everything follows from them")
         return
     plan = plan_road(recipe, output)
     console.line("splits", plan.splits.describe())
