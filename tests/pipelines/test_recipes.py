@@ -1,10 +1,12 @@
 import json
+import re
 
 import pytest
 import yaml
 
 from operators.errors import InputError
-from pipelines.recipes import RECIPES, Recipe, check, demo, differences, named_or_file, tiny, to_json
+from pipelines.recipes import RECIPES, Recipe, check, demo, differences, from_mapping, named_or_file, tiny, to_json
+from pipelines.speak import Line, script_of
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "custom"])
@@ -86,3 +88,27 @@ def test_what_no_single_stage_can_see_is_checked_first(tmp_path, change, message
 
 def test_the_tiny_recipe_is_tiny():
     assert tiny().train.steps <= 20
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"compose": {"tasks": ["extract"]}}, "extract needs codes of each speaker's own sound"),
+        ({"encode": {"codec": "mimi"}}, "codec mimi needs the folder of its weights"),
+        ({"compose": {"tokenizer": "/nowhere.json"}}, "compose.tokenizer: /nowhere.json is no tokenizer.json"),
+        ({"place": {"room": "recorded", "rirs": "/nowhere"}}, "/nowhere does not exist"),
+        ({"place": {"noise": "recorded"}}, "--place.noises goes with --place.noise recorded"),
+        ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),
+    ],
+)
+def test_recipes_that_lack_what_they_need_are_refused(change, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, **change}
+        check(from_mapping(Recipe, recipe, "recipe"))
+
+
+def test_scripts_are_read_or_named():
+    assert script_of("[s1] Hello there! [s0] hi") == [Line(1, "hello there"), Line(0, "hi")]
+    for script, said in (("hello", "must begin with a speaker's tag"), ("[s0] [s1] hi", "[s0] has nothing to say")):
+        with pytest.raises(InputError, match=re.escape(said)):
+            script_of(script)
