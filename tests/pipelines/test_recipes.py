@@ -102,8 +102,8 @@ def test_the_tiny_recipe_is_tiny():
     ],
 )
 def test_recipes_that_lack_what_they_need_are_refused(change, said):
+    recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, **change}
     with pytest.raises(InputError, match=re.escape(said)):
-        recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, **change}
         check(from_mapping(Recipe, recipe, "recipe"))
 
 
