@@ -76,17 +76,17 @@ def ctm(conversations: pa.Table) -> str:
     return "".join(lines)
 
 
-def virtual_channels(turns: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Assign each turn (by start) the first channel that is free: two suffice where at most two speak at once.
+def virtual_channels(spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Assign each turn's [start, end), by start, the first channel that is free: as many as speak at once at most.
 
-    >>> virtual_channels([{"start_sample": s, "num_samples": 10} for s in (0, 5, 12)])
+    >>> virtual_channels([(0, 10), (5, 15), (12, 22)])
     [0, 1, 0]
     """
     ends: list[int] = []
     found = []
-    for turn in turns:
-        channel = next((c for c, end in enumerate(ends) if end <= turn["start_sample"]), len(ends))
-        ends[channel : channel + 1] = [turn["start_sample"] + turn["num_samples"]]
+    for start, end in spans:
+        channel = next((c for c, busy in enumerate(ends) if busy <= start), len(ends))
+        ends[channel : channel + 1] = [end]
         found.append(channel)
     return found
 
@@ -99,9 +99,10 @@ def token_sot(turns: Sequence[Mapping[str, Any]]) -> str | None:
     """
     if not turns or any(not turn["words"] for turn in turns):
         return None
+    channels = virtual_channels([(t["start_sample"], t["start_sample"] + t["num_samples"]) for t in turns])
     spoken = [
         (word["start_sample"] + word["num_samples"], word["start_sample"], number, channel, normalize(word["word"]))
-        for number, (turn, channel) in enumerate(zip(turns, virtual_channels(turns), strict=True))
+        for number, (turn, channel) in enumerate(zip(turns, channels, strict=True))
         for word in turn["words"]
     ]
     tokens: list[str] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from models.batch import AUDIO, TEXT
+from models.batch import AUDIO, TEXT, PackedDocuments
 from models.codec import CodecSpec
 from models.layouts import Layout
 from models.tokenizer import ByteTokenizer
@@ -196,6 +196,20 @@ class Document:
             last["end_column"] = end
         elif start < end:
             self.loss_spans.append({"kind": kind, "start_column": start, "end_column": end, "weight": weight})
+
+    def prompt(self) -> PackedDocuments:
+        """Return the document as a pack of its own, of which nothing is predicted: what generation goes on from."""
+        segments = [[s["kind"], s["start_column"], s["length"]] for s in self.segments]
+        return PackedDocuments(
+            pack_id="prompt",
+            num_columns=self.columns,
+            cu_seqlens=np.array([0, self.columns], dtype=np.int32),
+            segments=np.array(segments, dtype=np.int32),
+            text_tokens=np.array(self.text_tokens, dtype=np.int32),
+            codes=b"".join(self.codes),
+            loss_spans=np.zeros((0, 3), dtype=np.int32),
+            loss_weights=np.zeros(0, dtype=np.float32),
+        )
 
     def row(self, scene: Scene, task: str) -> dict[str, Any]:
         """Return the row of DOCUMENTS."""

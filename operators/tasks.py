@@ -9,6 +9,7 @@ import numpy as np
 
 from models.batch import TEXT
 from models.tokenizer import ByteTokenizer
+from operators.annotations import virtual_channels
 from operators.documents import Document, Scene, Turn, distinct
 from operators.errors import UnusableRowError
 
@@ -60,16 +61,14 @@ def token_level(scene: Scene, turns: Sequence[Turn]) -> list[int]:
         UnusableRowError: word times are missing.
     """
     ordered = by_start(turns, scene.speakers)
-    ends: list[int] = []
+    channels = virtual_channels([(t["start_frame"], t["start_frame"] + t["num_frames"]) for t in ordered])
     spoken = []
-    for number, turn in enumerate(ordered):
+    for number, (turn, channel) in enumerate(zip(ordered, channels, strict=True)):
         if not turn["words"]:
             raise UnusableRowError(
                 f"turn {turn['utterance_id']} has no word times, which task asr_token needs; "
                 "hubbub data align finds them"
             )
-        channel = next((c for c, end in enumerate(ends) if end <= turn["start_frame"]), len(ends))
-        ends[channel : channel + 1] = [turn["start_frame"] + turn["num_frames"]]
         for place, word in enumerate(turn["words"]):
             end = word["start_frame"] + word["num_frames"]
             spoken.append((end, word["start_frame"], number, place, channel, word["word"]))

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from models.batch import GridSpec, PackedDocuments
@@ -151,18 +150,7 @@ class Transcribe:
 
     def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec) -> PackedDocuments:
         """Return the transcription prompt of one window of a conversation (a row of CODES)."""
-        made = self.compose.asr_question(row, window, codec, self.task)
-        segments = [[s["kind"], s["start_column"], s["length"]] for s in made.segments]
-        return PackedDocuments(
-            pack_id="prompt",
-            num_columns=made.columns,
-            cu_seqlens=np.array([0, made.columns], dtype=np.int32),
-            segments=np.array(segments, dtype=np.int32),
-            text_tokens=np.array(made.text_tokens, dtype=np.int32),
-            codes=b"".join(made.codes),
-            loss_spans=np.zeros((0, 3), dtype=np.int32),
-            loss_weights=np.zeros(0, dtype=np.float32),
-        )
+        return self.compose.asr_question(row, window, codec, self.task).prompt()
 
     def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
         """Return an answer's turns: speaker tag and words, times left out."""

@@ -44,6 +44,8 @@ class Corpus:
     """Language of rows that name none."""
     licence: str | None = None
     """Licence of rows that name none."""
+    allow_licences: tuple[str, ...] = ()
+    """Licences that may be used; any where none is named. Others stop a run before work starts."""
     max_duration_s: float = 60.0
     """Longer utterances are quarantined."""
     min_utterances_per_speaker: int = 2

@@ -137,6 +137,7 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
     _index(road)
     if road.recipe.corpus.recorded:
         _index_recorded(road)
+    simulate.check_licences(road.recipe, road.output, road.snapshots)
     given = road.options.checkpoint
     if given is not None:
         given = evaluate.check_checkpoint(newest_checkpoint(given), road.recipe)

@@ -1,7 +1,7 @@
 """simulate: utterances -> conversations (who speaks when), and mixtures where they are kept."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,32 @@ def realism(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 50
         f"{figures['overlap_share']:.0%} of speech overlapped"
     )
     return text, measured
+
+
+def check_licences(recipe: Recipe, output: Output, snapshots: Mapping[str, Snapshot]) -> None:
+    """Check that everything that was indexed may be used.
+
+    Raises:
+        InputError: names the licences that may not, how much has them, and the way out.
+    """
+    allowed = recipe.corpus.allow_licences
+    if not allowed:
+        return
+    counted: Counter[str] = Counter()
+    for name in ("utterances", "recordings"):
+        for receipt in snapshots[name].receipts if name in snapshots else ():
+            for batch in output.dataset(name).batches(receipt):
+                column = batch["licence"] if name == "utterances" else pc.list_flatten(batch["turns"]).combine_chunks()
+                values = column if name == "utterances" else column.field("licence")
+                counted.update(str(value or "unknown") for value in values.to_pylist())
+    refused = {licence: number for licence, number in counted.items() if licence not in allowed}
+    if refused:
+        shown = ", ".join(f"{number:,} have {licence}" for licence, number in sorted(refused.items()))
+        raise InputError(
+            f"of {sum(counted.values()):,} utterances {shown}; corpus.allow_licences allows {', '.join(allowed)}. "
+            "Leave them out (--corpus.where \"licence == '...'\"), name the corpus's own (--corpus.licence), or allow "
+            "them"
+        )
 
 
 def use(plan: Plan) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.batch import PackedDocuments
 from models.codec import load_codec, pack_codes
 from models.generate import Sampling, generate_audio
 from operators.documents import Document
@@ -81,21 +80,16 @@ def speak(
     except ValueError as error:
         raise InputError(str(error)) from error
     document.text([tokenizer.TEXT, *said, tokenizer.AUDIO])
-    prompt = PackedDocuments(
-        pack_id="script",
-        num_columns=document.columns,
-        cu_seqlens=np.array([0, document.columns], np.int32),
-        segments=np.array([[s["kind"], s["start_column"], s["length"]] for s in document.segments], np.int32),
-        text_tokens=np.array(document.text_tokens, np.int32),
-        codes=b"".join(document.codes),
-        loss_spans=np.zeros((0, 3), np.int32),
-        loss_weights=np.zeros(0, np.float32),
-    )
     nothing = np.zeros((codec.spec.num_codebooks, 0), np.uint16)
     (codes,) = generate_audio(
-        operator.model, [prompt], grid, given=[nothing], max_frames=max(1, round(max_s * codec.spec.frame_rate_hz)),
-        end=tokenizer.AUDIO_END, sampling=sampling,
-    )  # fmt: skip
+        operator.model,
+        [document.prompt()],
+        grid,
+        given=[nothing],
+        max_frames=max(1, round(max_s * codec.spec.frame_rate_hz)),
+        end=tokenizer.AUDIO_END,
+        sampling=sampling,
+    )
     if not codes.shape[1]:
         raise InputError("the model ended before it said anything; was it trained on --compose.tasks speak?")
     wav = codec.decode(codes, codes.shape[1] * codec.spec.hop_samples)

@@ -126,3 +126,11 @@ def test_what_can_be_known_before_work_starts_is_said_then(recipe, tmp_path):
         assert said in refuses("run", recipe, *arguments, "--output", output)
     assert not output.exists()
     assert "is not sK=FILE" in refuses("speak", "[s0] hi", "--voices", "ann.wav")
+
+
+def test_licences_that_may_not_be_used_stop_a_run_before_work(recipe, tmp_path):
+    output = tmp_path / "o"
+    common = ("run", recipe, "--output", output, "--corpus.licence", "CC-BY-NC-4.0")
+    said = one_line(refuses(*common, "--corpus.allow-licences", "CC0-1.0", "CC-BY-4.0"))
+    assert "of 30 utterances 30 have CC-BY-NC-4.0; corpus.allow_licences allows CC0-1.0, CC-BY-4.0" in said
+    assert not (output / "data/conversations").exists()
