@@ -35,8 +35,8 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   speak      SCRIPT --checkpoint DIR     a dialogue as sound, by a model trained on task speak
   lineage    ID                          where a checkpoint, data set or run came from
   verify     RECIPE                      whether every committed byte is as it was
-  data       fit RTTM... | score OUTPUT | align MANIFEST... | units MANIFEST... | listen OUTPUT | export OUTPUT FOLDER |
-             archive|restore OUTPUT FOLDER
+  data       fit RTTM... | score OUTPUT | align MANIFEST... | units MANIFEST... | listen OUTPUT |
+             impact OUTPUT --speaker ID | export OUTPUT FOLDER | archive|restore OUTPUT FOLDER
   doctor     what this machine can do
 
 Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
@@ -398,9 +398,33 @@ def _listen(arguments: Sequence[str]) -> None:
     listen(parsed.output, parsed.page or parsed.output / "listen", parsed.ids, parsed.number, parsed.dataset)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImpactArguments:
+    """Say what a voice is in: data sets, checkpoints, figures, and the first training step that heard it."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    speaker: str
+    """The speaker, as the manifests call them."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def _impact(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ImpactArguments, prog="hubbub data impact", args=list(arguments))
+    from pipelines.impact import impact, show
+
+    found = impact(parsed.output, parsed.speaker)
+    if parsed.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found)
+
+
 def _data(arguments: Sequence[str]) -> None:
     verbs = {
         "fit": _fit, "score": _score, "align": _align, "export": _export, "units": _units, "listen": _listen,
+        "impact": _impact,
         "archive": _archive, "restore": _archive
     }  # fmt: skip
     if not arguments or arguments[0] not in verbs:

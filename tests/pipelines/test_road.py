@@ -92,6 +92,39 @@ def test_killed_in_every_stage_the_result_is_that_of_a_run_never_stopped(recipe,
     assert [step for (step,) in curve] == list(range(1, 121))
 
 
+def test_impact_finds_a_voice_in_data_sets_checkpoints_and_the_first_step_that_heard_it(recipe, undisturbed):
+    from models.order import Stream
+    from operators.dataset import Dataset
+    from operators.shards import PackShards
+    from pipelines.recipes import named_or_file
+
+    data = str(undisturbed / "data")
+    rows = Dataset(data, "conversations").read().to_pylist()
+    trained_on = sorted({s for row in rows if row["split"] == "train" for s in row["speakers"]})
+    shards = PackShards(Dataset(data, "packs"), Dataset(data, "packs").latest())
+    config = named_or_file(str(recipe)).train
+    stream = Stream(shards.components, 0, config.mixture, config.packs_per_step, config.steps)
+    for speaker in trained_on[:2]:
+        found = json.loads(hubbub("data", "impact", undisturbed, "--speaker", speaker, "--json").stdout)
+        talks = {row["conversation_id"] for row in rows if speaker in row["speakers"]}
+        counted = {one["dataset"]: one["rows"] for one in found["datasets"]}
+        assert counted["utterances"] == 5
+        assert counted["conversations"] == counted["codes"] == len(talks)
+        (training,) = found["trainings"]
+        heard = [
+            step
+            for step in range(1, 121)
+            for p in range((step - 1) * 2, step * 2)
+            if any(i.split("/")[0] in talks for i in shards[stream.at(p)].document_ids)
+        ]
+        assert training["first_step"] == heard[0]
+        assert all(int(name[-6:]) >= heard[0] for name in training["checkpoints"])
+        assert any(name.endswith("step-000120") for name in training["checkpoints"])
+        assert found["figures"][0]["checkpoint"].endswith("step-000120")
+    done = hubbub("data", "impact", undisturbed, "--speaker", "nobody", check=False)
+    assert (done.returncode, "is called nobody" in done.stderr) == (2, True)
+
+
 def test_packers_are_compared_without_packing_anything(recipe, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "copy")
     before = roots(tmp_path / "copy")
