@@ -52,6 +52,12 @@ def test_planted_faults_are_found(conversations, monkeypatch, fault):
         check_labels(conversations, Render())
 
 
+def test_of_a_long_conversation_the_beginning_is_looked_at(conversations, monkeypatch):
+    monkeypatch.setattr(selftest, "LONGEST_S", 2.0)
+    measured = check_labels(conversations, Render())
+    assert {(m.outside_s, m.silent_turns) for m in measured} == {(0.0, 0)}
+
+
 def test_agreement_counts_stray_sound_and_silent_turns():
     stem = np.zeros(16_000, np.int16)
     stem[4000:8000] = 3000
