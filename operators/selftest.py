@@ -99,8 +99,8 @@ def check_labels(conversations: pa.Table, render: Render) -> list[Agreement]:
         if row["origin"] == "recorded":
             _check_recorded(row, segments, render, roots)
             continue
-        # Without room and noise: a room's ringing belongs to no label, and noise would drown what is looked for. Of hours
-        # the first minutes are enough: every speaker's sound by itself would not fit in memory.
+        # Without room and noise: a room's ringing belongs to no label, and noise would drown what is looked for. Of
+        # hours the first minutes are enough: every speaker's sound by itself would not fit in memory.
         limit = min(row["num_samples"], round(LONGEST_S * row["sample_rate_hz"]))
         turns = [turn for turn in row["turns"] if turn["start_sample"] + turn["num_samples"] <= limit]
         plain = {**row, "room": None, "noise_id": None, "turns": turns, "num_samples": limit}
