@@ -29,7 +29,7 @@ check: setup               ## format, lint, types, layers
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
-bench-codec: setup .venv-judges/.setup  ## audio to codes: speed, what batches cost, and the table of codecs (8 minutes)
+bench-codec: setup .venv-judges/.setup  ## audio to codes: speed, what batches cost, and the table of codecs
 	JUDGES=.venv-judges/bin/python $(BIN)/python -m tests.bench.codec
 
 bench-layouts: setup       ## layouts at equal audio: length, vocabulary, cost of a training step
