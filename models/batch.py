@@ -52,6 +52,7 @@ class Batch:
     audio_weights: torch.Tensor  # (P,) float32, of each cell
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
+    num_frames: int = 0  # of audio, in all documents
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with every tensor changed."""
@@ -94,7 +95,7 @@ def collate(
     audio_columns: list[NDArray[np.int64]] = []
     ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     spans: dict[int, list[tuple[int, int, float]]] = {TEXT: [], AUDIO: []}
-    base = 0
+    base = frames = 0
     for number, pack in enumerate(packs):
         codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
         used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
@@ -122,6 +123,7 @@ def collate(
             spans[kind].append((base + start, base + end, weight))
         ends.append(base + pack.cu_seqlens[1:].astype(np.int64))
         base += pack.num_columns
+        frames += frame
 
     streams = grid.layout.num_streams
     audio_cells = np.concatenate(audio) if audio else np.zeros((0, streams), dtype=np.int32)
@@ -159,6 +161,7 @@ def collate(
         audio_weights=torch.from_numpy(audio_weights),
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
+        num_frames=frames,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.codec import CodecSpec
+from models.distributed import like, whole
 from models.speech_lm import Shape, SpeechLM, Vocabulary
 
 
@@ -22,6 +24,8 @@ class Place(TypedDict):
     seed: int
     packs: str
     """Digest of the packs that the stream goes through."""
+    grad_norms: list[float]
+    """Of the last steps: what a spike is measured against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +51,49 @@ class Header:
     def from_json(data: dict[str, Any]) -> "Header":
         """Read a header back."""
         kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
+        shape = {name: tuple(value) if isinstance(value, list) else value for name, value in data["shape"].items()}
+        data = {**data, "shape": shape}
         return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
 
 
-def save(
-    folder: Path,
-    step: int,
+@dataclass(frozen=True)
+class State:
+    """A copy of everything that a training would need to go on, on the CPU."""
+
+    weights: dict[str, torch.Tensor]
+    averaged: dict[str, torch.Tensor]
+    """The running mean of the weights, where one is kept."""
+    moments: dict[str, torch.Tensor]
+    """The optimizer's, as `<parameter>:<moment>`."""
+
+
+def copy_state(
     model: SpeechLM,
-    header: Header,
     optimizer: torch.optim.Optimizer | None = None,
-    place: Place | None = None,
-) -> Path:
+    averaged: Mapping[str, torch.Tensor] | None = None,
+) -> State:
+    """Copy weights and moments; where parameters lie on several ranks, all of them must call this."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    moments = {
+        f"{names[id(parameter)]}:{key}": whole(value)
+        for parameter, values in (optimizer.state.items() if optimizer else ())
+        for key, value in values.items()
+    }
+    weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    means = {name: whole(tensor) for name, tensor in (averaged or {}).items()}
+    return State(weights, means, moments)
+
+
+def save(folder: Path, step: int, state: State, header: Header, place: Place | None = None) -> Path:
     """Write `step-<step>` below a folder, or leave the one that is there; return it.
+
+    `model.safetensors` is what a user takes: the running mean where one is kept, beside `raw.safetensors`.
 
     Args:
         folder: of all checkpoints of a training.
         step: steps done.
-        model: its weights are written.
-        header: what explains them.
-        optimizer: its moments are written too.
+        state: what is written.
+        header: what explains it.
         place: where the stream of packs goes on.
 
     Raises:
@@ -78,16 +106,11 @@ def save(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, str(staged / "model.safetensors"))
-        if optimizer is not None:
-            names = {id(parameter): name for name, parameter in model.named_parameters()}
-            moments = {
-                f"{names[id(parameter)]}:{key}": value.detach().cpu().contiguous()
-                for parameter, values in optimizer.state.items()
-                for key, value in values.items()
-            }
-            save_file(moments, str(staged / "optimizer.safetensors"))
+        save_file({**state.weights, **state.averaged}, str(staged / "model.safetensors"))
+        if state.averaged:
+            save_file(state.weights, str(staged / "raw.safetensors"))
+        if state.moments:
+            save_file(state.moments, str(staged / "optimizer.safetensors"))
         if place is not None:
             (staged / "loader.json").write_text(json.dumps(place))
         if header.tokenizer_file is not None:
@@ -126,16 +149,22 @@ def read_header(path: Path) -> tuple[int, Header]:
         raise ValueError(f"{path} is not a checkpoint of ours: {error}") from error
 
 
-def load(path: Path, device: str = "cpu") -> tuple[SpeechLM, int, Header]:
+def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechLM, int, Header]:
     """Return model, step and header of a checkpoint folder.
+
+    Args:
+        path: the folder.
+        device: where the model goes.
+        raw: take the weights that were trained, not their running mean.
 
     Raises:
         ValueError: it is not a checkpoint, or its weights do not fit its header.
     """
     step, header = read_header(path)
     model = SpeechLM(header.shape, header.vocabulary)
+    trained = path / "raw.safetensors"
     try:
-        model.load_state_dict(load_file(str(path / "model.safetensors")))
+        model.load_state_dict(load_file(str(trained if raw and trained.exists() else path / "model.safetensors")))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights of {path} do not load: {str(error).splitlines()[0]}") from error
     return model.to(device), step, header
@@ -143,16 +172,19 @@ def load(path: Path, device: str = "cpu") -> tuple[SpeechLM, int, Header]:
 
 def load_optimizer(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer) -> None:
     """Put the optimizer's moments back."""
-    saved = load_file(str(path / "optimizer.safetensors"))
+    saved: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(str(path / "optimizer.safetensors")).items():
+        name, _, moment = key.rpartition(":")
+        saved.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
-        keys = [key for key in saved if key.rsplit(":", 1)[0] == name]
-        optimizer.state[parameter] = {
-            key.rsplit(":", 1)[1]: saved[key].to("cpu" if key.endswith(":step") else parameter.device) for key in keys
-        }
+        if name in saved:
+            optimizer.state[parameter] = {
+                moment: value if moment == "step" else like(value, parameter) for moment, value in saved[name].items()
+            }
 
 
-def check_place(path: Path, packs: str, seed: int) -> None:
-    """Check that a checkpoint's place is one in the stream that is to go on.
+def check_place(path: Path, packs: str, seed: int) -> list[float]:
+    """Check that a checkpoint's place is one in the stream that is to go on; return the last gradients' norms.
 
     Raises:
         ValueError: it has seen other packs, or the same in another order.
@@ -163,9 +195,12 @@ def check_place(path: Path, packs: str, seed: int) -> None:
             f"{path} stands in the stream of packs {place['packs'][:12]} with seed {place['seed']}, "
             f"not of packs {packs[:12]} with seed {seed}; train into another folder"
         )
+    norms: list[float] = place.get("grad_norms", [])
+    return norms
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the first checkpoint (the untrained model) and the newest `keep`."""
+def prune(folder: Path, keep: int, best: Sequence[int] = ()) -> None:
+    """Remove all but the first checkpoint (the untrained model), the newest `keep` and the best."""
     for step in steps(folder)[1:-keep]:
-        shutil.rmtree(folder / f"step-{step:06d}", ignore_errors=True)
+        if step not in best:
+            shutil.rmtree(folder / f"step-{step:06d}", ignore_errors=True)

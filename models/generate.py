@@ -38,7 +38,7 @@ def greedy_text(
     answers: list[list[int]] = [[] for _ in prompts]
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     for number in range(max_tokens):
-        logits = model.text_head(hidden).float()
+        logits = model.text_logits(hidden).float()
         logits[:, 0] = -torch.inf  # pad is no text
         tokens = logits.argmax(dim=-1)
         running &= tokens != end
@@ -160,7 +160,7 @@ def generate_audio(
         drawn = [torch.rand((layout.num_streams + 1, 2), generator=one) for one in generators]
         uniforms = torch.stack(drawn).to(device)
         if bool(may_end.any()):
-            pair = model.text_head(hidden)[:, [0, end]].float()
+            pair = model.text_logits(hidden)[:, [0, end]].float()
             stops = sampling.draw(pair, uniforms[:, -1], None).bool().cpu() & may_end
             lengths[stops] = column
             running &= ~stops

@@ -11,6 +11,7 @@ Sources: Touvron et al. 2023, "LLaMA", arXiv:2302.13971, section 2.2 (RMSNorm, S
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.attention import Backend, packed_attention
 from models.batch import Batch
+from models.lora import LoRALinear, freeze_all_but_updates
 from models.loss import linear_cross_entropy, target_weight
 
 
@@ -48,13 +50,34 @@ class Shape:
     """Width of the depth transformer, where the layout has one; half of dim where 0."""
     depth_layers: int = 2
     """Its blocks."""
+    head_width: int = 0
+    """Width of a head; dim / num_heads where 0."""
+    norm_eps: float = 1e-6
+    """What keeps RMSNorm from dividing by zero."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have a bias (Qwen2)."""
+    tie_text: bool = False
+    """Whether text is predicted by its embeddings, transposed."""
+    rope_scaling: tuple[float, ...] = ()
+    """Llama 3's stretch of the slow rotary frequencies: factor, low and high frequency factor, original length."""
+    lora_rank: int = 0
+    """Above 0, the blocks are frozen and their matrices get trained updates of this rank (`models.lora`)."""
+    lora_alpha: float = 32.0
+    """Updates are scaled by lora_alpha / lora_rank."""
 
     def __post_init__(self) -> None:
         """Check that the heads divide the width."""
-        if self.dim % self.num_heads or self.num_heads % self.num_kv_heads or (self.dim // self.num_heads) % 2:
-            raise ValueError(
-                "model: num_heads must divide dim into even widths, and num_kv_heads must divide num_heads"
-            )
+        if (not self.head_width and self.dim % self.num_heads) or self.num_heads % self.num_kv_heads:
+            raise ValueError("model: num_heads must divide dim, and num_kv_heads must divide num_heads")
+        if self.head_dim % 2:
+            raise ValueError(f"model: a head of width {self.head_dim} cannot be rotated in pairs")
+        if self.rope_scaling and len(self.rope_scaling) != 4:
+            raise ValueError("model.rope_scaling takes four numbers, or none")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.head_width or self.dim // self.num_heads
 
 
 # Named sizes, fixed so that everyone means the same; parameters without embeddings and heads.
@@ -81,10 +104,19 @@ class Vocabulary:
     """Whether a column's audio cells are predicted one after the other, by a small transformer over the streams."""
 
 
-def rotary(positions: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines (N, 1, head_dim / 2) of each position."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions[:, None].float() * theta**-exponents
+def rotary(positions: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines (N, 1, head_dim / 2) of each position.
+
+    Slow frequencies are stretched where the shape says so, as in Dubey et al. 2024, "Llama 3", arXiv:2407.21783.
+    """
+    exponents = torch.arange(0, shape.head_dim, 2, device=positions.device, dtype=torch.float32) / shape.head_dim
+    frequencies = shape.rope_theta**-exponents
+    if shape.rope_scaling:
+        factor, low, high, length = shape.rope_scaling
+        turns = length * frequencies / (2 * math.pi)  # in the length that the LLM was first trained for
+        smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        frequencies = frequencies * (smooth + (1.0 - smooth) / factor)
+    angles = positions[:, None].float() * frequencies
     return angles.cos()[:, None], angles.sin()[:, None]
 
 
@@ -92,6 +124,14 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Turn each pair (x[i], x[i + D/2]) of heads (N, H, D) by its angle."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight is kept in float32 and used in whatever its input is in, so that the fused kernel serves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized states."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 @dataclass
@@ -103,17 +143,29 @@ class KeyValueCache:
     lengths: torch.Tensor  # (B,) columns in use
 
 
+def linear(shape: Shape, inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
+    """Return a matrix of a block, with a low-rank update where the shape has one."""
+    if shape.lora_rank:
+        return LoRALinear(inputs, outputs, shape.lora_rank, shape.lora_alpha, bias=bias)
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Queries (..., H, D), keys and values (..., G, D) to what each query gathers (..., H, D)."""
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.head_dim = shape.dim // shape.num_heads
+        self.head_dim = shape.head_dim
         self.num_heads, self.num_kv_heads = shape.num_heads, shape.num_kv_heads
-        self.qkv = nn.Linear(shape.dim, (shape.num_heads + 2 * shape.num_kv_heads) * self.head_dim, bias=False)
-        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if shape.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if shape.qk_norm else nn.Identity()
+        width = (shape.num_heads + 2 * shape.num_kv_heads) * self.head_dim
+        self.qkv = linear(shape, shape.dim, width, bias=shape.qkv_bias)
+        self.out = linear(shape, shape.num_heads * self.head_dim, shape.dim)
+        self.q_norm = RMSNorm(self.head_dim, eps=shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, eps=shape.norm_eps) if shape.qk_norm else nn.Identity()
 
     def heads(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -130,8 +182,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(shape.dim, 2 * shape.ffn_dim, bias=False)
-        self.down = nn.Linear(shape.ffn_dim, shape.dim, bias=False)
+        self.gate_up = linear(shape, shape.dim, 2 * shape.ffn_dim)
+        self.down = linear(shape, shape.ffn_dim, shape.dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return states (N, d)."""
@@ -145,10 +197,23 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.dim, eps=1e-6)
+        self.attention_norm = RMSNorm(shape.dim, eps=shape.norm_eps)
         self.attention = Attention(shape)
-        self.ffn_norm = nn.RMSNorm(shape.dim, eps=1e-6)
+        self.ffn_norm = RMSNorm(shape.dim, eps=shape.norm_eps)
         self.ffn = SwiGLU(shape)
+
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states (N, d), and the keys and values (N, G, D) that were attended to."""
+        q, k, v = self.begin(x, cos, sin)
+        return self.finish(x, attend(q, k, v)), k, v
+
+    def begin(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries, keys and values: all before attention, as `finish` is all behind it."""
+        return self.attention.heads(self.attention_norm(x), cos, sin)
 
     def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Add what attention gathered (N, H, D), then the feed-forward part."""
@@ -181,7 +246,7 @@ class DepthTransformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary.num_streams * (vocabulary.codebook_size + 1), width)
         self.start = nn.Embedding(vocabulary.num_streams, width)
         self.blocks = nn.ModuleList(Block(small) for _ in range(shape.depth_layers))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width, eps=1e-6)
         self.head = nn.Linear(width, vocabulary.num_streams * vocabulary.codebook_size, bias=False)
 
     def states(self, hidden: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -196,14 +261,14 @@ class DepthTransformer(nn.Module):
         x = self.from_state(hidden)[:, None] + self.start(streams)[None]
         above = self.embedding(cells + streams[:-1] * (self.size + 1))
         x = torch.cat((x[:, :1], x[:, 1:] + above), dim=1)
-        cos, sin = rotary(streams, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        cos, sin = rotary(streams, self.shape)
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (P, H, S', D)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
         for block in self.blocks:
-            assert isinstance(block, Block)
-            q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)  # (P, S', H, D)
-            attended = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
-            )
-            x = block.finish(x, attended.transpose(1, 2))
+            x, _, _ = block(x, cos, sin, attend)
         out: torch.Tensor = self.norm(x)
         return out
 
@@ -213,10 +278,13 @@ class DepthTransformer(nn.Module):
         logits = torch.einsum("psw,svw->psv", states, head)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.size, reduction="none")
-        return (losses.view(targets.shape) * weights[:, None]).sum()
+        return (losses.view(targets.shape) * weights.view(len(targets), -1)).sum()
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the cross-entropies of columns' cells (P, S); pads count for nothing."""
+        """Return the weighted sum of the cross-entropies of columns' cells (P, S); pads count for nothing.
+
+        Weights are of columns (P,) or of cells (P, S).
+        """
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for start in range(0, len(hidden), self.CHUNK):
             rows = slice(start, start + self.CHUNK)
@@ -248,14 +316,19 @@ class SpeechLM(nn.Module):
         self.text_embedding = nn.Embedding(vocabulary.text_size, shape.dim, padding_idx=0)
         # One table for all streams: stream s's id v is row s (V + 1) + v; row V of each stream is pad and stays zero.
         self.audio_embedding = nn.Embedding(vocabulary.num_streams * (vocabulary.codebook_size + 1), shape.dim)
-        self.audio_norm = nn.RMSNorm(shape.dim, eps=1e-6)  # a sum of S embeddings would dwarf one of text
+        self.audio_norm = RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
-        self.norm = nn.RMSNorm(shape.dim, eps=1e-6)
-        self.text_head = nn.Linear(shape.dim, vocabulary.text_size, bias=False)
+        self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
+        self.text_head = None if shape.tie_text else nn.Linear(shape.dim, vocabulary.text_size, bias=False)
         heads = vocabulary.num_streams * vocabulary.codebook_size
         self.audio_head: nn.Linear | DepthTransformer = (
             DepthTransformer(shape, vocabulary) if vocabulary.depth else nn.Linear(shape.dim, heads, bias=False)
         )
+        if shape.lora_rank:
+            freeze_all_but_updates(self.blocks)
+            self.norm.requires_grad_(False)
+        self.recompute = False
+        """Whether what a block does is done again in the backward pass, instead of kept."""
         offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
         self.register_buffer("stream_offsets", offsets, persistent=False)
         self.stream_offsets: torch.Tensor
@@ -271,11 +344,13 @@ class SpeechLM(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in sorted(self.named_parameters()):
             if parameter.dim() < 2:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
             spread = 0.02
             if name.endswith(("attention.out.weight", "ffn.down.weight")):
                 spread /= math.sqrt(2 * self.shape.num_layers)
+            if name.endswith("update_up"):
+                spread = 0.0  # an update begins as nothing
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
         if self.vocabulary.ordinal:
             size = self.vocabulary.codebook_size
@@ -297,20 +372,28 @@ class SpeechLM(nn.Module):
     def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
         x = self.text_embedding(text)
-        if len(audio):
-            pad = audio == self.vocabulary.codebook_size
-            # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
-            summed = F.embedding_bag(
-                audio + self.stream_offsets,
-                self.audio_embedding.weight,
-                mode="sum",
-                per_sample_weights=(~pad).to(self.audio_embedding.weight.dtype),
-            )
-            x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
+        pad = audio == self.vocabulary.codebook_size
+        # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
+        summed = F.embedding_bag(
+            audio + self.stream_offsets,
+            self.audio_embedding.weight,
+            mode="sum",
+            per_sample_weights=(~pad).to(self.audio_embedding.weight.dtype),
+        )
+        x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
         assert isinstance(x, torch.Tensor)
         return x
 
-    def forward(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
+    @property
+    def text_weight(self) -> torch.Tensor:
+        """The matrix (V, d) that predicts text."""
+        return self.text_embedding.weight if self.text_head is None else self.text_head.weight
+
+    def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits of the next text cell (..., V) of states (..., d)."""
+        return F.linear(hidden, self.text_weight)
+
+    def states(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
         """Return the states (N, d) from which the next column is predicted."""
         hidden, _ = self._run(batch, backend, keep=False)
         return hidden
@@ -319,36 +402,57 @@ class SpeechLM(nn.Module):
         self, batch: Batch, backend: Backend, keep: bool
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         x = self.embed(batch.text, batch.audio, batch.audio_columns)
-        cos, sin = rotary(batch.positions, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        cos, sin = rotary(batch.positions, self.shape)
         prompts = batch.prompts if self.shape.prompt_attention == "both" else None
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
+
         kept = []
         for block in self.blocks:
-            assert isinstance(block, Block)
-            q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)
-            attended = packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
-            x = block.finish(x, attended)
+            if self.recompute and torch.is_grad_enabled():
+                x, k, v = checkpoint(block, x, cos, sin, attend, use_reentrant=False)
+            else:
+                x, k, v = block(x, cos, sin, attend)
             if keep:
                 kept.append((k, v))
         out: torch.Tensor = self.norm(x)
         return out, kept
 
-    def loss(self, batch: Batch, backend: Backend = "loop") -> Loss:
-        """Return the summed loss of a batch; see `operators.schema` for which cells count."""
-        hidden = self.forward(batch, backend)
+    def forward(
+        self,
+        batch: Batch,
+        backend: Backend = "loop",
+        z_weight: float = 0.0,
+        stream_weights: torch.Tensor | None = None,
+    ) -> Loss:
+        """Return the summed loss of a batch; see `operators.schema` for which cells count.
+
+        Args:
+            batch: packed documents.
+            backend: of attention.
+            z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
+            stream_weights: (S,) weight of each audio stream, beside that of the span.
+        """
+        hidden = self.states(batch, backend)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         pad = self.vocabulary.codebook_size
         text_targets = batch.text_targets[:, None]
         text_total = linear_cross_entropy(
-            hidden[batch.text_from], self.text_head.weight, text_targets, batch.text_weights
+            hidden[batch.text_from], self.text_weight, text_targets, batch.text_weights, z_weight=z_weight
         )
-        audio_states = hidden[batch.audio_from]
+        audio_states, audio_weights = hidden[batch.audio_from], batch.audio_weights
+        if stream_weights is not None:
+            audio_weights = audio_weights[:, None] * stream_weights
         if isinstance(self.audio_head, DepthTransformer):
-            audio_total = self.audio_head.loss(audio_states, batch.audio_targets, batch.audio_weights)
+            audio_total = self.audio_head.loss(audio_states, batch.audio_targets, audio_weights)
         else:
             audio_total = linear_cross_entropy(
-                audio_states, self.audio_head.weight, batch.audio_targets, batch.audio_weights, ignored=pad
+                audio_states, self.audio_head.weight, batch.audio_targets, audio_weights, pad, z_weight
             )
         text_weight = target_weight(text_targets, batch.text_weights)
-        audio_weight = target_weight(batch.audio_targets, batch.audio_weights, ignored=pad)
+        audio_weight = target_weight(batch.audio_targets, audio_weights, ignored=pad)
         return Loss(
             text_total + audio_total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight
         )
@@ -365,7 +469,7 @@ class SpeechLM(nn.Module):
             len(lengths),
             int(lengths.max()) + room,
             self.shape.num_kv_heads,
-            self.shape.dim // self.shape.num_heads,
+            self.shape.head_dim,
         )
         row = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
         cache = KeyValueCache([], [], lengths)
@@ -389,13 +493,13 @@ class SpeechLM(nn.Module):
             x = self.text_embedding(text)
         else:
             x = self.embed(text, audio, torch.arange(len(text), device=text.device))
-        cos, sin = rotary(cache.lengths, self.shape.dim // self.shape.num_heads, self.shape.rope_theta)
+        cos, sin = rotary(cache.lengths, self.shape)
         rows = torch.arange(len(text), device=x.device)
         longest = int(cache.lengths.max()) + 1
         seen = torch.arange(longest, device=x.device)[None] <= cache.lengths[:, None]  # (B, L)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             assert isinstance(block, Block)
-            q, k, v = block.attention.heads(block.attention_norm(x), cos, sin)
+            q, k, v = block.begin(x, cos, sin)
             keys[rows, cache.lengths], values[rows, cache.lengths] = k, v
             attended = F.scaled_dot_product_attention(
                 q[:, :, None],  # (B, H, 1, D)

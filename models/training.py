@@ -7,19 +7,22 @@ gradient is that of the weighted mean over the whole global batch, however it wa
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-import torch.distributed as dist
 
 from models import checkpoint
 from models.attention import Backend, choose_backend
 from models.augment import Augment
 from models.batch import Batch, GridSpec
+from models.distributed import like, local_value, of_first_rank, shard, sum_over_ranks
+from models.flops import training_flops
 from models.loader import Loader, PackSource
 from models.order import Stream
 from models.speech_lm import SpeechLM
@@ -62,10 +65,34 @@ class Training:
     """AdamW's second-moment decay."""
     clip_norm: float = 1.0
     """Norm that gradients are clipped to."""
+    z_loss: float = 0.0
+    """Weight of the z-loss, which holds logits near 0; 1e-4 is usual."""
+    stream_weights: tuple[float, ...] = ()
+    """Weight of each audio stream in the loss; all alike where none is given."""
+    ema_decay: float = 0.0
+    """Above 0, checkpoints hold a running mean of the weights with this decay."""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss or gradient is no number, or a spike: stop and name its packs, or leave it
+    out and write them down in bad_steps.jsonl."""
+    spike_factor: float = 0.0
+    """Above 0, a gradient this many times the median of the last 64 steps is a spike."""
+    start_from: str | None = None
+    """Weights to start from: a checkpoint of ours, a Hugging Face folder or hub id of a Llama, Qwen2 or Qwen3 model,
+    or `last`: the newest checkpoint in the output folder, if there is one. The rate warms up anew."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What is computed in; weights, moments and sums stay in float32."""
+    recompute: bool = False
+    """Do blocks again in the backward pass instead of keeping what is inside: less memory, a third more work."""
+    compile: bool = False
+    """Compile what is before and behind attention; attention stays outside, so that no length compiles anew."""
+    shard: Literal["none", "full"] = "none"
+    """Leave each rank only a part of parameters, gradients and moments (FSDP2)."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, beside the untrained one."""
+    keep_best: int = 0
+    """Checkpoints kept besides: those before which the mean loss was lowest."""
     attention: Backend = "auto"
     """Attention backend; auto takes the best that runs here."""
     num_threads: int = 0
@@ -77,6 +104,8 @@ class Training:
             raise ValueError("train: steps, packs and checkpoints are counted from 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("train.lr must be positive")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError("train.ema_decay must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,12 @@ class StepRecord:
     """Of them, waiting for packs."""
     epoch: int = 0
     """Above 0, packs come again."""
+    num_frames: int = 0
+    """Frames of audio in the documents."""
+    flops: float = 0.0
+    """Floating-point operations, as `models.flops` counts them."""
+    skipped: bool = False
+    """Whether the step was bad and left out."""
 
 
 def learning_rate(step: int, config: Training) -> float:
@@ -108,43 +143,64 @@ def learning_rate(step: int, config: Training) -> float:
 
 
 def make_optimizer(model: SpeechLM, config: Training) -> torch.optim.AdamW:
-    """Return fused AdamW with decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    """Return fused AdamW with decay on matrices only; frozen parameters are left out."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
-def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
-    """Replace tensors by their sums over all ranks, by one collective; nothing to do for a single rank."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return
-    flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.detach().copy_(part.view_as(tensor))
+_SUMS = 10
 
 
-def accumulate(model: SpeechLM, batches: Iterable[Batch], backend: Backend, device: torch.device) -> torch.Tensor:
+def accumulate(
+    model: SpeechLM, batches: Iterable[Batch], backend: Backend, device: torch.device, config: Training
+) -> torch.Tensor:
     """Add the gradients of the summed loss of some batches; return the sums.
 
     Returns:
-        float64 (8,): total, weight, text total, text weight, audio total, audio weight, columns, documents.
+        float64 (10,): total, weight, text total, text weight, audio total, audio weight, columns, documents, frames,
+        floating-point operations.
     """
-    sums = torch.zeros(8, dtype=torch.float64)
+    sums = torch.zeros(_SUMS, dtype=torch.float64)
+    streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     for batch in batches:
-        loss = model.loss(batch.to(device), backend)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = model(batch.to(device), backend, config.z_loss, streams)
+        loss.total.backward()
         parts = (
             loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight,
         )  # fmt: skip
         sums[:6] += torch.stack([part.detach() for part in parts]).double().cpu()
-        sums[6:] += torch.tensor([len(batch.text), len(batch.boundaries) - 1], dtype=torch.float64)
+        flops = training_flops(model.shape, model.vocabulary, batch)
+        counts = [len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops]
+        sums[6:] += torch.tensor(counts, dtype=torch.float64)
     return sums
+
+
+@dataclass
+class Judge:
+    """Tells a bad step: a loss or gradient that is no number, or one far above those before."""
+
+    factor: float
+    norms: list[float]
+
+    WINDOW = 64
+
+    def fault(self, loss: float, norm: float) -> str | None:
+        """Say what is wrong with a step; remember its gradient's norm where nothing is."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the norm of the gradient is {norm}"
+        if self.factor and len(self.norms) >= self.WINDOW // 4:
+            usual = statistics.median(self.norms)
+            if norm > self.factor * usual:
+                return f"the norm of the gradient is {norm:.3g}, usually {usual:.3g}"
+        self.norms = [*self.norms, norm][-self.WINDOW :]
+        return None
 
 
 def train(
@@ -161,8 +217,9 @@ def train(
     device: str = "cpu",
     on_step: Callable[[StepRecord], None] = lambda _: None,
     on_checkpoint: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Train from the newest checkpoint in a folder, or from the beginning, to the last step.
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Train from the newest checkpoint in a folder, or from the beginning; return the last step done.
 
     Args:
         model: initialized; its weights are replaced where there is a checkpoint.
@@ -176,16 +233,21 @@ def train(
         world_size: processes that share a step's packs.
         device: where the model runs.
         on_step: called on rank 0 after each step.
-        on_checkpoint: called on every rank after each checkpoint.
+        on_checkpoint: called on every rank when a checkpoint is about to be written.
+        should_stop: asked after each step on every rank; where any says so (the machine is to be taken away), a
+            checkpoint is written and training ends, to go on later.
 
     Raises:
-        FloatingPointError: the loss is NaN or infinite; the message names the packs.
+        FloatingPointError: a step was bad, and the policy is to stop; or 20 were, one behind the other.
         ValueError: the mixture cannot be read, or the checkpoint to go on from has seen other packs.
+        OSError: a checkpoint cannot be written; those before it stay.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    model.to(device)
-    optimizer = make_optimizer(model, config)
+    if config.stream_weights and len(config.stream_weights) != grid.layout.num_streams:
+        raise ValueError(f"train.stream_weights: the layout has {grid.layout.num_streams} streams")
+    model.to(device).train()
+    model.recompute = config.recompute
     backend = choose_backend(torch.device(device).type, config.attention)
     stream = Stream(source.components, seed, config.mixture, config.packs_per_step, config.steps)
     loader = Loader(
@@ -203,74 +265,164 @@ def train(
     )
 
     # 1. Where were we?
-    done = checkpoint.steps(folder)
-    first = done[-1] if done else 0
-    if done:
-        path = folder / f"step-{first:06d}"
-        saved, _, _ = checkpoint.load(path, device)
-        model.load_state_dict(saved.state_dict())
-        if first:
-            checkpoint.load_optimizer(path, model, optimizer)
-            checkpoint.check_place(path, source.digest[:32], seed)
+    there = checkpoint.steps(folder)
+    first = of_first_rank(there[-1] if there else -1)  # which may have been written while other ranks looked
+    path = folder / f"step-{first:06d}"
+    norms: list[float] = []
+    averages: dict[str, torch.Tensor] = {}
+    if first >= 0:
+        model.load_state_dict(checkpoint.load(path, device, raw=True)[0].state_dict())
+        averages = checkpoint.load(path, device)[0].state_dict()
+        if first > 0:
+            norms = checkpoint.check_place(path, source.digest[:32], seed)
     elif rank == 0:
-        checkpoint.save(folder, 0, model, header)
+        checkpoint.save(folder, 0, checkpoint.copy_state(model), header)
+    first = max(first, 0)
+    if config.shard == "full":
+        shard(model, config.precision)
+    if config.compile:
+        for block in model.blocks:
+            for name in ("begin", "finish"):
+                setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
+    optimizer = make_optimizer(model, config)
+    if first:
+        checkpoint.load_optimizer(path, model, optimizer)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    mean = {
+        name: like(averages[name], parameter) if name in averages else parameter.detach().clone()
+        for name, parameter in (trained.items() if config.ema_decay else ())
+    }
     metrics = MetricsFile(folder / "metrics.jsonl", keep_until=first) if rank == 0 else None
+    judge, writer = Judge(config.spike_factor, norms), Writer(folder, header, config)
 
     # 2. Step by step. A position in the stream is step x packs_per_step, whatever the number of ranks.
-    started = time.monotonic()
-    for packs in loader.steps(first + 1, config.steps):
-        step, waited = packs.step, time.monotonic() - started
-        optimizer.zero_grad(set_to_none=False)
-        for parameter in model.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        sums = accumulate(model, packs.batches, backend, torch.device(device))
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        on_device = sums.to(device=device, dtype=torch.float32)
-        sum_over_ranks([*gradients, on_device])
-        if world_size > 1:
-            sums = on_device.double().cpu()
-        total, weight, text_total, text_weight, audio_total, audio_weight, columns, documents = sums.tolist()
-        if not math.isfinite(total):
-            names = ", ".join(source[index].pack_id for index in loader.indices(step))
-            raise FloatingPointError(f"the loss is {total} at step {step}, in packs {names}")
+    started, step, bad = time.monotonic(), first, 0
+    with writer:
+        for packs in loader.steps(first + 1, config.steps):
+            step, waited = packs.step, time.monotonic() - started
+            optimizer.zero_grad(set_to_none=False)
+            for parameter in trained.values():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            sums = accumulate(model, packs.batches, backend, torch.device(device), config)
+            gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+            ends = torch.tensor([float(should_stop())], dtype=torch.float64)
+            on_device = torch.cat((sums, ends)).to(device=device, dtype=torch.float32)
+            sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
+            if world_size > 1:
+                sums = on_device.double().cpu()[:_SUMS]
+            stops = bool(on_device[_SUMS])
+            total, weight, text_total, text_weight, audio_total, audio_weight, *counts, flops = sums.tolist()
 
-        # 3. One division, one clip, one update.
-        torch._foreach_div_(gradients, max(weight, 1e-8))
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
-        rate = learning_rate(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
+            # 3. One division, one clip, one update: unless the step is bad.
+            torch._foreach_div_(gradients, max(weight, 1e-8))
+            grad_norm = local_value(torch.nn.utils.clip_grad_norm_(trained.values(), config.clip_norm))
+            rate = learning_rate(step, config)
+            fault = judge.fault(total, grad_norm)
+            bad = bad + 1 if fault else 0
+            if fault:
+                names = [source[index].pack_id for index in loader.indices(step)]
+                if config.on_bad_step == "stop" or bad >= 20:
+                    raise FloatingPointError(f"{fault} at step {step}, in packs {', '.join(names)}")
+                writer.note(rank, {"step": step, "fault": fault, "packs": names})
+            else:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                if mean:
+                    torch._foreach_lerp_(
+                        list(mean.values()), [p.detach() for p in trained.values()], 1.0 - config.ema_decay
+                    )
 
-        # 4. Say what happened, and keep it.
-        record = StepRecord(
-            step=step,
-            loss=total / max(weight, 1e-8),
-            text_loss=text_total / max(text_weight, 1e-8),
-            audio_loss=audio_total / max(audio_weight, 1e-8),
-            grad_norm=grad_norm,
-            lr=rate,
-            num_columns=int(columns),
-            num_documents=int(documents),
-            seconds=time.monotonic() - started,
-            wait_seconds=waited,
-            epoch=packs.epoch,
-        )
-        started = time.monotonic()
-        if metrics is not None:
-            metrics.append(record)
-            on_step(record)
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            if rank == 0:
-                place: checkpoint.Place = {
-                    "position": step * config.packs_per_step,
-                    "seed": seed,
-                    "packs": source.digest[:32],
-                }
-                checkpoint.save(folder, step, model, header, optimizer, place)
-                checkpoint.prune(folder, config.keep_checkpoints)
-            on_checkpoint(step)
+            # 4. Say what happened, and keep it.
+            columns, documents, frames = map(int, counts)
+            record = StepRecord(
+                step=step,
+                loss=total / max(weight, 1e-8),
+                text_loss=text_total / max(text_weight, 1e-8),
+                audio_loss=audio_total / max(audio_weight, 1e-8),
+                grad_norm=grad_norm,
+                lr=rate,
+                num_columns=columns,
+                num_documents=documents,
+                seconds=time.monotonic() - started,
+                wait_seconds=waited,
+                epoch=packs.epoch,
+                num_frames=frames,
+                flops=flops,
+                skipped=fault is not None,
+            )
+            started = time.monotonic()
+            if metrics is not None:
+                metrics.append(record)
+                on_step(record)
+            if step % config.checkpoint_every == 0 or step == config.steps or stops:
+                state = checkpoint.copy_state(model, optimizer, mean)  # of all ranks, where each holds a part
+                on_checkpoint(step)
+                if rank == 0:
+                    place: checkpoint.Place = {
+                        "position": step * config.packs_per_step,
+                        "seed": seed,
+                        "packs": source.digest[:32],
+                        "grad_norms": judge.norms,
+                    }
+                    writer.write(step, state, place)
+                if stops:
+                    break
+    return step
+
+
+class Writer:
+    """Writes checkpoints beside the steps that follow; what goes wrong is raised at the next one, or at the end."""
+
+    def __init__(self, folder: Path, header: checkpoint.Header, config: Training) -> None:
+        """Begin with nothing to wait for."""
+        self._folder, self._header, self._config = folder, header, config
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        """Write until the block ends."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Wait for what is being written."""
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def write(self, step: int, state: checkpoint.State, place: checkpoint.Place) -> None:
+        """Write a copy of the state when the one before is written."""
+        self._wait()
+        self._pending = self._pool.submit(self._write, step, state, place)
+
+    def _write(self, step: int, state: checkpoint.State, place: checkpoint.Place) -> None:
+        checkpoint.save(self._folder, step, state, self._header, place)
+        checkpoint.prune(self._folder, self._config.keep_checkpoints, self._best())
+
+    def _best(self) -> list[int]:
+        """Return the steps before which the mean loss was lowest."""
+        if not self._config.keep_best:
+            return []
+        records = read_metrics(self._folder / "metrics.jsonl")
+        every = self._config.checkpoint_every
+
+        def before(step: int) -> float:
+            return statistics.fmean(r.loss for r in records if step - every < r.step <= step)
+
+        there = [step for step in checkpoint.steps(self._folder)[1:] if any(r.step == step for r in records)]
+        return sorted(there, key=before)[: self._config.keep_best]
+
+    def note(self, rank: int, fault: dict[str, object]) -> None:
+        """Write down a step that was left out."""
+        if rank == 0:
+            with open(self._folder / "bad_steps.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(fault) + "\n")
 
 
 class MetricsFile:

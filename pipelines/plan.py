@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from operators.errors import InputError
-from pipelines import console, pack, simulate
+from pipelines import console, pack, simulate, train
 from pipelines.recipes import Recipe, check
 from pipelines.road import DATASETS, Output, index_partition, plan_road, recordings_partition, stories_folder
 
@@ -18,6 +18,7 @@ def show(recipe: Recipe, folder: Path) -> None:
     check(recipe)
     simulate.check(recipe)
     pack.check(recipe)
+    train.check(recipe)
     output = Output(folder)
     if recipe.corpus.stories is not None and not stories_folder(recipe, output).exists():
         console.line("corpus", f"would be spoken into {stories_folder(recipe, output)}; everything follows from it")

@@ -17,6 +17,7 @@ from operators.manifest import Manifest, corpus_roots
 from operators.schema import SCHEMA_VERSION
 from operators.turn_taking import prior_of
 from pipelines.recipes import Recipe
+from pipelines.start import start_digest
 
 STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
 """In order; each is a child run of the tracking server."""
@@ -312,11 +313,15 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
             packs.append((partition, {"task": task, "component": f"{prefix}{task}", "codes": upstreams}))
 
     # 4. train, 5. evaluate: what they depend on decides their folders.
-    ignored = ("num_threads", "keep_checkpoints", "checkpoint_every", "attention")
+    ignored = (
+        "num_threads", "keep_checkpoints", "keep_best", "checkpoint_every", "attention", "recompute", "compile",
+        "shard", "start_from",
+    )  # fmt: skip
     training_key = digest(
         {
             "version": TRAIN_VERSION,
             "train": {name: value for name, value in plain(recipe.train).items() if name not in ignored},
+            "start": start_digest(recipe),
             "model": recipe.model,
             "seed": recipe.seed,
             "packs": [partition.key for partition, _ in packs],

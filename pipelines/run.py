@@ -119,6 +119,7 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
     check(recipe)
     simulate.check(recipe)
     pack.check(recipe)
+    train.check(recipe)
     options.output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(only_one(options.output))

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.session import Session
 from models.checkpoint import Header
+from models.flops import peak_flops
 from models.order import Stream
 from models.speech_lm import Vocabulary
 from models.training import StepRecord, read_metrics
@@ -19,6 +20,7 @@ from operators.shards import PackShards
 from pipelines import console
 from pipelines.recipes import Recipe, from_mapping
 from pipelines.road import Plan
+from pipelines.start import check_start, decide, load_start, shape_of
 
 _FAILURE = "failure.txt"
 """Why a training stopped for good, where its checkpoints are."""
@@ -29,7 +31,7 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
     codec, tokenizer = recipe.encode.spec, recipe.compose.loaded_tokenizer
     layout = recipe.compose.layout_of(codec)
     return Header(
-        shape=recipe.model,
+        shape=shape_of(recipe),
         vocabulary=Vocabulary(
             text_size=tokenizer.vocab_size,
             num_streams=layout.num_streams,
@@ -65,8 +67,13 @@ def train_worker(config: dict[str, Any]) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
     folder = Path(config["folder"])
+    load_start(model, json.loads(config["start"]))
+    peak = peak_flops(torch.device(device))
+    if peak and context.get_world_rank() == 0:
+        (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
+    done = recipe.train.steps
     try:
-        train(
+        done = train(
             model,
             shards,
             shards.grid,
@@ -77,11 +84,25 @@ def train_worker(config: dict[str, Any]) -> None:
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
             device=device,
+            should_stop=lambda: ray.train.get_preemption_info() is not None,
         )
     except FloatingPointError as error:
         # Every rank sees the same sums and stops at the same step; to try again would give the same.
         (folder / _FAILURE).write_text(str(error))
-    ray.train.report({"step": recipe.train.steps})
+    if done < recipe.train.steps:
+        raise RuntimeError(
+            f"stopped at step {done}: the machine is to be taken away"
+        )  # Ray Train begins anew elsewhere
+    ray.train.report({"step": done})
+
+
+def check(recipe: Recipe) -> None:
+    """Check what training would stumble over: weights to start from, and their tokenizer.
+
+    Raises:
+        InputError: names what cannot be used.
+    """
+    check_start(recipe, header_of(recipe, {}))
 
 
 def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Session, num_train_workers: int) -> None:
@@ -107,6 +128,10 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         raise InputError(str(error)) from error
     folder = plan.output.training(plan.training_key)
     folder.mkdir(parents=True, exist_ok=True)
+    start = decide(plan.recipe, folder, header_of(plan.recipe, {}))
+    if plan.recipe.train.start_from is not None:
+        console.line("start", ", ".join(str(value) for value in start.values()))
+        lineage = {**lineage, "started_from": start}
     (folder / _FAILURE).unlink(missing_ok=True)
     use_gpu = session.num_gpus >= num_train_workers
     trainer = TorchTrainer(
@@ -117,6 +142,7 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
             "data": str(Path(plan.output.data).absolute()),
             "folder": str(folder.absolute()),
             "lineage": json.dumps(lineage),
+            "start": json.dumps(start),
         },
         scaling_config=ScalingConfig(
             num_workers=num_train_workers,
@@ -167,6 +193,10 @@ def summary(records: list[StepRecord]) -> dict[str, float]:
         "last_loss": sum(r.loss for r in last) / ends,
         "final_loss": records[-1].loss,
         "columns_per_s": sum(r.num_columns for r in records) / max(seconds, 1e-9),
+        "frames_per_s": sum(r.num_frames for r in records) / max(seconds, 1e-9),
+        "tflops_per_s": sum(r.flops for r in records) / max(seconds, 1e-9) / 1e12,
+        "wait_share": sum(r.wait_seconds for r in records) / max(seconds, 1e-9),
+        "skipped_steps": sum(r.skipped for r in records),
     }
 
 

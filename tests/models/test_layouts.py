@@ -63,7 +63,7 @@ def test_unknown_layouts_are_named():
 
 def logits_of(model, batch):
     """Logits of every audio target: (P, S, V)."""
-    states = model(batch)[batch.audio_from]
+    states = model.states(batch)[batch.audio_from]
     head = model.audio_head
     if model.vocabulary.depth:
         weight = head.head.weight.view(head.num_streams, head.size, -1)
@@ -109,9 +109,9 @@ def test_depth_loss_is_that_of_each_cell_after_those_above_it():
     grid = grid_spec("depth")
     model = model_for(grid)
     batch = collate([document(grid, 3, num_frames=9)], grid)
-    loss = model.loss(batch)
+    loss = model(batch)
     with torch.no_grad():
-        states = model(batch)[batch.audio_from]
+        states = model.states(batch)[batch.audio_from]
         total = 0.0
         head = model.audio_head
         weight = head.head.weight.view(head.num_streams, head.size, -1)

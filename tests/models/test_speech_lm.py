@@ -19,7 +19,7 @@ def loss_and_gradients(model, batches, backend="loop"):
     model.zero_grad()
     total, weight = 0.0, 0.0
     for batch in batches:
-        loss = model.loss(batch, backend)
+        loss = model(batch, backend)
         loss.total.backward()
         total, weight = total + float(loss.total.detach()), weight + float(loss.weight)
     return total, weight, {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -49,10 +49,10 @@ def test_a_planted_leak_is_seen(layout, group):
     documents = [document(grid, seed) for seed in range(4)]
     model = model_for(grid)
     batch = collate([joined(documents)], grid)
-    right = float(model.loss(batch).total.detach())
+    right = float(model(batch).total.detach())
     merged = (*batch.boundaries[:1], *batch.boundaries[2:])
     leaky = replace(batch, boundaries=merged, cu_seqlens=torch.tensor(merged, dtype=torch.int32))
-    assert abs(float(model.loss(leaky).total.detach()) - right) > 1e-4
+    assert abs(float(model(leaky).total.detach()) - right) > 1e-4
 
 
 @pytest.mark.parametrize(("layout", "group"), LAYOUTS)
@@ -65,7 +65,7 @@ def test_no_predicted_column_sees_a_later_one(layout, group, prompt_attention):
     changed[-3:] = (changed[-3:] % 30) + 1
     other = replace(other, text_tokens=changed)
     with torch.no_grad():
-        first, second = (model(collate([d], grid)) for d in (one, other))
+        first, second = (model.states(collate([d], grid)) for d in (one, other))
     column = one.num_columns - 3
     assert torch.equal(first[:column], second[:column])
     assert not torch.equal(first[column:], second[column:])
@@ -80,7 +80,7 @@ def test_a_prompt_is_seen_in_both_directions_where_asked():
     for attention, sees in (("causal", False), ("both", True)):
         model = model_for(grid, prompt_attention=attention)
         with torch.no_grad():
-            first, second = (model(collate([replace(one, codes=codes)], grid)) for codes in (one.codes, changed))
+            first, second = (model.states(collate([replace(one, codes=codes)], grid)) for codes in (one.codes, changed))
         assert torch.equal(first[0], second[0]) != sees
     batch = collate([joined([one, document(grid, 2)])], grid)
     assert batch.prompts[0] == 10
@@ -181,7 +181,7 @@ def test_decoding_with_the_cache_equals_decoding_anew(layout, group, prompt_atte
                 spans = np.array([[0, prompt.num_columns, current.num_columns]], np.int32)
                 current = replace(current, loss_spans=spans, loss_weights=np.ones(1, np.float32))
             with torch.no_grad():
-                logits = model.text_head(model(collate([current], grid))[-1])
+                logits = model.text_logits(model.states(collate([current], grid))[-1])
             logits[0] = -torch.inf
             token = int(logits.argmax())
             if token == 1:
