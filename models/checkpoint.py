@@ -201,6 +201,6 @@ def check_place(path: Path, packs: str, seed: int) -> list[float]:
 
 def prune(folder: Path, keep: int, best: Sequence[int] = ()) -> None:
     """Remove all but the first checkpoint (the untrained model), the newest `keep` and the best."""
-    for step in steps(folder)[1:-keep]:
+    for step in [step for step in steps(folder) if step][:-keep]:
         if step not in best:
             shutil.rmtree(folder / f"step-{step:06d}", ignore_errors=True)

@@ -12,6 +12,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
+def by_cell(weights: torch.Tensor) -> torch.Tensor:
+    """Return weights of rows (P,) as (P, 1), and of cells (P, S) as they are."""
+    return weights if weights.dim() == 2 else weights[:, None]
+
+
 def full_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -28,7 +33,7 @@ def full_cross_entropy(
     losses = losses.view(-1, num_streams)
     if z_weight:
         losses = losses + z_weight * logits.logsumexp(dim=-1).square() * (targets != ignored)
-    return (losses * weights.view(len(hidden), -1)).sum()
+    return (losses * by_cell(weights)).sum()
 
 
 class _Chunked(Function):
@@ -73,7 +78,7 @@ class _Chunked(Function):
             part = slice(start, min(start + chunk, rows))
             wanted = targets[part]
             counts = wanted != ignored
-            share = weights[part].view(len(wanted), -1).to(exact) * counts  # (C, S)
+            share = by_cell(weights[part]).to(exact) * counts  # (C, S)
             wanted = wanted.where(counts, 0)[..., None]
             logits = F.linear(hidden[part], matrix).to(exact).view(len(wanted), num_streams, -1)
             peak = logits.amax(dim=-1, keepdim=True)
@@ -146,4 +151,4 @@ def linear_cross_entropy(
 
 def target_weight(targets: torch.Tensor, weights: torch.Tensor, ignored: int = -100) -> torch.Tensor:
     """Return the sum of the weights of the cells that count: what the loss is divided by."""
-    return ((targets != ignored) * weights.view(len(targets), -1)).sum()
+    return ((targets != ignored) * by_cell(weights)).sum()

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from models.attention import Backend, packed_attention
 from models.batch import Batch
 from models.lora import LoRALinear, freeze_all_but_updates
-from models.loss import linear_cross_entropy, target_weight
+from models.loss import by_cell, linear_cross_entropy, target_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +278,7 @@ class DepthTransformer(nn.Module):
         logits = torch.einsum("psw,svw->psv", states, head)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.size, reduction="none")
-        return (losses.view(targets.shape) * weights.view(len(targets), -1)).sum()
+        return (losses.view(targets.shape) * by_cell(weights)).sum()
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum of the cross-entropies of columns' cells (P, S); pads count for nothing.

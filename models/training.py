@@ -24,6 +24,7 @@ from models.batch import Batch, GridSpec
 from models.distributed import like, local_value, of_first_rank, shard, sum_over_ranks
 from models.flops import training_flops
 from models.loader import Loader, PackSource
+from models.mirror import Mirror
 from models.order import Stream
 from models.speech_lm import SpeechLM
 
@@ -218,6 +219,7 @@ def train(
     on_step: Callable[[StepRecord], None] = lambda _: None,
     on_checkpoint: Callable[[int], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    url: str | None = None,
 ) -> int:
     """Train from the newest checkpoint in a folder, or from the beginning; return the last step done.
 
@@ -228,6 +230,8 @@ def train(
         config: how to train.
         seed: root of the order of packs.
         folder: where checkpoints and `metrics.jsonl` go; every rank sees it, rank 0 writes.
+        url: fsspec URL that they are copied to beside training, and taken from where the folder lacks them: then
+            the folder may be a machine's own.
         header: written with every checkpoint.
         rank: this process's place among `world_size`.
         world_size: processes that share a step's packs.
@@ -265,6 +269,9 @@ def train(
     )
 
     # 1. Where were we?
+    mirror = Mirror(folder, url) if url else None
+    if mirror:
+        mirror.fetch_newest()
     there = checkpoint.steps(folder)
     first = of_first_rank(there[-1] if there else -1)  # which may have been written while other ranks looked
     path = folder / f"step-{first:06d}"
@@ -293,7 +300,9 @@ def train(
         for name, parameter in (trained.items() if config.ema_decay else ())
     }
     metrics = MetricsFile(folder / "metrics.jsonl", keep_until=first) if rank == 0 else None
-    judge, writer = Judge(config.spike_factor, norms), Writer(folder, header, config)
+    judge, writer = Judge(config.spike_factor, norms), Writer(folder, header, config, mirror)
+    if mirror and first == 0 and rank == 0:
+        mirror.send(0)
 
     # 2. Step by step. A position in the stream is step x packs_per_step, whatever the number of ranks.
     started, step, bad = time.monotonic(), first, 0
@@ -375,9 +384,9 @@ def train(
 class Writer:
     """Writes checkpoints beside the steps that follow; what goes wrong is raised at the next one, or at the end."""
 
-    def __init__(self, folder: Path, header: checkpoint.Header, config: Training) -> None:
+    def __init__(self, folder: Path, header: checkpoint.Header, config: Training, mirror: Mirror | None = None) -> None:
         """Begin with nothing to wait for."""
-        self._folder, self._header, self._config = folder, header, config
+        self._folder, self._header, self._config, self._mirror = folder, header, config, mirror
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -404,6 +413,11 @@ class Writer:
     def _write(self, step: int, state: checkpoint.State, place: checkpoint.Place) -> None:
         checkpoint.save(self._folder, step, state, self._header, place)
         checkpoint.prune(self._folder, self._config.keep_checkpoints, self._best())
+        if self._mirror:
+            self._mirror.send(step)
+            here = checkpoint.steps(self._folder)
+            there = [one for one in self._mirror.steps() if one]
+            self._mirror.drop(one for one in there[: -self._config.keep_checkpoints] if one not in here)
 
     def _best(self) -> list[int]:
         """Return the steps before which the mean loss was lowest."""

@@ -56,6 +56,8 @@ class Common:
     """Workers of Ray Train."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
+    store: str = ""
+    """URL of data sets and checkpoints (s3://bucket/runs/x), where not every node sees the output folder."""
     update: bool = False
     """Go on in an output folder that holds another recipe's results."""
 
@@ -116,6 +118,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             train_workers=parsed.train_workers,
             ray_address=parsed.ray_address,
             update=parsed.update,
+            store=parsed.store,
             checkpoint=parsed.checkpoint if verb == "evaluate" else None,
             truth=parsed.truth,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.checkpoint import read_header
+from models.mirror import Mirror
 from operators import storage
 from operators.dataset import Receipt, RowWriter
 from operators.digest import canonical_json
@@ -57,7 +58,7 @@ def make_hypotheses(job: Job) -> Receipt:
     """Make one partition of `hypotheses`: what one checkpoint wrote of one partition of codes."""
     source = job.output.dataset("codes")
     operator = Transcribe(
-        checkpoint=job.payload["checkpoint"],
+        checkpoint=_here(job),
         window_s=job.recipe.compose.window_s,
         max_tokens=job.recipe.evaluate.max_tokens,
         batch_size=job.recipe.evaluate.batch_size,
@@ -73,6 +74,14 @@ def make_hypotheses(job: Job) -> Receipt:
 
     metadata = {"hubbub.checkpoint": canonical_json({"weights": operator.weights_digest})}
     return job.output.dataset("hypotheses").commit(job.partition, HYPOTHESES, metadata, fill)
+
+
+def _here(job: Job) -> str:
+    """Return a folder of this machine that holds the checkpoint, fetched where it is another's."""
+    path = Path(job.payload["checkpoint"])
+    if not path.exists() and job.output.store:
+        Mirror(path.parent, storage.join(job.output.store, "checkpoints", path.parent.name)).fetch([int(path.name[5:])])
+    return str(path)
 
 
 def _device() -> str:

@@ -41,6 +41,7 @@ def to_row(job: Job) -> dict[str, str]:
             {
                 "recipe": plain(job.recipe),
                 "output": str(job.output.folder.absolute()),
+                "store": job.output.store,
                 "dataset": job.dataset,
                 "partition": plain(job.partition),
                 "payload": job.payload,
@@ -55,7 +56,7 @@ def from_row(text: str) -> Job:
     data = json.loads(text)
     return Job(
         recipe=from_mapping(Recipe, data["recipe"], "job"),
-        output=Output(Path(data["output"])),
+        output=Output(Path(data["output"]), data["store"]),
         dataset=data["dataset"],
         partition=Partition(**{**data["partition"], "row_ids": tuple(data["partition"]["row_ids"])}),
         payload=data["payload"],

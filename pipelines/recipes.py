@@ -247,8 +247,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value not in options:
             raise InputError(f"{where}: {value!r} is none of {', '.join(map(str, options))}")
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    if hint is float:
+        # YAML takes 1e-3 for text: it wants 1.0e-3.
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise InputError(f"{where} must be a number, not {type(value).__name__} ({value!r})")
+        try:
+            return float(value)
+        except ValueError as error:
+            raise InputError(f"{where} must be a number, not {value!r}") from error
     if hint in (int, str, bool) and type(value) is not hint:
         raise InputError(f"{where} must be of type {hint.__name__}, not {type(value).__name__} ({value!r})")
     return value

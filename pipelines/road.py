@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from operators import cast, manifest, recorded, stories, text
+from operators import cast, manifest, recorded, storage, stories, text
 from operators.cast import Splits
 from operators.dataset import Dataset, Partition, Receipt, stale_reason
 from operators.digest import digest, digest_file, plain
@@ -27,16 +27,43 @@ TRAIN_VERSION = "1"
 """Raised when training gives another result from the same packs."""
 
 
+_STORE = "store"
+"""File of an output folder that names the URL of its data sets and checkpoints, where they lie elsewhere."""
+
+
 @dataclass(frozen=True)
 class Output:
     """Where a run's things are."""
 
     folder: Path
+    store: str = ""
+    """URL of data sets and checkpoints; the folder itself where empty. A folder remembers it."""
+
+    def __post_init__(self) -> None:
+        """Take the store that the folder was last used with."""
+        if not self.store and (self.folder / _STORE).exists():
+            object.__setattr__(self, "store", (self.folder / _STORE).read_text().strip())
+
+    def remember(self, store: str) -> None:
+        """Write down where data sets and checkpoints go.
+
+        Raises:
+            InputError: they are elsewhere already.
+        """
+        if self.store and self.store != store:
+            raise InputError(
+                f"{self.folder} keeps its data sets at {self.store}, not at {store}; give another --output"
+            )
+        (self.folder / _STORE).write_text(store + "\n")
 
     @property
     def data(self) -> str:
         """Root of the data sets."""
-        return str(self.folder / "data")
+        return storage.join(self.store, "data") if self.store else str(self.folder / "data")
+
+    def training_url(self, key: str) -> str | None:
+        """Return the URL that a training's checkpoints are copied to, if there is one."""
+        return storage.join(self.store, "checkpoints", key[:12]) if self.store else None
 
     def dataset(self, name: str) -> Dataset:
         """Return a data set by name."""

@@ -51,6 +51,8 @@ class Options:
     """Workers of Ray Train; their packs are a step's packs, shared out."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
+    store: str = ""
+    """URL of data sets and checkpoints (s3://bucket/runs/x), where not every node sees the output folder."""
     update: bool = False
     """Go on in an output folder that holds another recipe's results; what still fits is kept."""
     checkpoint: Path | None = None
@@ -78,7 +80,7 @@ class Road:
     @property
     def output(self) -> Output:
         """Where everything goes."""
-        return Output(self.options.output)
+        return Output(self.options.output, self.options.store)
 
     def session(self) -> Session:
         """Return Ray, started when first needed."""
@@ -121,6 +123,8 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
     pack.check(recipe)
     train.check(recipe)
     options.output.mkdir(parents=True, exist_ok=True)
+    if options.store:
+        Output(options.output).remember(options.store)
     with ExitStack() as stack:
         stack.enter_context(only_one(options.output))
         claim(recipe, options)

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.session import Session
 from models.checkpoint import Header
 from models.flops import peak_flops
+from models.mirror import Mirror
 from models.order import Stream
 from models.speech_lm import Vocabulary
 from models.training import StepRecord, read_metrics
@@ -67,7 +68,9 @@ def train_worker(config: dict[str, Any]) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
     folder = Path(config["folder"])
-    load_start(model, json.loads(config["start"]))
+    start = json.loads(config["start"])
+    folder.mkdir(parents=True, exist_ok=True)  # a node that does not see the driver's has one of its own
+    load_start(model, start)
     peak = peak_flops(torch.device(device))
     if peak and context.get_world_rank() == 0:
         (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
@@ -85,10 +88,13 @@ def train_worker(config: dict[str, Any]) -> None:
             world_size=context.get_world_size(),
             device=device,
             should_stop=lambda: ray.train.get_preemption_info() is not None,
+            url=config["url"],
         )
     except FloatingPointError as error:
         # Every rank sees the same sums and stops at the same step; to try again would give the same.
         (folder / _FAILURE).write_text(str(error))
+        if config["url"]:
+            Mirror(folder, config["url"]).send_loose()
     if done < recipe.train.steps:
         raise RuntimeError(
             f"stopped at step {done}: the machine is to be taken away"
@@ -128,6 +134,9 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         raise InputError(str(error)) from error
     folder = plan.output.training(plan.training_key)
     folder.mkdir(parents=True, exist_ok=True)
+    url = plan.output.training_url(plan.training_key)
+    if url:
+        Mirror(folder, url).forget(_FAILURE)
     start = decide(plan.recipe, folder, header_of(plan.recipe, {}))
     if plan.recipe.train.start_from is not None:
         console.line("start", ", ".join(str(value) for value in start.values()))
@@ -139,8 +148,9 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         train_loop_config={
             "recipe": json.dumps(plain(plan.recipe)),
             "snapshot": json.dumps(plain(snapshot)),
-            "data": str(Path(plan.output.data).absolute()),
+            "data": plan.output.data if plan.output.store else str(Path(plan.output.data).absolute()),
             "folder": str(folder.absolute()),
+            "url": url,
             "lineage": json.dumps(lineage),
             "start": json.dumps(start),
         },
@@ -151,7 +161,7 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         ),
         run_config=RunConfig(
             name=plan.training_key[:12],
-            storage_path=str(plan.output.folder.absolute() / "ray"),
+            **_ray_storage(plan),
             failure_config=FailureConfig(max_failures=3),
         ),
     )
@@ -171,8 +181,23 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         raise
     finally:
         signal.signal(signal.SIGINT, ours)
+    if url is not None:
+        mirror = Mirror(folder, url)
+        mirror.fetch([0, *mirror.steps()])
+        mirror.fetch_loose()
     if (folder / _FAILURE).exists():
         raise InputError(f"{(folder / _FAILURE).read_text()}; lower --train.lr, or look at those packs")
+
+
+def _ray_storage(plan: Plan) -> dict[str, Any]:
+    """Return where Ray Train keeps its own state: a place that all of its workers see."""
+    if not plan.output.store:
+        return {"storage_path": str(plan.output.folder.absolute() / "ray")}
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = fsspec.core.url_to_fs(f"{plan.output.store.rstrip('/')}/ray")
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
 
 
 def curve(plan: Plan) -> list[StepRecord]:

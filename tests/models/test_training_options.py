@@ -37,6 +37,16 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(z_weight):
     )
 
 
+def test_no_rows_make_no_loss():
+    grid = grid_spec()
+    model = model_for(grid)
+    silent = document(grid, 3, num_frames=1)  # nothing of its audio is predicted
+    loss = model(collate([silent], grid))
+    loss.total.backward()
+    assert float(loss.audio_weight) == float(loss.audio_total.detach()) == 0.0
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_blocks_done_again_change_nothing(tmp_path):
     run(tmp_path / "kept")
     run(tmp_path / "again", changed(recompute=True))
@@ -216,3 +226,33 @@ def test_streams_must_be_as_many_as_the_layout_has():
     config = Training(steps=1, stream_weights=(1.0,))
     with pytest.raises(ValueError, match="the layout has 4 streams"):
         train(model, Source(packs()), GRID, config, seed=0, folder=None, header=header(GRID))
+
+
+def test_training_goes_on_from_a_url_on_another_machine(tmp_path):
+    import fsspec
+
+    from models.mirror import Mirror
+
+    url = f"memory://{tmp_path.name}/training"
+    run(tmp_path / "whole")
+
+    def stop(record):
+        if record.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "one", url=url, on_step=stop)
+    mirror = Mirror(tmp_path / "other", url)
+    assert mirror.steps() == [0, 3, 6]
+    # A copy that was cut short is no checkpoint.
+    fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/training/step-000007/model.safetensors", b"half")
+    source = Source(packs(), (4, 5))
+    run(tmp_path / "other", url=url, source=source)
+    assert len(source.read) == 4 * 4  # from step 6 on
+    assert losses(tmp_path / "other") == losses(tmp_path / "whole")
+    assert mirror.steps() == [0, 9, 10]
+    mirror = Mirror(tmp_path / "third", url)
+    mirror.fetch([10])
+    for name in ("model.safetensors", "optimizer.safetensors", "checkpoint.json"):
+        paths = [tmp_path / f"{which}/step-000010/{name}" for which in ("whole", "third")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -112,3 +112,12 @@ def test_scripts_are_read_or_named():
     for script, said in (("hello", "must begin with a speaker's tag"), ("[s0] [s1] hi", "[s0] has nothing to say")):
         with pytest.raises(InputError, match=re.escape(said)):
             script_of(script)
+
+
+def test_a_number_may_be_written_as_people_do(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("train: {lr: 1e-3}\n")
+    assert named_or_file(str(path)).train.lr == 0.001
+    path.write_text("train: {lr: fast}\n")
+    with pytest.raises(InputError, match="train: lr must be a number, not 'fast'"):
+        named_or_file(str(path))

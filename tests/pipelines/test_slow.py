@@ -5,7 +5,9 @@ import os
 
 import pytest
 
+from pipelines.road import Output
 from tests.conftest import write_corpus
+from tests.operators.s3 import s3_environment
 from tests.pipelines.support import hubbub, losses, roots, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
@@ -82,3 +84,42 @@ def test_two_training_workers_make_the_steps_of_one(tmp_path):
     for number in (1, 2):
         hubbub("train", recipe, "--output", tmp_path / f"out-{number}", "--workers", 2, "--train-workers", number)
     assert losses(tmp_path / "out-2") == pytest.approx(losses(tmp_path / "out-1"), abs=1e-4)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of a real S3 server, or of moto's where there is none."""
+    if "HUBBUB_TEST_S3" in os.environ:
+        yield s3_environment(monkeypatch, os.environ["HUBBUB_TEST_S3"])
+        return
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield s3_environment(monkeypatch, f"http://{host}:{port}")
+    server.stop()
+
+
+def test_data_sets_and_checkpoints_lie_on_object_storage(tmp_path, bucket):
+    import fsspec
+
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    hubbub("run", recipe, "--output", tmp_path / "here")
+    hubbub("run", recipe, "--output", tmp_path / "there", "--store", bucket)
+    assert not (tmp_path / "there/data").exists()
+    for name in ("utterances", "conversations", "codes", "packs", "hypotheses"):
+        one, two = (Output(tmp_path / where).dataset(name).latest() for where in ("here", "there"))
+        assert one.merkle_root == two.merkle_root
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
+    # Everything is fresh, also for somebody who comes with nothing but the URL.
+    again = hubbub("run", recipe, "--output", tmp_path / "there")
+    assert again.stdout.count("(fresh)") == 6
+    other = hubbub("plan", recipe, "--output", tmp_path / "new", "--store", bucket)
+    assert "stale" in other.stdout
+    assert "verified" in hubbub("verify", recipe, "--output", tmp_path / "there").stdout
+    assert "conversations" in hubbub("lineage", "packs", "--output", tmp_path / "there").stdout
+    refused = hubbub("run", recipe, "--output", tmp_path / "there", "--store", "s3://elsewhere", check=False)
+    assert (refused.returncode, "keeps its data sets at" in refused.stderr) == (2, True)
+    names = fsspec.filesystem("s3").find(bucket)
+    assert any("checkpoints" in name and name.endswith("step-000120/checkpoint.json") for name in names)

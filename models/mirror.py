@@ -1,0 +1,106 @@
+"""Checkpoints on any fsspec URL: written on a local disk, copied beside training, and fetched where they are needed.
+
+As on a disk, `checkpoint.json` comes last: a folder without it is none.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+_LOOSE = ("metrics.jsonl", "bad_steps.jsonl", "start.json", "device.json", "failure.txt")
+"""Files beside the checkpoints."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A training's folder, and the URL that holds the same."""
+
+    folder: Path
+    url: str
+
+    def _remote(self) -> tuple[Any, str]:
+        filesystem, path = fsspec.core.url_to_fs(self.url)
+        return filesystem, path.rstrip("/")
+
+    def steps(self) -> list[int]:
+        """Return the steps whose checkpoints are complete at the URL, in order."""
+        filesystem, path = self._remote()
+        filesystem.invalidate_cache()
+        found = filesystem.glob(f"{path}/step-*/checkpoint.json")
+        return sorted(int(name.rsplit("/", 2)[1][5:]) for name in found)
+
+    def fetch(self, steps: Iterable[int]) -> None:
+        """Copy checkpoints here that are not here yet, each whole or not at all."""
+        filesystem, path = self._remote()
+        for step in steps:
+            name = f"step-{step:06d}"
+            if (self.folder / name / "checkpoint.json").exists():
+                continue
+            staged = self.folder / f".{name}-{os.getpid()}"
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+            try:
+                for entry in filesystem.ls(f"{path}/{name}", detail=False):
+                    filesystem.get_file(entry, str(staged / entry.rsplit("/", 1)[1]))
+                os.rename(staged, self.folder / name)
+            except OSError:
+                if not (self.folder / name).exists():  # another process on this machine was faster
+                    raise
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+
+    def fetch_loose(self) -> None:
+        """Copy what lies beside the checkpoints: the curve, and what was decided."""
+        filesystem, path = self._remote()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in _LOOSE:
+            if filesystem.exists(f"{path}/{name}"):
+                staged = self.folder / f".{name}-{os.getpid()}"
+                filesystem.get_file(f"{path}/{name}", str(staged))
+                os.replace(staged, self.folder / name)
+
+    def fetch_newest(self) -> None:
+        """Copy everything that is needed to go on, where training went further than what is here."""
+        there = self.steps()
+        if there and not (self.folder / f"step-{there[-1]:06d}" / "checkpoint.json").exists():
+            self.fetch(there[-1:])
+            self.fetch_loose()
+
+    def send_loose(self) -> None:
+        """Copy what lies beside the checkpoints to the URL."""
+        filesystem, path = self._remote()
+        for name in _LOOSE:
+            if (self.folder / name).exists():
+                filesystem.put_file(str(self.folder / name), f"{path}/{name}")
+
+    def forget(self, name: str) -> None:
+        """Remove a file beside the checkpoints, here and at the URL."""
+        filesystem, path = self._remote()
+        (self.folder / name).unlink(missing_ok=True)
+        if filesystem.exists(f"{path}/{name}"):
+            filesystem.rm_file(f"{path}/{name}")
+
+    def send(self, step: int) -> None:
+        """Copy a checkpoint and the curve to the URL.
+
+        Raises:
+            OSError: the server refuses; training's own copy stays.
+        """
+        filesystem, path = self._remote()
+        folder = self.folder / f"step-{step:06d}"
+        names = sorted((one.name for one in folder.iterdir()), key=lambda name: name == "checkpoint.json")
+        self.send_loose()
+        for name in names:
+            filesystem.put_file(str(folder / name), f"{path}/{folder.name}/{name}")
+
+    def drop(self, steps: Iterable[int]) -> None:
+        """Remove checkpoints from the URL, the file that makes them one first."""
+        filesystem, path = self._remote()
+        for step in steps:
+            filesystem.rm_file(f"{path}/step-{step:06d}/checkpoint.json")
+            filesystem.rm(f"{path}/step-{step:06d}", recursive=True)
