@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository: what workers import is what stands here."""
 
 
+EXCLUDED = [".git", ".venv", ".venv-*", "runs", "notebooks", "docs", "*.arrow"]
+"""What of it is not sent to a cluster."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """What the cluster offers."""
@@ -70,11 +74,13 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )
     else:
+        # A job that was submitted has been given its environment already.
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "notebooks", "*.arrow"]},
+            runtime_env=None if in_job else {"working_dir": str(ROOT), "excludes": EXCLUDED},
         )
     try:
         resources = ray.cluster_resources()

@@ -69,14 +69,15 @@ class State:
 
 def copy_state(
     model: SpeechLM,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
     averaged: Mapping[str, torch.Tensor] | None = None,
 ) -> State:
     """Copy weights and moments; where parameters lie on several ranks, all of them must call this."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     moments = {
         f"{names[id(parameter)]}:{key}": whole(value)
-        for parameter, values in (optimizer.state.items() if optimizer else ())
+        for optimizer in optimizers
+        for parameter, values in optimizer.state.items()
         for key, value in values.items()
     }
     weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
@@ -170,15 +171,16 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
     return model.to(device), step, header
 
 
-def load_optimizer(path: Path, model: SpeechLM, optimizer: torch.optim.Optimizer) -> None:
-    """Put the optimizer's moments back."""
+def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Put the optimizers' moments back, each parameter's to the one that updates it."""
+    owner = {id(p): one for one in optimizers for group in one.param_groups for p in group["params"]}
     saved: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in load_file(str(path / "optimizer.safetensors")).items():
         name, _, moment = key.rpartition(":")
         saved.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
         if name in saved:
-            optimizer.state[parameter] = {
+            owner[id(parameter)].state[parameter] = {
                 moment: value if moment == "step" else like(value, parameter) for moment, value in saved[name].items()
             }
 

@@ -34,6 +34,21 @@ class Mirror:
         found = filesystem.glob(f"{path}/step-*/checkpoint.json")
         return sorted(int(name.rsplit("/", 2)[1][5:]) for name in found)
 
+    def beside(self) -> list["Mirror"]:
+        """Return the other trainings that lie beside this one at the URL."""
+        filesystem, path = self._remote()
+        above = path.rpartition("/")[0]
+        if not filesystem.exists(above):
+            return []
+        names = [entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(above, detail=False, refresh=True)]
+        root = self.url.rstrip("/").rpartition("/")[0]
+        return [Mirror(self.folder.parent / name, f"{root}/{name}") for name in names if name != self.folder.name]
+
+    def written_at(self, step: int) -> float:
+        """Return when a checkpoint was written at the URL, in seconds since 1970."""
+        filesystem, path = self._remote()
+        return float(filesystem.modified(f"{path}/step-{step:06d}/checkpoint.json").timestamp())
+
     def fetch(self, steps: Iterable[int]) -> None:
         """Copy checkpoints here that are not here yet, each whole or not at all."""
         filesystem, path = self._remote()

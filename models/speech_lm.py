@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.attention import Backend, packed_attention
 from models.batch import Batch
+from models.ctc import ctc_loss
 from models.lora import LoRALinear, freeze_all_but_updates
 from models.loss import by_cell, linear_cross_entropy, target_weight
 
@@ -425,6 +426,7 @@ class SpeechLM(nn.Module):
         backend: Backend = "loop",
         z_weight: float = 0.0,
         stream_weights: torch.Tensor | None = None,
+        ctc_weight: float = 0.0,
     ) -> Loss:
         """Return the summed loss of a batch; see `operators.schema` for which cells count.
 
@@ -433,6 +435,7 @@ class SpeechLM(nn.Module):
             backend: of attention.
             z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
             stream_weights: (S,) weight of each audio stream, beside that of the span.
+            ctc_weight: of the CTC loss that helps to find what was said in what is heard (`models.ctc`).
         """
         hidden = self.states(batch, backend)
         if torch.is_autocast_enabled(hidden.device.type):
@@ -453,9 +456,10 @@ class SpeechLM(nn.Module):
             )
         text_weight = target_weight(text_targets, batch.text_weights)
         audio_weight = target_weight(batch.audio_targets, audio_weights, ignored=pad)
-        return Loss(
-            text_total + audio_total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight
-        )
+        total = text_total + audio_total
+        if ctc_weight:
+            total = total + ctc_weight * ctc_loss(hidden, self.text_weight, batch)
+        return Loss(total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight)
 
     @torch.no_grad()
     def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:

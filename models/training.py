@@ -50,6 +50,8 @@ class Training:
     """Codebooks by which prompt audio is moved up or down, at most."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
     """What to do about a shard that is missing or altered: stop and name it, or say so and train without it."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for everything, or Muon for the matrices of the blocks: slower steps that learn more."""
     lr: float = 2e-3
     """Peak learning rate."""
     min_lr_share: float = 0.1
@@ -66,6 +68,8 @@ class Training:
     """AdamW's second-moment decay."""
     clip_norm: float = 1.0
     """Norm that gradients are clipped to."""
+    ctc_weight: float = 0.0
+    """Weight of a CTC loss on the audio of prompts, beside the next token's: finds sooner what was said where."""
     z_loss: float = 0.0
     """Weight of the z-loss, which holds logits near 0; 1e-4 is usual."""
     stream_weights: tuple[float, ...] = ()
@@ -105,6 +109,8 @@ class Training:
             raise ValueError("train: steps, packs and checkpoints are counted from 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("train.lr must be positive")
+        if self.optimizer == "muon" and self.shard == "full":
+            raise ValueError("train: muon turns whole matrices, which train.shard full cuts up; take adamw")
         if not 0 <= self.ema_decay < 1:
             raise ValueError("train.ema_decay must lie between 0 and 1")
 
@@ -115,8 +121,11 @@ class StepRecord:
 
     step: int
     loss: float
+    """What is minimized, a cell; with the weights of CTC and z-loss."""
     text_loss: float
+    """Cross-entropy of a text cell; with the z-loss."""
     audio_loss: float
+    """Of an audio cell."""
     grad_norm: float
     lr: float
     num_columns: int
@@ -143,14 +152,30 @@ def learning_rate(step: int, config: Training) -> float:
     return config.lr * (config.min_lr_share + (1.0 - config.min_lr_share) * share)
 
 
-def make_optimizer(model: SpeechLM, config: Training) -> torch.optim.AdamW:
-    """Return fused AdamW with decay on matrices only; frozen parameters are left out."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optimizer]:
+    """Return fused AdamW with decay on matrices only, and Muon for the blocks' matrices where asked; none for frozen.
+
+    Source: Jordan et al. 2024, "Muon", kellerjordan.github.io/posts/muon; steps as large as AdamW's: Liu et al. 2025,
+    "Muon is Scalable for LLM Training", arXiv:2502.16982, section 2.2.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    inner = [p for name, p in trained.items() if name.startswith("blocks.") and p.dim() == 2]
+    if config.optimizer == "adamw":
+        inner = []
+    apart = {id(p) for p in inner}
+    rest = [p for p in trained.values() if id(p) not in apart]
     groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    ]
+    if inner:
+        made.append(
+            torch.optim.Muon(inner, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return made
 
 
 _SUMS = 10
@@ -169,7 +194,7 @@ def accumulate(
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = model(batch.to(device), backend, config.z_loss, streams)
+            loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight)
         loss.total.backward()
         parts = (
             loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight,
@@ -291,9 +316,9 @@ def train(
         for block in model.blocks:
             for name in ("begin", "finish"):
                 setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
-    optimizer = make_optimizer(model, config)
+    optimizers = make_optimizers(model, config)
     if first:
-        checkpoint.load_optimizer(path, model, optimizer)
+        checkpoint.load_moments(path, model, optimizers)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     mean = {
         name: like(averages[name], parameter) if name in averages else parameter.detach().clone()
@@ -309,7 +334,7 @@ def train(
     with writer:
         for packs in loader.steps(first + 1, config.steps):
             step, waited = packs.step, time.monotonic() - started
-            optimizer.zero_grad(set_to_none=False)
+            model.zero_grad(set_to_none=False)
             for parameter in trained.values():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -335,9 +360,10 @@ def train(
                     raise FloatingPointError(f"{fault} at step {step}, in packs {', '.join(names)}")
                 writer.note(rank, {"step": step, "fault": fault, "packs": names})
             else:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    optimizer.step()
                 if mean:
                     torch._foreach_lerp_(
                         list(mean.values()), [p.detach() for p in trained.values()], 1.0 - config.ema_decay
@@ -366,7 +392,7 @@ def train(
                 metrics.append(record)
                 on_step(record)
             if step % config.checkpoint_every == 0 or step == config.steps or stops:
-                state = checkpoint.copy_state(model, optimizer, mean)  # of all ranks, where each holds a part
+                state = checkpoint.copy_state(model, optimizers, mean)  # of all ranks, where each holds a part
                 on_checkpoint(step)
                 if rank == 0:
                     place: checkpoint.Place = {

@@ -9,6 +9,7 @@ where two workers race, the first commit wins and both report it.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -179,11 +180,12 @@ class Dataset:
             return done
         rows_url = self._url_of(partition.partition_id, partition.key, ".arrow")
         with storage.scratch_file(near=rows_url) as scratch:
-            writer = RowWriter(scratch, schema, metadata)
+            writer, started = RowWriter(scratch, schema, metadata), time.monotonic()
             try:
                 fill(writer)
             finally:
                 writer.close()
+            writer.count(seconds=round(time.monotonic() - started, 3))  # what a plan estimates the next one by
             size, content = scratch.stat().st_size, digest_file(scratch)
             if not storage.put_file(scratch, rows_url):
                 # Somebody was faster, or was killed before the receipt: those bytes are the ones that count.

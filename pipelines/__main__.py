@@ -15,6 +15,7 @@ import tyro
 
 from operators.errors import InputError
 from pipelines import console
+from pipelines.cluster_commands import cluster
 from pipelines.data_commands import data
 from pipelines.recipes import RECIPES, Recipe, named_or_file, to_json
 
@@ -38,6 +39,7 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   verify     RECIPE                      whether every committed byte is as it was
   data       fit RTTM... | score OUTPUT | align MANIFEST... | units MANIFEST... | listen OUTPUT |
              impact OUTPUT --speaker ID | export OUTPUT FOLDER | archive|restore OUTPUT FOLDER
+  cluster    submit -- run RECIPE ... | status | preflight   (Ray Jobs on a cluster)
   doctor     what this machine can do
 
 Recipes: {recipes}, or a .yaml or .json file.  Options of a verb: hubbub run demo --help
@@ -142,8 +144,10 @@ def _plan(arguments: Sequence[str]) -> None:
         print(to_json(parsed.recipe), end="")
         return
     from pipelines.plan import show
+    from pipelines.road import Output
 
-    show(parsed.recipe, parsed.output or Path("runs") / parsed.recipe.name)
+    output = Output(parsed.output or Path("runs") / parsed.recipe.name, parsed.store)
+    show(parsed.recipe, output, parsed.workers or os.cpu_count() or 1)
 
 
 def _verify(arguments: Sequence[str]) -> None:
@@ -277,6 +281,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "lineage": _lineage,
     "verify": _verify,
     "data": data,
+    "cluster": cluster,
     "doctor": _doctor,
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from operators.converse import Converse
 from operators.digest import digest, plain
 from operators.encode import Encode
 from operators.errors import InputError
+from operators.joined import Join
 from operators.pack import Pack
 from operators.render import Render
 from operators.rooms import Place
@@ -36,6 +38,8 @@ class Corpus:
     recorded: tuple[str, ...] = ()
     """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
     files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
+    join: Join | None = None
+    """Join each speaker's utterances to longer ones first, beside the output: for corpora of single words."""
     stories: Stories | None = None
     """Speak the embedded corpus instead, beside the output."""
     where: str | None = None
@@ -159,7 +163,7 @@ def fsdd() -> Recipe:
     """Real spoken digits (FSDD), ten words; its split SHARES all six speakers between train and test."""
     return Recipe(
         name="fsdd",
-        corpus=Corpus(manifests=("../shared/data/fsdd",), language="en", licence="CC-BY-SA-4.0"),
+        corpus=Corpus(manifests=("../shared/data/fsdd",), language="en", licence="CC-BY-SA-4.0", join=Join()),
         casting=Casting(train_conversations=16_000, test_conversations=100, max_speakers=2, max_utterances=4),
         converse=Converse(min_turns=2, max_turns=6, max_duration_s=10.0),
         compose=Compose(group=2, window_s=10.0),
@@ -173,6 +177,9 @@ def fsdd() -> Recipe:
         evaluate=Evaluation(max_tokens=100),
     )  # fmt: skip
 
+
+RECIPE_VARIABLE = "HUBBUB_RECIPE"
+"""Environment variable that holds a recipe's text where `env:HUBBUB_RECIPE` stands for its file."""
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo": demo,
@@ -192,19 +199,26 @@ def named_or_file(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]()
     path = Path(name)
+    if name == f"env:{RECIPE_VARIABLE}":
+        return _read(os.environ.get(RECIPE_VARIABLE, ""), name)
     if path.suffix not in (".yaml", ".yml", ".json"):
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}, or a .yaml or .json file"
         raise InputError(f"there is no recipe {name}; {hint}")
     try:
-        data = yaml.safe_load(path.read_text())
+        return _read(path.read_text(), str(path))
     except OSError as error:
         raise InputError(f"recipe file {path} cannot be read: {error.strerror}") from error
+
+
+def _read(text: str, path: str) -> Recipe:
+    try:
+        data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"recipe file {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):
         raise InputError(f"recipe file {path} must hold keys and values, as `hubbub plan demo --print-recipe` shows")
-    recipe: Recipe = from_mapping(Recipe, data, str(path))
+    recipe: Recipe = from_mapping(Recipe, data, path)
     return recipe
 
 

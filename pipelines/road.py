@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from operators import cast, manifest, recorded, storage, stories, text
+from models.mirror import Mirror
+from operators import cast, joined, manifest, recorded, storage, stories, text
 from operators.cast import Splits
 from operators.dataset import Dataset, Partition, Receipt, stale_reason
 from operators.digest import digest, digest_file, plain
@@ -128,8 +129,18 @@ class Plan:
 
     def training_done(self) -> bool:
         """Tell whether the last checkpoint is there."""
-        folder = self.output.training(self.training_key)
-        return (folder / f"step-{self.recipe.train.steps:06d}" / "checkpoint.json").exists()
+        folder, step = self.output.training(self.training_key), self.recipe.train.steps
+        url = self.output.training_url(self.training_key)
+        here = (folder / f"step-{step:06d}" / "checkpoint.json").exists()
+        return here or (url is not None and step in Mirror(folder, url).steps())
+
+    def bring(self) -> None:
+        """Fetch a finished training from the store, where this machine lacks it."""
+        url = self.output.training_url(self.training_key)
+        if url is not None:
+            mirror = Mirror(self.output.training(self.training_key), url)
+            mirror.fetch([0, self.recipe.train.steps])
+            mirror.fetch_loose()
 
     def evaluation_done(self) -> bool:
         """Tell whether the metrics are there."""
@@ -142,8 +153,16 @@ def manifests_of(recipe: Recipe, output: Output) -> list[Manifest]:
     Raises:
         InputError: one does not exist.
     """
-    if recipe.corpus.stories is not None:
-        return [Manifest(path=stories_folder(recipe, output))]
+    made = made_corpus(recipe, output)
+    return [Manifest(path=made)] if made is not None else given_manifests(recipe)
+
+
+def given_manifests(recipe: Recipe) -> list[Manifest]:
+    """Return the manifests of single speakers as the user named them.
+
+    Raises:
+        InputError: one does not exist.
+    """
     return [Manifest.parse(text) for text in recipe.corpus.manifests]
 
 
@@ -179,10 +198,18 @@ def recordings_partition(recipe: Recipe) -> Partition:
     )
 
 
-def stories_folder(recipe: Recipe, output: Output) -> Path:
-    """Return where the embedded corpus is, or will be."""
-    key = digest({"stories": recipe.corpus.stories, "version": stories.VERSION})[:12]
-    return output.folder.absolute() / "corpus" / f"stories-{key}"
+def made_corpus(recipe: Recipe, output: Output) -> Path | None:
+    """Return where the corpus that the recipe makes (spoken stories, joined utterances) is, or will be."""
+    corpus = recipe.corpus
+    if corpus.stories is not None:
+        kind, key = "stories", digest({"stories": corpus.stories, "version": stories.VERSION})
+    elif corpus.join is not None:
+        from_ = manifest.manifests_digest(given_manifests(recipe))
+        kind = "joined"
+        key = digest({"join": corpus.join, "seed": recipe.seed, "version": joined.VERSION, "manifests": from_})
+    else:
+        return None
+    return output.folder.absolute() / "corpus" / f"{kind}-{key[:12]}"
 
 
 def index_partition(recipe: Recipe, output: Output) -> Partition:

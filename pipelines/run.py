@@ -20,6 +20,7 @@ from operators.recorded import index_recorded
 from operators.schema import CONVERSATIONS, UTTERANCES
 from operators.text import NORMALIZER
 from pipelines import console, evaluate, pack, simulate, train
+from pipelines.cluster_commands import check_cluster
 from pipelines.lineage import StageRun, Tracker, code_version, unrecorded
 from pipelines.partitions import build
 from pipelines.recipes import Recipe, check, differences, to_json
@@ -28,13 +29,14 @@ from pipelines.road import (
     Output,
     Plan,
     StagePlan,
+    given_manifests,
     index_partition,
+    made_corpus,
     manifests_of,
     plan_road,
     recorded_of,
     recordings_partition,
     sound_roots,
-    stories_folder,
 )
 from pipelines.transcribe import newest_checkpoint
 
@@ -89,6 +91,8 @@ class Road:
                 self._session = self.stack.enter_context(connect(self.options.ray_address, self.options.workers))
             except ConnectionError as error:
                 raise InputError(f"{error}; start one, or leave out --ray-address for a local one") from error
+            options = self.options
+            check_cluster(self.recipe, self._session, options.output, self.output.store, options.train_workers)
         return self._session
 
     def tracker(self) -> Tracker:
@@ -180,12 +184,15 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
 def _index(road: Road) -> None:
     """Corpus -> utterances: in this process, for headers only are read."""
     recipe, output = road.recipe, road.output
-    if recipe.corpus.stories is not None:
-        folder = stories_folder(recipe, output)
-        if not folder.exists():
+    folder = made_corpus(recipe, output)
+    if folder is not None and not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if recipe.corpus.stories is not None:
             console.line("corpus", f"espeak-ng speaks stories into {folder}")
-            folder.parent.mkdir(parents=True, exist_ok=True)
             recipe.corpus.stories.speak(folder, num_processes=os.cpu_count() or 1)
+        elif recipe.corpus.join is not None:
+            number = recipe.corpus.join.write(given_manifests(recipe), folder, recipe.seed, os.cpu_count() or 1)
+            console.line("corpus", f"{console.count(number)} joined recordings written into {folder}")
     partition, dataset = index_partition(recipe, output), output.dataset("utterances")
     receipt = dataset.committed(partition)
     fresh = receipt is not None
@@ -396,6 +403,7 @@ def _train(road: Road, plan: Plan) -> None:
             run_.metrics(summary, step=road.recipe.train.steps, prefix="summary.")
         fresh = False
     else:
+        plan.bring()
         fresh = True
     summary = train.summary(train.curve(plan))
     text = f"{summary['steps']:.0f} steps, loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"

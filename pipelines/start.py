@@ -1,11 +1,13 @@
 """What a training starts from: nothing, a checkpoint of ours, a pretrained text LLM, or the last checkpoint here."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models.checkpoint import Header, load, read_header, steps
+from models.mirror import Mirror
 from models.pretrained import find, load_weights, read_shape
 from models.speech_lm import Shape, SpeechLM
 from operators.digest import digest, digest_file
@@ -79,21 +81,27 @@ def start_digest(recipe: Recipe) -> str | None:
     return digest([digest_file(path) for path in sorted(find(name).glob("*.safetensors"))])
 
 
-def decide(recipe: Recipe, folder: Path, header: Header) -> dict[str, Any]:
+def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None) -> dict[str, Any]:
     """Return where a training starts, as it stands in its lineage; `last` is decided once and kept.
 
     Args:
         recipe: whose training it is.
         folder: of the training; other trainings' folders lie beside it.
         header: what its checkpoints will say.
+        url: where trainings are copied to, if anywhere; `last` is then looked for there.
 
     Returns:
         `kind` (scratch, checkpoint, pretrained), and where there is one `path`, `weights_digest` and `step`.
     """
     path = folder / _DECISION
+    mirror = Mirror(folder, url) if url else None
+    if mirror:
+        mirror.fetch_loose()
     if path.exists():
         return dict(json.loads(path.read_text()))
     name = recipe.train.start_from
+    if name == "last" and mirror:
+        _bring_newest(mirror)
     chosen = _last(folder, header) if name == "last" else _ours(name) if name else None
     if chosen is not None:
         step, _ = read_header(chosen)
@@ -105,7 +113,17 @@ def decide(recipe: Recipe, folder: Path, header: Header) -> dict[str, Any]:
         made = {"kind": "pretrained", "path": str(find(name).absolute()), "weights_digest": start_digest(recipe)}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made, indent=1) + "\n")
+    if mirror:
+        mirror.send_loose()
     return made
+
+
+def _bring_newest(mirror: Mirror) -> None:
+    """Fetch the newest checkpoint of each other training at the URL; their order in time is kept."""
+    found = [(one, done[-1]) for one in mirror.beside() if (done := one.steps()) and done[-1]]
+    for one, step in sorted(found, key=lambda pair: pair[0].written_at(pair[1])):
+        one.fetch([step])
+        os.utime(one.folder / f"step-{step:06d}" / "checkpoint.json", times=None)
 
 
 def _last(own: Path, header: Header) -> Path | None:

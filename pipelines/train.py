@@ -137,7 +137,7 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
     url = plan.output.training_url(plan.training_key)
     if url:
         Mirror(folder, url).forget(_FAILURE)
-    start = decide(plan.recipe, folder, header_of(plan.recipe, {}))
+    start = decide(plan.recipe, folder, header_of(plan.recipe, {}), url)
     if plan.recipe.train.start_from is not None:
         console.line("start", ", ".join(str(value) for value in start.values()))
         lineage = {**lineage, "started_from": start}

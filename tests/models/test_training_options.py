@@ -61,6 +61,27 @@ def test_bf16_learns_what_float32_does(tmp_path):
     assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
 
 
+def test_muon_goes_on_as_if_never_stopped(tmp_path):
+    config = changed(optimizer="muon", steps=16, checkpoint_every=5, lr=2e-2)
+    run(tmp_path / "whole", config)
+    run(tmp_path / "adamw", replace(config, optimizer="adamw"))
+    assert np.mean(losses(tmp_path / "whole")[-5:]) < 0.9 * np.mean(losses(tmp_path / "whole")[:5])
+    assert losses(tmp_path / "whole")[2] != losses(tmp_path / "adamw")[2]
+
+    def stop(record):
+        if record.step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", config, on_step=stop)
+    run(tmp_path / "cut", config)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    names = [tmp_path / f"{which}/step-000016/model.safetensors" for which in ("whole", "cut")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    with pytest.raises(ValueError, match="take adamw"):
+        changed(optimizer="muon", shard="full")
+
+
 def test_the_running_mean_is_what_is_kept_for_use(tmp_path):
     run(tmp_path / "plain", changed(checkpoint_every=1, keep_checkpoints=20))
     run(tmp_path / "mean", changed(ema_decay=0.8))

@@ -1,0 +1,126 @@
+"""Jobs on a real cluster of two nodes, with tokens: the same request is one job."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import write_corpus
+from tests.pipelines.support import ROOT, command, losses, roots, write_recipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+DASHBOARD = "http://127.0.0.1:8299"
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A head that does no work and a worker node, started as the guide says."""
+    env = {
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_DASHBOARD_ADDRESS": DASHBOARD, "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("ray")
+    common = ["--disable-usage-stats", "--object-store-memory", "300000000"]
+    head = [
+        "start",
+        "--head",
+        "--port",
+        "6399",
+        "--dashboard-port",
+        "8299",
+        "--num-cpus",
+        "0",
+        "--temp-dir",
+        str(folder),
+    ]
+    started = [
+        subprocess.run([*RAY, *arguments, *common], env=env, capture_output=True, text=True, timeout=120)
+        for arguments in (head, ["start", "--address", "127.0.0.1:6399", "--num-cpus", "2"])
+    ]
+    assert [done.returncode for done in started] == [0, 0], started
+    yield env
+    subprocess.run([*RAY, "stop", "--force"], env=env, capture_output=True, timeout=120)
+
+
+def hubbub(env, *arguments):
+    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_a_run_is_handed_over_once_and_its_end_is_ours(environment, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    request = ("cluster", "submit", "--key", "nightly", "--wait", "--", "run", recipe, "--output", tmp_path / "out")
+    first = hubbub(environment, *request)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "hubbub-nightly-1 succeeded" in first.stdout
+    assert "cpWER" in first.stdout
+    again = hubbub(environment, *request)
+    assert "already there: succeeded" in again.stdout
+    status = json.loads(hubbub(environment, "cluster", "status", "nightly", "--json").stdout)
+    assert [(job["submission_id"], job["status"]) for job in status] == [("hubbub-nightly-1", "SUCCEEDED")]
+
+    # The same as on one machine.
+    alone = subprocess.run(
+        command("run", recipe, "--output", tmp_path / "alone"), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert roots(tmp_path / "out") == roots(tmp_path / "alone")
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
+
+
+def test_what_fails_there_fails_here_and_is_tried_again(environment, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    request = (
+        "cluster", "submit", "--key", "bad", "--wait", "--", "run", recipe, "--output", tmp_path / "out",
+        "--pack.capacity", 8,
+    )  # fmt: skip
+    for attempt in (1, 2):
+        done = hubbub(environment, *request)
+        assert done.returncode == 3
+        assert f"hubbub-bad-{attempt} failed" in done.stdout
+
+
+def test_two_schedulers_at_once_make_one_job(environment, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    request = ("cluster", "submit", "--key", "race", "--", "simulate", recipe, "--output", tmp_path / "out")
+    both = [
+        subprocess.Popen(command(*request), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        jobs = json.loads(hubbub(environment, "cluster", "status", "race", "--json").stdout)
+        if all(job["status"] == "SUCCEEDED" for job in jobs):
+            break
+        time.sleep(2)
+    assert [(job["submission_id"], job["status"]) for job in jobs] == [("hubbub-race-1", "SUCCEEDED")]
+
+
+def test_preflight_looks_at_every_node(environment, tmp_path):
+    done = hubbub(environment, "cluster", "preflight", "--ray-address", "127.0.0.1:6399")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing that would stop a run" in done.stdout
+    done = hubbub(
+        environment, "cluster", "preflight", "--ray-address", "127.0.0.1:6399", "--paths", tmp_path / "nowhere",
+        "--train-workers", 9,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "does not see" in done.stderr
+    assert "9 training workers want" in done.stderr
+
+
+def test_a_wrong_token_is_named(environment):
+    done = hubbub({**environment, "RAY_AUTH_TOKEN": "0" * 64}, "cluster", "status")
+    assert done.returncode == 2
+    assert "RAY_AUTH_TOKEN" in done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    done = hubbub(os.environ, "cluster", "status", "--address", "http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert "no Ray jobs server" in done.stderr
