@@ -114,6 +114,16 @@ def read_bytes(url: str) -> bytes | None:
     return data
 
 
+def remove(url: str) -> None:
+    """Remove a file; nothing to do where there is none."""
+    if is_local(url):
+        Path(url).unlink(missing_ok=True)
+        return
+    filesystem, path = _remote(url)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+
+
 def exists(url: str) -> bool:
     """Tell whether a file stands there."""
     if is_local(url):

@@ -35,10 +35,13 @@ USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained spe
   plan       what would run, what is fresh, and why; starts nothing
   transcribe FILE --checkpoint DIR       who said what
   speak      SCRIPT --checkpoint DIR     a dialogue as sound, by a model trained on task speak
-  lineage    ID                          where a checkpoint, data set or run came from
+  lineage    ID                          where a checkpoint, data set or run came from; what became of it
   verify     RECIPE                      whether every committed byte is as it was
   data       fit RTTM... | score OUTPUT | align MANIFEST... | units MANIFEST... | listen OUTPUT |
-             impact OUTPUT --speaker ID | export OUTPUT FOLDER | archive|restore OUTPUT FOLDER
+             impact OUTPUT --speaker ID | trace OUTPUT PACK | export OUTPUT FOLDER | hf CHECKPOINT FOLDER |
+             gc OUTPUT | archive|restore OUTPUT FOLDER
+  sweep      RECIPE --grid train.lr=1e-3,3e-3 ...   a small grid, sharing every stage it can
+  report     OUTPUT                      one page: what was run, on what, how well, and where it came from
   cluster    submit -- run RECIPE ... | status | preflight   (Ray Jobs on a cluster)
   doctor     what this machine can do
 
@@ -76,6 +79,10 @@ class StageArguments(Common):
     """Truth files to write beside the output."""
     compare: bool = False
     """For pack: print what every packer would make of the documents, and stop."""
+    register: str | None = None
+    """Name in MLflow's model registry that the judged checkpoint becomes a version of."""
+    grid: tuple[str, ...] = ()
+    """For sweep: fields and their values, train.lr=1e-3,3e-3."""
     print_recipe: bool = False
     """Print the resolved recipe as JSON and stop."""
 
@@ -123,6 +130,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             store=parsed.store,
             checkpoint=parsed.checkpoint if verb == "evaluate" else None,
             truth=parsed.truth,
+            register=parsed.register,
         )
         started = time.monotonic()
         if verb == "pack" and parsed.compare:
@@ -227,19 +235,24 @@ def _speak(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LineageArguments:
-    """Follow a checkpoint, data set, evaluation or MLflow run back to the manifests."""
+    """Follow a checkpoint, data set, evaluation or MLflow run back to the manifests, or forwards to what it became."""
 
     id: Annotated[str, tyro.conf.Positional]
     """A path, a data set's name, or 6 or more digits of a Merkle root, weights digest or run id."""
     output: Path | None = None
     """Output folder to look in; every folder below runs/ by default."""
+    forwards: bool = False
+    """What became of it, instead of what it came from; a manifest is named by its digest."""
     json: bool = False
     """Print JSON instead of a tree."""
+    html: Path | None = None
+    """Write one static page with the graph."""
 
 
 def _lineage(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(LineageArguments, prog="hubbub lineage", args=list(arguments))
-    from pipelines.lineage import chain
+    from pipelines.graph import page
+    from pipelines.lineage import chain, descendants
     from pipelines.road import Output
 
     path = Path(parsed.id)
@@ -247,7 +260,12 @@ def _lineage(arguments: Sequence[str]) -> None:
     folders = (
         [parsed.output] if parsed.output else above[:1] or sorted(p.parent for p in Path("runs").glob("*/recipe.json"))
     )
-    found = chain(parsed.id.rstrip("/"), [Output(folder) for folder in folders])
+    follow = descendants if parsed.forwards else chain
+    found = follow(parsed.id.rstrip("/"), [Output(folder) for folder in folders])
+    if parsed.html is not None:
+        parsed.html.write_text(page(found), encoding="utf-8")
+        console.line("written", str(parsed.html))
+        return
     if parsed.json:
         print(json.dumps(found, indent=1, default=str))
     else:
@@ -268,6 +286,40 @@ def _doctor(arguments: Sequence[str]) -> None:
     report(parsed.output)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Write one static page: what was run, on what, how well, and where it came from."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    page: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """File of the page; OUTPUT/report.html by default."""
+    examples: int = 6
+    """Test conversations to hear, with what was said and what was understood."""
+
+
+def _report(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ReportArguments, prog="hubbub report", args=list(arguments))
+    from pipelines.report import report
+
+    report(parsed.output, parsed.page or parsed.output / "report.html", parsed.examples)
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    parsed = _parse("sweep", arguments)
+    from pipelines.run import Options
+    from pipelines.sweep import sweep
+
+    options = Options(
+        output=parsed.output or Path("runs") / f"{parsed.recipe.name}-sweep",
+        workers=parsed.workers,
+        train_workers=parsed.train_workers,
+        ray_address=parsed.ray_address,
+        store=parsed.store,
+    )
+    sweep(parsed.recipe, parsed.grid, options)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": _stage("run", "evaluate"),
     "simulate": _stage("simulate", "simulate"),
@@ -280,6 +332,8 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "speak": _speak,
     "lineage": _lineage,
     "verify": _verify,
+    "sweep": _sweep,
+    "report": _report,
     "data": data,
     "cluster": cluster,
     "doctor": _doctor,

@@ -15,8 +15,8 @@ from cluster import jobs, preflight
 from cluster.session import Session, connect
 from operators.errors import InputError
 from pipelines import console
-from pipelines.lineage import code_version
 from pipelines.recipes import RECIPE_VARIABLE, Recipe
+from pipelines.tracking import code_version
 
 _STAGES = ("run", "simulate", "tokenize", "pack", "train", "evaluate")
 _PASSED_ON = (

@@ -71,7 +71,7 @@ def tree(node: dict[str, Any]) -> None:
 
 
 def _branch(node: dict[str, Any], parent: Tree | None) -> Tree:
-    facts = {k: v for k, v in node.items() if k not in ("kind", "id", "from", "path")}
+    facts = {k: v for k, v in node.items() if k not in ("kind", "id", "from", "to", "path")}
     label = f"[bold]{node['kind']}[/bold] {str(node['id'])[:32]}"
     if "path" in node:
         label += f"  [dim]{node['path']}[/dim]"
@@ -79,7 +79,7 @@ def _branch(node: dict[str, Any], parent: Tree | None) -> Tree:
     for key, value in facts.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         branch.add(f"[dim]{key}[/dim] {shown}")
-    for child in node["from"]:
+    for child in [*node["from"], *node.get("to", ())]:
         _branch(child, branch)
     return branch
 

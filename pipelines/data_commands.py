@@ -188,6 +188,77 @@ def _impact(arguments: Sequence[str]) -> None:
         show(found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TraceArguments:
+    """Follow columns of a pack back to recordings, speakers, licences and offsets."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    pack: Annotated[str, tyro.conf.Positional]
+    """The pack's id."""
+    columns: tuple[int, int] | None = None
+    """First column and the one behind the last; all by default."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def _trace(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(TraceArguments, prog="hubbub data trace", args=list(arguments))
+    from pipelines.trace import show, trace
+
+    rows = trace(parsed.output, parsed.pack, *(parsed.columns or ()))
+    if parsed.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GcArguments:
+    """Show what no kept run needs, and remove it when told so."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    keep_trainings: int = 1000
+    """Newest trainings that are kept, with all that they were made from."""
+    yes: bool = False
+    """Remove it."""
+
+
+def _gc(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(GcArguments, prog="hubbub data gc", args=list(arguments))
+    from pipelines.gc import collect
+
+    collect(parsed.output, parsed.keep_trainings, parsed.yes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HfArguments:
+    """Write a checkpoint's text side as a Hugging Face folder, audio's parameters beside it."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A step-... folder, or a run's output folder, whose newest is taken."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where it goes."""
+
+
+def _hf(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(HfArguments, prog="hubbub data hf", args=list(arguments))
+    from models.checkpoint import load
+    from models.pretrained import export
+    from pipelines.transcribe import newest_checkpoint
+
+    path = newest_checkpoint(parsed.checkpoint)
+    try:
+        model, _, header = load(path)
+        export(model, header, parsed.folder)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    console.line("written", f"{parsed.folder}, from {path}")
+    if model.shape.prompt_attention == "both":
+        console.notice("the model sees prompts in both directions; transformers' classes see them causally")
+
+
 def data(arguments: Sequence[str]) -> None:
     """Run one of the rarer verbs.
 
@@ -196,7 +267,7 @@ def data(arguments: Sequence[str]) -> None:
     """
     verbs = {
         "fit": _fit, "score": _score, "align": _align, "export": _export, "units": _units, "listen": _listen,
-        "impact": _impact,
+        "impact": _impact, "trace": _trace, "gc": _gc, "hf": _hf,
         "archive": _archive, "restore": _archive
     }  # fmt: skip
     if not arguments or arguments[0] not in verbs:

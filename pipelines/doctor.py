@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from pipelines import console
-from pipelines.lineage import tracking_uri
 from pipelines.road import Output
+from pipelines.tracking import tracking_uri
 
 
 def _version(package: str) -> str | None:

@@ -20,7 +20,7 @@ from pipelines import console
 from pipelines.export import recipe_of
 from pipelines.road import Output
 
-_STYLE = """body{font:15px system-ui;max-width:72em;margin:2em auto;padding:0 1em;color:#222}h2{margin-top:1.6em}
+STYLE = """body{font:15px system-ui;max-width:72em;margin:2em auto;padding:0 1em;color:#222}h2{margin-top:1.6em}
 audio{width:100%;height:2.2em}code{background:#f3f3f3;padding:.1em .3em;word-break:break-word}
 .lane{display:grid;grid-template-columns:7em 1fr;margin:2px 0}.lane b{font-weight:500;font-size:12px;overflow:hidden}
 .lane div{position:relative;height:1.5em;background:#f6f6f6}
@@ -57,7 +57,7 @@ def listen(output_folder: Path, folder: Path, chosen: Sequence[str], number: int
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
     head = (
-        f"<!doctype html><meta charset='utf-8'><title>{html.escape(recipe.name)}</title><style>{_STYLE}</style>"
+        f"<!doctype html><meta charset='utf-8'><title>{html.escape(recipe.name)}</title><style>{STYLE}</style>"
         f"<h1>{html.escape(recipe.name)}: {dataset}</h1><p>Decoded from <b>{html.escape(codec.spec.name)}</b> codes "
         f"({codec.spec.frame_rate_hz:g} frames/s, {codec.spec.num_codebooks} x {codec.spec.codebook_size}), layout "
         f"{html.escape(recipe.compose.layout)}.</p>"
@@ -74,7 +74,8 @@ def _player(wav: NDArray[np.float32] | NDArray[np.int16], rate_hz: int, title: s
     return f"<div><small>{html.escape(title)}</small><audio controls src='data:audio/wav;base64,{data}'></audio></div>"
 
 
-def _decoded(codes: bytes, codec: Codec, title: str) -> str:
+def sound(codes: bytes, codec: Codec, title: str) -> str:
+    """Return a player of codes, or why they cannot be made sound."""
     spec = codec.spec
     frames = unpack_codes(codes, spec.num_codebooks, spec.bits)
     try:
@@ -119,13 +120,13 @@ def _conversations(
             facts.append(f"room {size} m, T60 {where['room']['t60_s']:.2f} s")
         if where.get("snr_db") is not None:
             facts.append(f"noise at {where['snr_db']:.0f} dB")
-        stems = "".join(_decoded(s["codes"], codec, f"{s['speaker']}, {s['kind']}") for s in row["stems"])
+        stems = "".join(sound(s["codes"], codec, f"{s['speaker']}, {s['kind']}") for s in row["stems"])
         yield (
             name,
             (
                 f"<h2>{html.escape(name)}</h2><p><small>{html.escape(', '.join(facts))}</small></p>"
                 + timeline(row["turns"], row["speakers"], max(1, row["num_frames"]))
-                + _decoded(row["codes"], codec, "mixture")
+                + sound(row["codes"], codec, "mixture")
                 + stems
             ),
         )
@@ -201,7 +202,7 @@ def documents_of(pack: dict[str, Any], codec: Codec, tokenizer: ByteTokenizer) -
             frame += length
             seconds = length / spec.frame_rate_hz
             title = f"audio from column {start}: {length} frames, {seconds:.2f} s{aim}"
-            part = f"<div class='segment'>{_decoded(codes, codec, title)}</div>"
+            part = f"<div class='segment'>{sound(codes, codec, title)}</div>"
         shown.setdefault(owner, []).append((start, part))
     for number, document in enumerate(pack["documents"]):
         yield document, "".join(part for _, part in sorted(shown.get(number, []), key=lambda one: one[0]))

@@ -16,8 +16,8 @@ from operators.fit_prior import fit
 from operators.realism import MEASURES, against_prior, scorecard, talks_of, values_of
 from operators.turn_taking import KINDS, PRESETS, Talk, prior_of, read_rttm, talk_of
 from pipelines import console
-from pipelines.lineage import record_scorecard
 from pipelines.road import Output
+from pipelines.tracking import record_scorecard
 
 
 def fit_prior(rttms: Sequence[Path], target: Path, name: str) -> None:

@@ -171,8 +171,8 @@ def fsdd() -> Recipe:
         partitions=Partitions(conversations_per_partition=4000),
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
-            steps=3000, packs_per_step=4, lr=3e-3, warmup_steps=100, checkpoint_every=250,
-            hide_bands=2, hide_spans=2, shift_bands=3,
+            steps=3800, packs_per_step=4, lr=3e-3, warmup_steps=100, checkpoint_every=250,
+            hide_bands=2, hide_spans=2, shift_bands=3, optimizer="muon", ctc_weight=0.3,
         ),
         evaluate=Evaluation(max_tokens=100),
     )  # fmt: skip

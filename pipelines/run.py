@@ -21,7 +21,6 @@ from operators.schema import CONVERSATIONS, UTTERANCES
 from operators.text import NORMALIZER
 from pipelines import console, evaluate, pack, simulate, train
 from pipelines.cluster_commands import check_cluster
-from pipelines.lineage import StageRun, Tracker, code_version, unrecorded
 from pipelines.partitions import build
 from pipelines.recipes import Recipe, check, differences, to_json
 from pipelines.road import (
@@ -38,6 +37,7 @@ from pipelines.road import (
     recordings_partition,
     sound_roots,
 )
+from pipelines.tracking import StageRun, Tracker, code_version, unrecorded
 from pipelines.transcribe import newest_checkpoint
 
 
@@ -61,6 +61,10 @@ class Options:
     """Checkpoint to judge instead of the recipe's own."""
     truth: tuple[str, ...] = ()
     """Truth files to write: rttm, stm, seglst, ctm, sot, activity."""
+    register: str | None = None
+    """Name in MLflow's model registry that the judged checkpoint becomes a version of."""
+    sweep: str = ""
+    """MLflow run that this one stands below."""
 
 
 @dataclass
@@ -98,7 +102,7 @@ class Road:
     def tracker(self) -> Tracker:
         """Return the tracking server's runs, begun when there is work to record."""
         if self._tracker is None:
-            self._tracker = Tracker(self.recipe, self.output)
+            self._tracker = Tracker(self.recipe, self.output, self.options.sweep)
         self.did_work = True
         return self._tracker
 
@@ -198,7 +202,7 @@ def _index(road: Road) -> None:
     fresh = receipt is not None
     if receipt is not None and "index" in road.unrecorded:
         with road.stage("index") as run_:
-            run_.wrote(_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"])))
+            _indexed(run_, _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"])))
     if receipt is None:
         corpus = recipe.corpus
         utterances, bad = index(
@@ -223,7 +227,7 @@ def _index(road: Road) -> None:
         with road.stage("index") as run_:
             receipt = dataset.commit(partition, UTTERANCES, {"hubbub.normalizer": NORMALIZER}, fill)
             snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
-            run_.wrote(snapshot)
+            _indexed(run_, snapshot)
     snapshot = _snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
     road.quarantined += receipt.quarantined
     _said("index", fresh, f"{_describe(snapshot)}, {receipt.counts['speakers']:.0f} speakers")
@@ -253,9 +257,14 @@ def _index_recorded(road: Road) -> None:
 
         with road.stage("index") as run_:
             receipt = dataset.commit(partition, CONVERSATIONS, {"hubbub.normalizer": NORMALIZER}, fill)
-            run_.wrote(_snapshot(road, dataset, [receipt], inputs))
+            _indexed(run_, _snapshot(road, dataset, [receipt], inputs))
     road.quarantined += receipt.quarantined
     _said("recordings", fresh, _describe(_snapshot(road, dataset, [receipt], inputs)))
+
+
+def _indexed(run_: StageRun, snapshot: Snapshot) -> None:
+    run_.reads_manifests(snapshot.inputs)
+    run_.wrote(snapshot)
 
 
 def _manifest_digests(listed: list[str]) -> dict[str, str]:
@@ -446,6 +455,7 @@ def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
     stage = plan_road(plan.recipe, plan.output, plan.checkpoint).stage("hypotheses")
     fresh = plan.evaluation_done() and not stage.stale and "evaluate" not in road.unrecorded
+    fresh = fresh and not road.options.register
     if not fresh:
         with road.stage("evaluate") as run_:
             if stage.stale:
@@ -467,6 +477,8 @@ def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
                     model_id = run_.model(folder, f"{road.recipe.name}-{folder.name}", {"hubbub.which": which})
                     figures = {f"{which}.cpwer": metrics[which]["cpwer"]["rate"]}
                     run_.model_metrics(model_id, road.snapshots["codes"], figures)
+                    if which == "trained" and road.options.register:
+                        run_.register(road.options.register, model_id, figures)
             run_.files(path.parent)
     else:
         _close(road, stage, road.output.dataset("hypotheses"), {"codes": road.snapshots["codes"].merkle_root})

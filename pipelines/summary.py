@@ -3,9 +3,9 @@
 from typing import Any
 
 from pipelines import console
-from pipelines.lineage import tracking_uri
 from pipelines.road import Output, Plan
 from pipelines.run import Options
+from pipelines.tracking import tracking_uri
 
 
 def summarize(result: dict[str, Any], options: Options, seconds: float) -> None:

@@ -119,7 +119,7 @@ def mlflow_overhead(folder, steps):
     from mlflow import MlflowClient
 
     from pipelines import run as road
-    from pipelines.lineage import StageRun, Tracker
+    from pipelines.tracking import StageRun, Tracker
     from pipelines.train import curve
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"

@@ -17,20 +17,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("road")
-    return write_recipe(folder / "recipe.yaml", write_corpus(folder / "corpus"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe, tmp_path_factory):
-    output = tmp_path_factory.mktemp("undisturbed") / "out"
-    done = hubbub("run", recipe, "--output", output, "--workers", 2)
-    assert "cpWER" in done.stdout
-    return output
-
-
 def arrow_files(output, name):
     return {path.name: path for path in (Path(output) / "data" / name / "partitions").glob("*.arrow")}
 
