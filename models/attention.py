@@ -1,8 +1,8 @@
-"""Causal attention in packed documents: no document sees another. Four ways, equal in values and gradients.
+"""Causal attention in packed documents: no document sees another. Five ways, equal in values and gradients.
 
 `loop` is one SDPA a document: exact, and on a CPU several times faster than a mask. `mask` is one SDPA under a
-block-diagonal mask: the oracle of the tests. `varlen` is torch's own variable-length kernel and `flash` that of
-the flash-attn package: CUDA only.
+block-diagonal mask: the oracle of the tests. `varlen` is torch's own variable-length kernel, `flash` that of the
+flash-attn package, `flex` FlexAttention: CUDA only.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-Backend = Literal["auto", "loop", "mask", "varlen", "flash"]
+Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
 
 def available_backends(device_type: str) -> dict[Backend, str]:
@@ -30,6 +30,7 @@ def available_backends(device_type: str) -> dict[Backend, str]:
             found["varlen"] = "torch's own variable-length kernel"
         except ImportError:
             pass
+        found["flex"] = "FlexAttention, compiled for a mask of documents"
     found["loop"] = "one SDPA a document; the fastest exact way on a CPU"
     found["mask"] = "one SDPA under a block-diagonal mask; the oracle of the tests"
     return found
@@ -111,6 +112,8 @@ def packed_attention(
             one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
             out = F.scaled_dot_product_attention(one, keys, values, attn_mask=same & causal, enable_gqa=gqa)
             return out[0].transpose(0, 1)
+        case "flex":
+            return _flex(q, k, v, cu_seqlens, prompts)
         case "varlen" | "flash" if prompts is not None:
             return _prompt_then_rest(q, k, v, boundaries, prompts, backend)
         case "varlen":
@@ -130,6 +133,29 @@ def packed_attention(
             return flash
         case _:
             raise ValueError(f"backend {backend} must be chosen first: choose_backend")
+
+
+def _flex(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, prompts: tuple[int, ...] | None
+) -> torch.Tensor:
+    """Attend by FlexAttention; on a CPU it has no backward pass, and serves to be tested there."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    number, device = len(q), q.device
+    lengths = cu_seqlens.diff().to(torch.int64)
+    document = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+    inside = torch.arange(number, device=device) - cu_seqlens[:-1].to(torch.int64)[document]
+    given = torch.zeros_like(document) if prompts is None else torch.tensor(prompts, device=device)[document]
+
+    def seen(_b: torch.Tensor, _h: torch.Tensor, at: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (document[at] == document[key]) & ((at >= key) | (inside[key] < given[key]))
+
+    mask = create_block_mask(seen, None, None, number, number, device=str(device))
+    attend = torch.compile(flex_attention, dynamic=True) if device.type == "cuda" else flex_attention
+    one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    out = attend(one, keys, values, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    assert isinstance(out, torch.Tensor)
+    return out[0].transpose(0, 1)
 
 
 def _prompt_then_rest(

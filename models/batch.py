@@ -60,6 +60,15 @@ class Batch:
         changed: dict[str, Any] = {name: change(v) for name, v in values if isinstance(v, torch.Tensor)}
         return replace(self, **changed)
 
+    def unmasked(self) -> "Batch":
+        """Return the batch as if it were one document: what packing without a mask would train on."""
+        number = len(self.text)
+        whole = torch.tensor([0, number], dtype=torch.int32, device=self.cu_seqlens.device)
+        positions = torch.arange(number, device=self.positions.device)
+        return replace(
+            self, cu_seqlens=whole, boundaries=(0, number), max_seqlen=number, positions=positions, prompts=(1,)
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))

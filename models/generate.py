@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +10,20 @@ from numpy.typing import NDArray
 
 from models.attention import choose_backend
 from models.batch import GridSpec, PackedDocuments, collate
+from models.grammar import Grammar
 from models.layouts import CoarseFirst, Layout
 from models.speech_lm import DepthTransformer, SpeechLM
 
 
 @torch.no_grad()
 def greedy_text(
-    model: SpeechLM, prompts: Sequence[PackedDocuments], grid: GridSpec, *, end: int, max_tokens: int
+    model: SpeechLM,
+    prompts: Sequence[PackedDocuments],
+    grid: GridSpec,
+    *,
+    end: int,
+    max_tokens: int,
+    grammars: Sequence[Grammar[Any]] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt with the likeliest text token until `end`.
 
@@ -25,6 +33,7 @@ def greedy_text(
         grid: what their integers mean.
         end: the token that ends an answer.
         max_tokens: an answer's greatest length.
+        grammars: what each answer may look like; anything where none are given.
 
     Returns:
         The tokens of each answer, without `end`.
@@ -37,9 +46,13 @@ def greedy_text(
     hidden, cache = model.prefill(batch, room=max_tokens, backend=choose_backend(device.type))
     answers: list[list[int]] = [[] for _ in prompts]
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    states = [grammar.start() for grammar in grammars or ()]
     for number in range(max_tokens):
         logits = model.text_logits(hidden).float()
         logits[:, 0] = -torch.inf  # pad is no text
+        if grammars:
+            may = [grammar.mask(state) for grammar, state in zip(grammars, states, strict=True)]
+            logits.masked_fill_(~torch.stack(may).to(device), -torch.inf)
         tokens = logits.argmax(dim=-1)
         running &= tokens != end
         if not bool(running.any()):
@@ -47,6 +60,9 @@ def greedy_text(
         for answer, token, goes_on in zip(answers, tokens.tolist(), running.tolist(), strict=True):
             if goes_on:
                 answer.append(token)
+        if grammars:
+            written = zip(grammars, states, tokens.tolist(), running.tolist(), strict=True)
+            states = [g.advance(state, token) if goes_on else state for g, state, token, goes_on in written]
         if number + 1 < max_tokens:
             hidden = model.step(tokens, cache)
     return answers

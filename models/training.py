@@ -68,6 +68,8 @@ class Training:
     """AdamW's second-moment decay."""
     clip_norm: float = 1.0
     """Norm that gradients are clipped to."""
+    document_mask: bool = True
+    """Whether a document sees only itself; without, all that stands before it in its pack: for comparison."""
     ctc_weight: float = 0.0
     """Weight of a CTC loss on the audio of prompts, beside the next token's: finds sooner what was said where."""
     z_loss: float = 0.0
@@ -192,7 +194,8 @@ def accumulate(
     """
     sums = torch.zeros(_SUMS, dtype=torch.float64)
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
-    for batch in batches:
+    for masked in batches:
+        batch = masked if config.document_mask else masked.unmasked()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight)
         loss.total.backward()

@@ -146,6 +146,10 @@ class Dataset:
         """Return the URL of a partition's Arrow file."""
         return self._url_of(receipt.partition_id, receipt.key, ".arrow")
 
+    def receipt_url(self, receipt: Receipt) -> str:
+        """Return the URL of the file whose presence is a partition's commit."""
+        return self._url_of(receipt.partition_id, receipt.key, ".json")
+
     def committed(self, partition: Partition) -> Receipt | None:
         """Return the receipt of a partition that is done, else None."""
         return self.committed_by_key(partition.partition_id, partition.key)

@@ -124,6 +124,14 @@ def remove(url: str) -> None:
         filesystem.rm_file(path)
 
 
+def modified_at(url: str) -> float:
+    """Return when a file was written, in seconds since 1970."""
+    if is_local(url):
+        return Path(url).stat().st_mtime
+    filesystem, path = _remote(url)
+    return float(filesystem.modified(path).timestamp())
+
+
 def exists(url: str) -> bool:
     """Tell whether a file stands there."""
     if is_local(url):

@@ -13,6 +13,7 @@ from models.batch import GridSpec, PackedDocuments
 from models.checkpoint import Header, load
 from models.codec import CodecSpec
 from models.generate import greedy_text
+from models.grammar import ArrivalGrammar, TimedGrammar
 from models.layouts import make_layout
 from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer, load_tokenizer
@@ -37,6 +38,8 @@ class Transcribe:
     """Longest answer."""
     batch_size: int = 16
     """Windows decoded at once."""
+    constrain: bool = True
+    """Whether only what the task's grammar knows is written: tags in order of arrival, times that do not go back."""
     task: Literal["asr", "asr_timed"] = "asr"
     """Which of the transcriptions that it was trained on the model is asked for."""
     device: str = "cpu"
@@ -44,7 +47,7 @@ class Transcribe:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = HYPOTHESES
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     @cached_property
     def _loaded(self) -> tuple[SpeechLM, Header]:
@@ -152,6 +155,15 @@ class Transcribe:
         """Return the transcription prompt of one window of a conversation (a row of CODES)."""
         return self.compose.asr_question(row, window, codec, self.task).prompt()
 
+    def grammar(self, prompt: PackedDocuments) -> ArrivalGrammar | TimedGrammar:
+        """Return what an answer to a prompt may look like; speakers that the prompt names are known."""
+        tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
+        named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
+        carried = int(named.max()) + 1 if len(named) else 0
+        if self.task == "asr_timed" and self.header.tokenizer_file is None:
+            return TimedGrammar(self.tokenizer, self.window_s + 1.0, carried)
+        return ArrivalGrammar(self.tokenizer, carried)
+
     def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
         """Return an answer's turns: speaker tag and words, times left out."""
         found = self.tokenizer.turns(answer)
@@ -167,7 +179,12 @@ class Transcribe:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             made = greedy_text(
-                model, [prompts[i] for i in chosen], self.grid, end=ByteTokenizer.END, max_tokens=self.max_tokens
+                model,
+                [prompts[i] for i in chosen],
+                self.grid,
+                end=ByteTokenizer.END,
+                max_tokens=self.max_tokens,
+                grammars=[self.grammar(prompts[i]) for i in chosen] if self.constrain else None,
             )
             for i, answer in zip(chosen, made, strict=True):
                 answers[i] = answer

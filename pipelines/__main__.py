@@ -361,16 +361,35 @@ def main() -> None:
     except InputError as error:
         console.ERR.print(f"[red]error[/red]     {_escape(str(error))}")
         sys.exit(2)
+    except BrokenPipeError:
+        os._exit(0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        mendable = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+        if not mendable and not isinstance(error, PermissionError) and not _of_storage(error):
             raise
         console.ERR.print(f"[red]error[/red]     {_escape(str(error))}; what is made stays, run again to go on")
         sys.exit(2)
     except KeyboardInterrupt:
         console.ERR.print("stopped; the same command goes on from here")
         sys.exit(130)
-    except BrokenPipeError:
-        os._exit(0)
+    except Exception as error:
+        if not _of_storage(error):
+            raise
+        reason = _escape(str(error).splitlines()[0])
+        console.ERR.print(
+            f"[red]error[/red]     object storage: {reason}; look at AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY; what is made stays, run again to go on"
+        )
+        sys.exit(2)
+
+
+def _of_storage(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it came from, is that of an object store's client."""
+    while error is not None:
+        if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _escape(text: str) -> str:

@@ -35,7 +35,7 @@ def report(output: Path) -> None:
     for backend, reason in backends.items():
         used = "used: " if backend == choose_backend(device) else ""
         rows.append([f"attention {backend}", "yes", used + reason])
-    needs = {"varlen": "needs CUDA", "flash": "needs CUDA and flash-attn"}
+    needs = {"varlen": "needs CUDA", "flash": "needs CUDA and flash-attn", "flex": "needs CUDA"}
     rows += [[f"attention {backend}", "no", why] for backend, why in needs.items() if backend not in backends]
     rows.append(["loss", "chunked", "linear cross-entropy in chunks, plain PyTorch, on every device"])
     for package, extra, use in (

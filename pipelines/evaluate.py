@@ -63,6 +63,7 @@ def make_hypotheses(job: Job) -> Receipt:
         max_tokens=job.recipe.evaluate.max_tokens,
         batch_size=job.recipe.evaluate.batch_size,
         task=asked(job.recipe),
+        constrain=job.recipe.evaluate.constrain,
         device=_device(),
     )
 

@@ -78,6 +78,8 @@ class Evaluation:
     """Longest answer."""
     batch_size: int = 16
     """Windows decoded at once."""
+    constrain: bool = True
+    """Whether answers keep to the task's grammar: tags in order of arrival, times that do not go back."""
     untrained: bool = True
     """Whether the untrained model is judged too, as the floor."""
 
@@ -234,6 +236,7 @@ def from_mapping(kind: Any, data: Mapping[str, Any], where: str) -> Any:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+            hint += " (a recipe of a newer version may know more than this one)" if not near else ""
             raise InputError(f"{where}: unknown key {key}; {hint}")
     try:
         return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()})

@@ -3,6 +3,8 @@
 Every key follows from the keys upstream, so all that is stale is known before any worker starts.
 """
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from pipelines.start import start_digest
 STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
 """In order; each is a child run of the tracking server."""
 DATASETS = ("utterances", "recordings", "conversations", "audio", "codes", "packs", "hypotheses")
-EVALUATE_VERSION = "1"
+EVALUATE_VERSION = "2"
 TRAIN_VERSION = "1"
 """Raised when training gives another result from the same packs."""
 
@@ -213,7 +215,32 @@ def made_corpus(recipe: Recipe, output: Output) -> Path | None:
 
 
 def index_partition(recipe: Recipe, output: Output) -> Partition:
-    """Return the one partition of the utterances index."""
+    """Return the one partition of the utterances index.
+
+    A recording that was written after its index is read again: what is really another makes another row, and what was
+    only copied makes the same.
+    """
+    first = _index_of(recipe, output)
+    dataset = output.dataset("utterances")
+    receipt = dataset.committed(first)
+    if receipt is None or not manifests_of(recipe, output):
+        return first
+    indexed = storage.modified_at(dataset.receipt_url(receipt))
+    sources = dataset.open(receipt).read_all().select(["corpus", "audio"]).group_by(["corpus", "audio"]).aggregate([])
+    roots = corpus_roots(manifests_of(recipe, output))
+    newer = []
+    for corpus, audio in zip(sources["corpus"].to_pylist(), sources["audio"].to_pylist(), strict=True):
+        with contextlib.suppress(OSError):  # what is gone is said when it is to be read
+            status = os.stat(roots.get(corpus, Path()) / audio)
+            if status.st_mtime > indexed:
+                newer.append([corpus, audio, status.st_size, status.st_mtime_ns])
+    if not newer:
+        return first
+    depends = {**first.depends, "recorded_again": digest(sorted(newer))[:32]}
+    return Partition(partition_id=first.partition_id, row_ids=(), depends=depends)
+
+
+def _index_of(recipe: Recipe, output: Output) -> Partition:
     corpus = recipe.corpus
     return Partition(
         partition_id="utterances-00000",
@@ -399,6 +426,7 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                         **weights,
                         "evaluate": {
                             "max_tokens": recipe.evaluate.max_tokens,
+                            "constrain": recipe.evaluate.constrain,
                             "window_s": compose.window_s,
                             "version": EVALUATE_VERSION,
                         },

@@ -136,7 +136,10 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
     with ExitStack() as stack:
         stack.enter_context(only_one(options.output))
         claim(recipe, options)
-        made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code_version()}
+        code = code_version()
+        made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code}
+        if code.get("dirty"):
+            console.notice("the working tree has changes that are not committed; the lineage will say so")
         road = Road(recipe, options, stack, made_by, unrecorded=unrecorded(Output(options.output)))
         result = _walk(road, until)
         whole_road = until == "evaluate" and options.checkpoint is None

@@ -20,7 +20,7 @@ from operators.text import NORMALIZER
 from operators.turn_taking import prior_of
 from pipelines.partitions import Job, usable
 from pipelines.recipes import Recipe
-from pipelines.road import Output, Plan, index_partition, recordings_partition
+from pipelines.road import Output, Plan, recordings_partition
 
 MAX_CHUNK_S = 600.0
 """Audio that is in memory at a time: 10 minutes at 16 kHz are 19 MB of int16 and as much again in the making."""
@@ -36,10 +36,10 @@ def make_conversations(job: Job) -> Receipt:
     if "recordings" in job.payload:
         return _take_recorded(job)
     utterances_set = job.output.dataset("utterances")
-    index = utterances_set.committed(index_partition(job.recipe, job.output))
+    index = utterances_set.latest()
     if index is None:
         raise InputError(f"{utterances_set.url()} is gone; run again to index the corpus")
-    utterances = utterances_set.open(index).read_all().select(UTTERANCES.names)
+    utterances = utterances_set.read(index).select(UTTERANCES.names)
 
     def fill(writer: RowWriter) -> None:
         for start in range(0, len(job.payload), 256):

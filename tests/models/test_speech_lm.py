@@ -107,6 +107,34 @@ def test_attention_by_documents_equals_the_masked_oracle(lengths, kv_heads, dtyp
         torch.testing.assert_close(loop, mask, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_flex_attention_sees_what_the_mask_does(prompted):
+    """Forward only: on a CPU it has no backward pass."""
+    torch.manual_seed(0)
+    lengths = (5, 64, 2, 33)
+    boundaries = tuple(torch.tensor([0, *lengths]).cumsum(0).tolist())
+    cu = torch.tensor(boundaries, dtype=torch.int32)
+    q, k, v = (torch.randn(sum(lengths), h, 16) for h in (4, 2, 2))
+    prompts = (3, 20, 1, 33) if prompted else None
+    with torch.no_grad():
+        flex, mask = (packed_attention(q, k, v, cu, boundaries, 64, backend, prompts) for backend in ("flex", "mask"))
+    torch.testing.assert_close(flex, mask, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_mask_of_documents_each_sees_those_before_it():
+    grid = grid_spec()
+    one, two = document(grid, 1, num_frames=6), document(grid, 2, num_frames=6)
+    model = model_for(grid)
+    batch = collate([joined([one, two])], grid)
+    alone = model.states(collate([one], grid))
+    with torch.no_grad():
+        masked, open_ = model.states(batch), model.states(batch.unmasked())
+    torch.testing.assert_close(masked[: len(alone)], alone)
+    torch.testing.assert_close(open_[: len(alone)], alone)  # the first has nothing before it
+    assert (open_[len(alone) :] - masked[len(alone) :]).abs().max() > 1e-3
+
+
 def test_backends_that_cannot_run_here_are_refused():
     assert choose_backend("cpu") == "loop"
     with pytest.raises(ValueError, match="attention varlen cannot run on cpu"):
