@@ -153,10 +153,11 @@ class TimedGrammar:
             low = int(whole) * 100 + int((part + "00")[:2])
             high = int(whole) * 100 + int((part + "99")[:2])
             return high >= least_cs and low <= self._most_cs
-        # Digits may still follow: 1 may become 12.
+        # Digits may still follow: 1 may become 12, but 0 stays 0.
+        longest = 1 if whole == "0" else len(str(self._most_cs // 100))
         return any(
             int(whole) * 10**more * 100 <= self._most_cs and ((int(whole) + 1) * 10**more) * 100 > least_cs
-            for more in range(len(str(self._most_cs // 100)) - len(whole) + 1)
+            for more in range(longest - len(whole) + 1)
         )
 
     def advance(self, state: Timed, token: int) -> Timed:
