@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.codec import CodecSpec
 from models.distributed import like, whole
+from models.front_end import encoder_digest
 from models.speech_lm import Shape, SpeechLM, Vocabulary
 
 
@@ -162,6 +163,9 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
         ValueError: it is not a checkpoint, or its weights do not fit its header.
     """
     step, header = read_header(path)
+    name = header.shape.encoder
+    if name is not None and encoder_digest(name) != header.vocabulary.encoder_digest:
+        raise ValueError(f"{path} hears through another encoder than what is now at {name}")
     model = SpeechLM(header.shape, header.vocabulary)
     trained = path / "raw.safetensors"
     try:

@@ -68,7 +68,7 @@ class Codec(Protocol):
         ...
 
 
-NAMES = ("dmel", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac")
+NAMES = ("dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac")
 
 
 def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
@@ -82,7 +82,7 @@ def load_codec(name: str, weights: str | None = None, num_codebooks: int | None 
     """Load a codec by its adapter's name, once a process.
 
     Args:
-        name: one of `NAMES`; dmel alone needs no weights.
+        name: one of `NAMES`; dmel and pcm need no weights.
         weights: folder of the weights, or the hub id of a transformers codec.
         num_codebooks: how many of the codec's codebooks to use; its own default where None.
         device: where a neural codec runs.
@@ -96,6 +96,12 @@ def load_codec(name: str, weights: str | None = None, num_codebooks: int | None 
         if num_codebooks not in (None, DMel.NUM_CHANNELS):
             raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
         return DMel()
+    if name == "pcm":
+        from models.pcm import Pcm
+
+        if num_codebooks is not None:
+            raise ValueError("pcm is no codec: it has no codebooks to choose from")
+        return Pcm()
     if name not in NAMES:
         raise ValueError(f"there is no codec named {name!r}; there are {', '.join(NAMES)}")
     if weights is None:

@@ -216,6 +216,7 @@ def _cells(
     """Return a column's cells (B, S), of ids in a range."""
     size, head, window = model.vocabulary.codebook_size, model.audio_head, sampling.repetition_window
     recent = before[:, :, before.shape[2] - window :] if 0 < window <= before.shape[2] else None
+    assert head is not None
     cells = forced.clone()
     flat = None if isinstance(head, DepthTransformer) else head(hidden).view(len(hidden), -1, size)
     for stream in range(forced.shape[1]):

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from models.attention import Backend, packed_attention
 from models.batch import Batch
 from models.ctc import ctc_loss
+from models.front_end import FrontEnd
 from models.lora import LoRALinear, freeze_all_but_updates
 from models.loss import by_cell, linear_cross_entropy, target_weight
 
@@ -61,6 +62,12 @@ class Shape:
     """Whether text is predicted by its embeddings, transposed."""
     rope_scaling: tuple[float, ...] = ()
     """Llama 3's stretch of the slow rotary frequencies: factor, low and high frequency factor, original length."""
+    encoder: str | None = None
+    """Speech encoder (folder or hub id) that audio of codec pcm is heard through (`models.front_end`)."""
+    projector: Literal["mlp", "queries"] = "mlp"
+    """What makes columns of the encoder's frames: stacked frames and two layers, or queries over windows."""
+    encoder_rank: int = 0
+    """Above 0, the encoder's attention gets trained updates of this rank; else it is frozen."""
     lora_rank: int = 0
     """Above 0, the blocks are frozen and their matrices get trained updates of this rank (`models.lora`)."""
     lora_alpha: float = 32.0
@@ -101,6 +108,8 @@ class Vocabulary:
     codebook_size: int
     ordinal: bool
     """Whether neighboring codes mean neighboring values."""
+    encoder_digest: str = ""
+    """Digest of the weights of the encoder that audio is heard through, where there is one."""
     depth: bool = False
     """Whether a column's audio cells are predicted one after the other, by a small transformer over the streams."""
 
@@ -316,15 +325,22 @@ class SpeechLM(nn.Module):
         self.shape, self.vocabulary = shape, vocabulary
         self.text_embedding = nn.Embedding(vocabulary.text_size, shape.dim, padding_idx=0)
         # One table for all streams: stream s's id v is row s (V + 1) + v; row V of each stream is pad and stays zero.
-        self.audio_embedding = nn.Embedding(vocabulary.num_streams * (vocabulary.codebook_size + 1), shape.dim)
+        rows = vocabulary.num_streams * (vocabulary.codebook_size + 1)
+        continuous = shape.encoder is not None
+        self.audio_embedding = None if continuous else nn.Embedding(rows, shape.dim)
+        self.front_end = (
+            None if shape.encoder is None else FrontEnd(shape.encoder, shape.projector, shape.encoder_rank, shape.dim)
+        )
         self.audio_norm = RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
         self.text_head = None if shape.tie_text else nn.Linear(shape.dim, vocabulary.text_size, bias=False)
         heads = vocabulary.num_streams * vocabulary.codebook_size
-        self.audio_head: nn.Linear | DepthTransformer = (
-            DepthTransformer(shape, vocabulary) if vocabulary.depth else nn.Linear(shape.dim, heads, bias=False)
-        )
+        self.audio_head: nn.Linear | DepthTransformer | None = None  # what is continuous is heard, not predicted
+        if not continuous:
+            self.audio_head = (
+                DepthTransformer(shape, vocabulary) if vocabulary.depth else nn.Linear(shape.dim, heads, bias=False)
+            )
         if shape.lora_rank:
             freeze_all_but_updates(self.blocks)
             self.norm.requires_grad_(False)
@@ -350,16 +366,18 @@ class SpeechLM(nn.Module):
             spread = 0.02
             if name.endswith(("attention.out.weight", "ffn.down.weight")):
                 spread /= math.sqrt(2 * self.shape.num_layers)
-            if name.endswith("update_up"):
+            if name.endswith("update_up") or "update_up." in name:
                 spread = 0.0  # an update begins as nothing
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+        self.text_embedding.weight[0] = 0.0
+        if self.audio_embedding is None:
+            return self
         if self.vocabulary.ordinal:
             size = self.vocabulary.codebook_size
             levels = (torch.arange(size) - (size - 1) / 2) / (size * 0.2887)  # unit spread
             directions = torch.randn(self.vocabulary.num_streams, 1, self.shape.dim, generator=generator) * 0.02
             table = self.audio_embedding.weight.view(self.vocabulary.num_streams, size + 1, self.shape.dim)
             table.mul_(0.1)[:, :size] += levels[:, None] * directions
-        self.text_embedding.weight[0] = 0.0
         pads = torch.arange(1, self.vocabulary.num_streams + 1) * (self.vocabulary.codebook_size + 1) - 1
         self.audio_embedding.weight[pads] = 0.0
         if isinstance(self.audio_head, DepthTransformer):
@@ -373,6 +391,13 @@ class SpeechLM(nn.Module):
     def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
         x = self.text_embedding(text)
+        if self.front_end is not None:
+            heard = self.front_end(audio, audio_columns)
+            if not len(audio):
+                return torch.add(x, heard.sum())  # nothing: but every parameter gets a gradient, on every rank
+            added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(heard).to(x.dtype))
+            return added
+        assert self.audio_embedding is not None
         pad = audio == self.vocabulary.codebook_size
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
         summed = F.embedding_bag(
@@ -448,7 +473,11 @@ class SpeechLM(nn.Module):
         audio_states, audio_weights = hidden[batch.audio_from], batch.audio_weights
         if stream_weights is not None:
             audio_weights = audio_weights[:, None] * stream_weights
-        if isinstance(self.audio_head, DepthTransformer):
+        if self.audio_head is None:
+            if len(audio_states):
+                raise ValueError("audio that is heard through an encoder cannot be predicted")
+            audio_total = hidden.new_zeros((), dtype=text_total.dtype)
+        elif isinstance(self.audio_head, DepthTransformer):
             audio_total = self.audio_head.loss(audio_states, batch.audio_targets, audio_weights)
         else:
             audio_total = linear_cross_entropy(

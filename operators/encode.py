@@ -44,7 +44,9 @@ def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
 class Encode:
     """Encodes each mixture alone, so that no code depends on what else is in the batch."""
 
-    codec: Literal["dmel", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac"] = "dmel"
+    codec: Literal[
+        "dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac"
+    ] = "dmel"
     """Adapter: dmel needs no weights, the others their folder."""
     weights: str | None = None
     """Folder of the codec's weights; of transformers codecs also a hub id, which is then fetched."""

@@ -156,7 +156,7 @@ def check_cluster(recipe: Recipe, session: Session, output: Path, store: str, tr
     manifests = [*recipe.corpus.manifests, *recipe.corpus.recorded]
     paths = [text.partition("=")[2] if "=" in text else text for text in manifests]
     paths = [path for path in paths if "://" not in path] + ([] if store else [str(output.absolute())])
-    neural = recipe.encode.codec not in ("dmel", "lyra", "units")
+    neural = recipe.encode.codec not in ("dmel", "pcm", "lyra", "units")
     nodes = [node for node in preflight.look(paths) if node.cpus or not node.alive]  # a head may do no work
     found = preflight.problems(nodes, train_workers=train_workers, gpu_stages=neural and session.num_gpus > 0)
     if found:

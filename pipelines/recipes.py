@@ -324,6 +324,20 @@ def check(recipe: Recipe) -> None:
     if spoken:
         recipe.place.check(recipe.casting.max_speakers)
     _ = recipe.compose.loaded_tokenizer
+    continuous = recipe.encode.codec == "pcm"
+    if continuous != (recipe.model.encoder is not None):
+        raise InputError(
+            "audio of codec pcm is heard through an encoder, and no other: --encode.codec pcm goes with "
+            "--model.encoder FOLDER"
+        )
+    if continuous:
+        predicted = [task for task in recipe.compose.tasks if not task.startswith("asr")]
+        if predicted:
+            raise InputError(f"compose.tasks: {predicted[0]} predicts audio, which codec pcm cannot; take asr tasks")
+        if (recipe.compose.layout, recipe.compose.group) != ("parallel", 1):
+            raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
+        if recipe.train.hide_bands or recipe.train.shift_bands:
+            raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
     needy = [task for task in recipe.compose.tasks if task in NEEDS_STEMS]
     if needy and not recipe.encode.stems:
         raise InputError(

@@ -4,12 +4,14 @@ import json
 import logging
 import signal
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cluster.session import Session
 from models.checkpoint import Header
 from models.flops import peak_flops
+from models.front_end import encoder_digest
 from models.mirror import Mirror
 from models.order import Stream
 from models.speech_lm import Vocabulary
@@ -39,6 +41,7 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
             codebook_size=layout.vocab_size,
             ordinal=codec.ordinal and layout.vocab_size == codec.codebook_size,
             depth=layout.is_depth,
+            encoder_digest=_digest_of(recipe.model.encoder),
         ),
         codec=codec,
         codec_weights=recipe.encode.weights,
@@ -50,6 +53,14 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
         deduplicate=recipe.compose.deduplicate,
         lineage=lineage,
     )
+
+
+@lru_cache(maxsize=4)
+def _digest_of(encoder: str | None) -> str:
+    try:
+        return "" if encoder is None else encoder_digest(encoder)
+    except ValueError as error:
+        raise InputError(f"model.encoder: {error}") from error
 
 
 def train_worker(config: dict[str, Any]) -> None:

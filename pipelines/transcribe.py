@@ -89,4 +89,4 @@ def transcribe(
 
 def codebooks_of(codec: CodecSpec) -> int | None:
     """Return what `load_codec` is asked for to get this codec again."""
-    return None if codec.name in ("dmel", "units", "snac") else codec.num_codebooks
+    return None if codec.name in ("dmel", "pcm", "units", "snac") else codec.num_codebooks

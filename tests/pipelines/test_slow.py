@@ -8,7 +8,7 @@ import pytest
 from pipelines.road import Output
 from tests.conftest import write_corpus
 from tests.operators.s3 import s3_environment
-from tests.pipelines.support import hubbub, losses, roots, write_recipe
+from tests.pipelines.support import ROOT, command, hubbub, in_the_middle, losses, roots, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -123,3 +123,133 @@ def test_data_sets_and_checkpoints_lie_on_object_storage(tmp_path, bucket):
     assert (refused.returncode, "keeps its data sets at" in refused.stderr) == (2, True)
     names = fsspec.filesystem("s3").find(bucket)
     assert any("checkpoints" in name and name.endswith("step-000120/checkpoint.json") for name in names)
+
+
+def test_the_road_runs_with_a_continuous_front_end(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.WavLMConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    transformers.WavLMModel(config).save_pretrained(tmp_path / "encoder")
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    heard = (
+        "--encode.codec", "pcm", "--compose.group", 1, "--compose.tasks", "asr", "--train.steps", 12,
+        "--model.encoder", tmp_path / "encoder", "--model.encoder-rank", 2, "--model.projector", "queries",
+    )  # fmt: skip
+    done = hubbub("run", recipe, "--output", tmp_path / "out", *heard)
+    assert "cpWER" in done.stdout
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+    refused = hubbub("run", recipe, "--output", tmp_path / "no", "--encode.codec", "pcm", check=False)
+    assert (refused.returncode, "--model.encoder FOLDER" in refused.stderr) == (2, True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nodes_that_die_in_the_middle_of_every_stage_change_nothing(tmp_path):
+    """Two nodes; the one that works is killed in each stage, and another comes."""
+    import subprocess
+    import time
+
+    from ray.cluster_utils import Cluster
+
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    timed = {}
+    for name in ("undisturbed", "disturbed"):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
+        worker = cluster.add_node(num_cpus=2, object_store_memory=200_000_000)
+        output, killed = tmp_path / name, []
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command("run", recipe, "--output", output, "--ray-address", cluster.address), cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            while name == "disturbed" and process.poll() is None and time.monotonic() - started < 600:
+                journal = output / "journal.jsonl"
+                lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+                now = lines[-1]["stage"] if lines and lines[-1]["event"] == "start" else None
+                if now in ("simulate", "tokenize", "pack", "train", "evaluate") and now not in killed:
+                    if now == "train" and not in_the_middle("train", output):
+                        time.sleep(0.05)
+                        continue
+                    time.sleep(0.3)
+                    cluster.remove_node(worker, allow_graceful=False)
+                    killed.append(now)
+                    worker = cluster.add_node(num_cpus=2, object_store_memory=200_000_000)
+                time.sleep(0.02)
+            out, error = process.communicate(timeout=600)
+        finally:
+            process.kill()
+            cluster.shutdown()
+        assert process.returncode == 0, out + error
+        timed[name] = time.monotonic() - started
+    print(f"killed in {killed}; disturbed over undisturbed {timed['disturbed'] / timed['undisturbed']:.2f}")
+    assert {"tokenize", "train"} <= set(killed)
+    assert roots(tmp_path / "disturbed") == roots(tmp_path / "undisturbed")
+    assert losses(tmp_path / "disturbed") == losses(tmp_path / "undisturbed")
+
+
+def test_a_tracking_server_that_goes_away_does_not_end_the_run(tmp_path, monkeypatch):
+    """It is stopped while training is at work; the same command records later what is missing."""
+    import socket
+    import subprocess
+    import sys
+    import time
+    import urllib.request
+
+    from mlflow import MlflowClient
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+
+    def serve():
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
+             f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=1)
+            except OSError:
+                time.sleep(0.2)
+            else:
+                return server
+        raise AssertionError("the server does not come up")
+
+    def stop(server):
+        import signal
+
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    server, output = serve(), tmp_path / "out"
+    process = subprocess.Popen(
+        command("run", recipe, "--output", output), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not in_the_middle("train", output):
+        time.sleep(0.05)
+    stop(server)
+    out, error = process.communicate(timeout=600)
+    assert process.returncode == 0, out + error
+    assert "has stopped answering" in out
+    assert "cpWER" in out
+    server = serve()
+    try:
+        hubbub("run", recipe, "--output", output)
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("hubbub")
+        runs = client.search_runs([experiment.experiment_id])
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        named = {run.info.run_name: run for run in runs}
+        assert {"index", "simulate", "tokenize", "pack", "train", "evaluate"} <= named.keys()
+        curve = client.get_metric_history(named["train"].info.run_id, "loss")
+        assert sorted(metric.step for metric in curve) == list(range(1, 121))
+    finally:
+        stop(server)
