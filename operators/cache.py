@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operators import storage
-from operators.digest import digest_file
+from operators.digest import digest, digest_file
 from operators.errors import InputError
 
 _STALE_S = 3600.0
@@ -55,6 +55,34 @@ class Cache:
                 return target
             self._make_room(num_bytes)
             self._download(url, target, content_digest)
+        return target
+
+    def source(self, url: str, start: int = 0, length: int = 0) -> Path:
+        """Return a local copy of a recording on object storage: of a member of a tar by its byte range, or the whole.
+
+        Raises:
+            OSError: it is missing, shorter, or the server refuses.
+        """
+        name = digest({"source": url, "start": start, "length": length})
+        target = self.folder / name[:2] / f"{name}{Path(url).suffix if not length else ''}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone(target):
+            if target.exists():
+                os.utime(target)
+                return target
+            staged = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
+            try:
+                if length:
+                    data = storage.read_range(url, start, length)
+                    if len(data) != length:
+                        raise OSError(f"{url} ends {length - len(data)} bytes before its member at {start} does")
+                    staged.write_bytes(data)
+                else:
+                    storage.download(url, staged)
+                self._make_room(staged.stat().st_size)
+                os.replace(staged, target)
+            finally:
+                staged.unlink(missing_ok=True)
         return target
 
     @staticmethod

@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
+from operators import storage
+from operators.cache import Cache
 from operators.dataset import Quarantined
 from operators.digest import digest_bytes, digest_file
 from operators.errors import InputError
@@ -46,6 +48,8 @@ _NAMES = {
     "start_s": ("offset", "start"),
     "duration_s": ("duration",),
     "rate_hz": ("sample_rate", "sampling_rate", "sample_rate_hz"),
+    "byte_offset": ("byte_offset",),
+    "byte_length": ("byte_length",),
 }
 # speaker-chapter-utterance, as LibriSpeech and LibriTTS number their files.
 _LIBRI_ID = re.compile(r"^(\d+)[-_](\d+)[-_](\d+)(?:_(\d+))?$")
@@ -262,17 +266,21 @@ def _checked(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_
     normalized = normalize(text)
     if not normalized:
         raise ValueError(f"text without letters: {text!r}")
+    offset, length = int(row.get("byte_offset", 0)), int(row.get("byte_length", 0))
+    url = str(row["audio"]) if not storage.is_local(str(row["audio"])) else None
     audio = Path(str(row["audio"]))
     path = audio if audio.is_absolute() else manifest.root / audio
-    if not path.exists() and not audio.is_absolute() and audio.exists():
+    if url is None and not path.exists() and not audio.is_absolute() and audio.exists():
         path = audio.absolute()  # lhotse often writes paths relative to where it ran
-    if not path.exists():
+    if url is None and not path.exists():
         raise ValueError(f"missing file {path}")
-    offset, length = int(row.get("byte_offset", 0)), int(row.get("byte_length", 0))
     try:
-        rate_hz, num_samples, num_channels, fingerprint = header(path, offset, length)
+        if url is not None:  # by its byte range, onto this machine
+            rate_hz, num_samples, num_channels, fingerprint = header(Cache.default().source(url, offset, length), 0, 0)
+        else:
+            rate_hz, num_samples, num_channels, fingerprint = header(path, offset, length)
     except (soundfile.SoundFileError, OSError) as error:
-        raise ValueError(f"unreadable or truncated audio {path}: {error}") from error
+        raise ValueError(f"unreadable or truncated audio {url or path}: {error}") from error
     if row.get("rate_hz") and int(row["rate_hz"]) != rate_hz:
         raise ValueError(f"wrong rate: the manifest says {row['rate_hz']} Hz, {path} has {rate_hz} Hz")
     channel = int(row.get("channel") or 0)
@@ -295,7 +303,7 @@ def _checked(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_
     return {
         "utterance_id": utterance_id,
         "corpus": corpus,
-        "audio": str(path.relative_to(manifest.root)) if path.is_relative_to(manifest.root) else str(path),
+        "audio": url or (str(path.relative_to(manifest.root)) if path.is_relative_to(manifest.root) else str(path)),
         "byte_offset": offset,
         "byte_length": length,
         "channel": channel,

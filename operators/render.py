@@ -18,6 +18,8 @@ import soxr
 from numpy.typing import NDArray
 
 from operators import render_kernels as kernels
+from operators import storage
+from operators.cache import Cache
 from operators.errors import InputError, UnusableRowError
 from operators.manifest import read_span
 from operators.rng import rng
@@ -59,16 +61,21 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
     Raises:
         UnusableRowError: the file is missing, truncated, of another rate, or holds NaN or infinity.
     """
-    path = Path(turn["audio"])
-    if not path.is_absolute():
+    path, offset, length = Path(turn["audio"]), turn["byte_offset"], turn["byte_length"]
+    if not storage.is_local(turn["audio"]):
+        try:
+            path, offset, length = Cache.default().source(turn["audio"], offset, length), 0, 0
+        except OSError as error:
+            raise UnusableRowError(f"{turn['audio']} cannot be read: {error}") from error
+    elif not path.is_absolute():
         path = roots[turn["corpus"]] / path
     try:
-        if not turn["byte_length"] and turn["channel"] >= 0 and path.suffix.lower() == ".wav":
+        if not length and turn["channel"] >= 0 and path.suffix.lower() == ".wav":
             span = (turn["source_rate_hz"], turn["source_start_sample"], turn["source_num_samples"], turn["channel"])
             plain = read_pcm16(path, *span)
             if plain is not None and len(plain) == turn["source_num_samples"]:
                 return plain
-        with soundfile.SoundFile(read_span(path, turn["byte_offset"], turn["byte_length"])) as sound:
+        with soundfile.SoundFile(read_span(path, offset, length)) as sound:
             if sound.samplerate != turn["source_rate_hz"]:
                 raise UnusableRowError(f"{path} has {sound.samplerate} Hz, not {turn['source_rate_hz']} as indexed")
             sound.seek(turn["source_start_sample"])

@@ -162,6 +162,22 @@ def download(url: str, target: Path) -> None:
     filesystem.get_file(path, str(target))
 
 
+def read_range(url: str, start: int, length: int) -> bytes:
+    """Return some bytes of a file, by one request where it is remote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the server or the disk refused.
+    """
+    if is_local(url):
+        with open(url, "rb") as file:
+            file.seek(start)
+            return file.read(length)
+    filesystem, path = _remote(url)
+    data: bytes = filesystem.cat_file(path, start=start, end=start + length)
+    return data
+
+
 def digest_of(url: str) -> tuple[int, str]:
     """Return size and digest of a file, wherever it is, without keeping a copy."""
     if is_local(url):
