@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from models.codec import CodecSpec
 from models.distributed import like, whole
 from models.front_end import encoder_digest
-from models.speech_lm import Shape, SpeechLM, Vocabulary
+from models.speech_lm import SpeechLM
+from models.transformer import Shape, Vocabulary
 
 
 class Place(TypedDict):

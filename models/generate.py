@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from models.attention import choose_backend
 from models.batch import GridSpec, PackedDocuments, collate
+from models.depth import DepthTransformer
 from models.grammar import Grammar
 from models.layouts import CoarseFirst, Layout
-from models.speech_lm import DepthTransformer, SpeechLM
+from models.speech_lm import SpeechLM
 
 
 @torch.no_grad()

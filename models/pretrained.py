@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoint import Header
 from models.lora import LoRALinear
-from models.speech_lm import Shape, SpeechLM
+from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer
+from models.transformer import Shape
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 _OURS = ByteTokenizer.FIRST_TEXT

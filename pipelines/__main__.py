@@ -118,8 +118,9 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             print(to_json(parsed.recipe), end="")
             return
         from pipelines.road import Output
-        from pipelines.run import Options, run
+        from pipelines.run import run
         from pipelines.summary import summarize
+        from pipelines.walk import Options
 
         options = Options(
             output=parsed.output or Path("runs") / parsed.recipe.name,
@@ -307,8 +308,8 @@ def _report(arguments: Sequence[str]) -> None:
 
 def _sweep(arguments: Sequence[str]) -> None:
     parsed = _parse("sweep", arguments)
-    from pipelines.run import Options
     from pipelines.sweep import sweep
+    from pipelines.walk import Options
 
     options = Options(
         output=parsed.output or Path("runs") / f"{parsed.recipe.name}-sweep",

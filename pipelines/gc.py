@@ -13,7 +13,7 @@ from pipelines import console
 from pipelines.export import recipe_of
 from pipelines.recipes import Recipe, check
 from pipelines.road import DATASETS, Output, made_corpus, plan_road
-from pipelines.run import only_one
+from pipelines.walk import only_one
 
 
 @dataclass(frozen=True)

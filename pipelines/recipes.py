@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from models.speech_lm import SIZES, Shape
 from models.training import Training
+from models.transformer import SIZES, Shape
 from operators.cast import Casting
 from operators.compose import Compose
 from operators.converse import Converse

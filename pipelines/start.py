@@ -9,7 +9,8 @@ from typing import Any
 from models.checkpoint import Header, load, read_header, steps
 from models.mirror import Mirror
 from models.pretrained import find, load_weights, read_shape
-from models.speech_lm import Shape, SpeechLM
+from models.speech_lm import SpeechLM
+from models.transformer import Shape
 from operators.digest import digest, digest_file
 from operators.errors import InputError
 from pipelines.recipes import Recipe

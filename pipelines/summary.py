@@ -4,8 +4,8 @@ from typing import Any
 
 from pipelines import console
 from pipelines.road import Output, Plan
-from pipelines.run import Options
 from pipelines.tracking import tracking_uri
+from pipelines.walk import Options
 
 
 def summarize(result: dict[str, Any], options: Options, seconds: float) -> None:

@@ -12,8 +12,9 @@ from operators.digest import plain
 from operators.errors import InputError
 from pipelines import console
 from pipelines.recipes import Recipe, from_mapping, to_json
-from pipelines.run import Options, run
+from pipelines.run import run
 from pipelines.tracking import SweepRun
+from pipelines.walk import Options
 
 
 def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[tuple[str, list[Any]]]:

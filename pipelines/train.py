@@ -14,8 +14,8 @@ from models.flops import peak_flops
 from models.front_end import encoder_digest
 from models.mirror import Mirror
 from models.order import Stream
-from models.speech_lm import Vocabulary
 from models.training import StepRecord, read_metrics
+from models.transformer import Vocabulary
 from operators.dataset import Dataset, Snapshot
 from operators.digest import plain
 from operators.errors import InputError

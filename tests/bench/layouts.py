@@ -19,8 +19,9 @@ import torch
 from models.batch import GridSpec, PackedDocuments, collate
 from models.codec import CodecSpec, pack_codes
 from models.layouts import NAMES, make_layout
-from models.speech_lm import SIZES, SpeechLM, Vocabulary
+from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer
+from models.transformer import SIZES, Vocabulary
 from operators.compose import Compose
 from operators.schema import CODES, table
 

@@ -121,6 +121,7 @@ def mlflow_overhead(folder, steps):
     from pipelines import run as road
     from pipelines.tracking import StageRun, Tracker
     from pipelines.train import curve
+    from pipelines.walk import Options
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).search_experiments()
@@ -132,7 +133,7 @@ def mlflow_overhead(folder, steps):
         contextlib.redirect_stdout(sys.stderr),
     ):
         started = time.perf_counter()
-        result = road.run(recipe, road.Options(output=Path(folder) / "mlflow"))
+        result = road.run(recipe, Options(output=Path(folder) / "mlflow"))
         seconds = time.perf_counter() - started
     trained = sum(record.seconds for record in curve(result["plan"]))
     whole = seconds + trained * (demo().train.steps / steps - 1)

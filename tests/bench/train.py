@@ -20,8 +20,9 @@ import torch
 from models.batch import collate
 from models.flops import training_flops
 from models.loss import full_cross_entropy, linear_cross_entropy
-from models.speech_lm import SIZES, SpeechLM
+from models.speech_lm import SpeechLM
 from models.training import Training, make_optimizers, train
+from models.transformer import SIZES
 from pipelines.recipes import demo
 from pipelines.train import header_of
 from tests.bench.plain_model import packed_loss, padded_loss

@@ -10,7 +10,8 @@ from models.batch import GridSpec, PackedDocuments
 from models.codec import CodecSpec, pack_codes
 from models.layouts import make_layout
 from models.order import Span
-from models.speech_lm import Shape, SpeechLM, Vocabulary
+from models.speech_lm import SpeechLM
+from models.transformer import Shape, Vocabulary
 
 K, V = 4, 16
 CODEC = CodecSpec(

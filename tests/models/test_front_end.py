@@ -14,8 +14,9 @@ from models.codec import load_codec, pack_codes
 from models.front_end import Queries, encoder_digest, load_encoder
 from models.generate import greedy_text
 from models.layouts import make_layout
-from models.speech_lm import SpeechLM, Vocabulary
+from models.speech_lm import SpeechLM
 from models.training import Training, read_metrics, train
+from models.transformer import Vocabulary
 from tests.models.support import SHAPE, Source, joined
 
 transformers = pytest.importorskip("transformers")

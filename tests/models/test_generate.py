@@ -6,9 +6,9 @@ import torch
 
 from models.batch import PackedDocuments, collate
 from models.codec import pack_codes
+from models.depth import DepthTransformer
 from models.generate import Sampling, frames_in, generate_audio
 from models.layouts import NAMES, make_layout
-from models.speech_lm import DepthTransformer
 from tests.models.support import K, V, grid_spec, model_for
 
 END = 6
