@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-train bench-pipeline bench-ablation clean
 
 setup: $(STAMP)
 
@@ -58,6 +58,15 @@ bench-realism: setup       ## conversations simulated with a prior fitted to AMI
 
 bench-digits: setup        ## real spoken digits: train the fsdd recipe, judge it three ways (30 minutes)
 	$(BIN)/python -m tests.bench.digits
+
+bench-train: setup         ## a training step against plain arithmetic, sgemm, padding, full logits, the bare loop (6 minutes)
+	$(BIN)/python -m tests.bench.train
+
+bench-pipeline: setup      ## what Ray, MLflow and planning cost; growth to 100,000 conversations (8 minutes)
+	$(BIN)/python -m tests.bench.pipeline
+
+bench-ablation: setup      ## a mask of documents or none; frames a column at equal operations (30 minutes)
+	$(BIN)/python -m tests.bench.ablation
 
 bench-simulate: setup      ## planning and rendering against lhotse's, memory of a 2-hour meeting
 	$(BIN)/python -m tests.bench.simulate
