@@ -63,6 +63,23 @@ def _digest_of(encoder: str | None) -> str:
         raise InputError(f"model.encoder: {error}") from error
 
 
+class Preemption:
+    """Asks now and then whether the machine is to be taken away: to ask is a message to every worker and back."""
+
+    EVERY = 20
+
+    def __init__(self) -> None:
+        """Begin to count steps."""
+        self._calls = 0
+
+    def __call__(self) -> bool:
+        """Tell whether it is; every worker asks after the same steps."""
+        import ray.train
+
+        self._calls += 1
+        return self._calls % self.EVERY == 0 and ray.train.get_preemption_info() is not None
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """Train on one worker: what Ray Train runs on each."""
     import ray.train
@@ -98,7 +115,7 @@ def train_worker(config: dict[str, Any]) -> None:
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
             device=device,
-            should_stop=lambda: ray.train.get_preemption_info() is not None,
+            should_stop=Preemption(),
             url=config["url"],
         )
     except FloatingPointError as error:
