@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.conftest import write_corpus
+from tests.operators.s3 import s3_environment
 from tests.pipelines.support import ROOT, command, losses, roots, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -24,6 +25,12 @@ def environment(tmp_path_factory):
         **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_DASHBOARD_ADDRESS": DASHBOARD, "PYTHONPATH": str(ROOT),
     }  # fmt: skip
+    if "HUBBUB_TEST_S3" in os.environ:  # nodes have their credentials from their environment, as the guide says
+        env |= {
+            "AWS_ENDPOINT_URL": os.environ["HUBBUB_TEST_S3"], "AWS_ACCESS_KEY_ID": "hub",
+            "AWS_SECRET_ACCESS_KEY": "hubsecret", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        }  # fmt: skip
     folder = tmp_path_factory.mktemp("ray")
     common = ["--disable-usage-stats", "--object-store-memory", "300000000"]
     head = [
@@ -124,3 +131,51 @@ def test_a_cluster_that_is_not_there_is_named():
     done = hubbub(os.environ, "cluster", "status", "--address", "http://127.0.0.1:1")
     assert done.returncode == 2
     assert "no Ray jobs server" in done.stderr
+
+
+def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monkeypatch):
+    """Step 10 of the guide: what the corpus grew by is made, training goes on, twice a night is as good as once."""
+    for name in ("HUBBUB_TEST_S3", "HUBBUB_TEST_POSTGRES"):
+        if name not in os.environ:
+            pytest.skip(f"no server at {name} (make test-slow starts one)")
+    import fsspec
+    from mlflow import MlflowClient
+
+    bucket = s3_environment(monkeypatch, os.environ["HUBBUB_TEST_S3"])
+    uri = os.environ["HUBBUB_TEST_POSTGRES"]
+    environment = {**environment, "MLFLOW_TRACKING_URI": uri}
+    manifest = write_corpus(tmp_path / "corpus", num_speakers=7)
+    whole = manifest.read_text()
+    manifest.write_text("".join(line for line in whole.splitlines(keepends=True) if '"s6"' not in line))
+    recipe = write_recipe(tmp_path / "recipe.yaml", manifest)
+
+    def night(number):
+        """From an output folder that is new each time, as on a machine that is."""
+        return hubbub(
+            environment, "cluster", "submit", "--wait", "--key", f"night-{number}", "--", "run", recipe, "--update",
+            "--train.start-from", "last", "--train.steps", 10, "--store", bucket, "--output", tmp_path / f"out-{number}",
+        )  # fmt: skip
+
+    first = night(1)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "no checkpoint of this kind here yet" in first.stdout
+    assert "already there: succeeded" in night(1).stdout
+    manifest.write_text(whole)
+    second = night(2)
+    assert second.returncode == 0, second.stdout + second.stderr
+    (path,) = (tmp_path / "out-2/checkpoints").glob("*/step-000010/checkpoint.json")
+    started = json.loads(path.read_text())["lineage"]["started_from"]
+    assert started["kind"] == "checkpoint"
+    assert started["step"] == 10
+    made = [line for line in second.stdout.splitlines() if line.startswith(("conversations", "codes", "packs"))]
+    assert all("made" in line or "(fresh)" in line for line in made)
+    # A third with nothing new: everything is fresh, from a folder that never saw any of it.
+    third = night(3)
+    assert third.stdout.count("(fresh)") >= 5
+    names = fsspec.filesystem("s3").find(bucket)
+    trainings = {name.split("/checkpoints/")[1].split("/")[0] for name in names if "/checkpoints/" in name}
+    assert len(trainings) == 2
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("hubbub")
+    runs = client.search_runs([experiment.experiment_id], max_results=200)
+    assert all(run.info.status == "FINISHED" for run in runs if str(tmp_path) in run.data.tags.get("hubbub.output", ""))
