@@ -196,6 +196,11 @@ def accumulate(
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     for masked in batches:
         batch = masked if config.document_mask else masked.unmasked()
+        known = model.vocabulary.text_size
+        if len(batch.text) and int(batch.text.max()) >= known:  # here, for a GPU would only say that it stopped
+            raise ValueError(
+                f"a text token is {int(batch.text.max())}, but the model knows {known}: another tokenizer?"
+            )
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight)
         loss.total.backward()

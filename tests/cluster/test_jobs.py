@@ -153,7 +153,8 @@ def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monke
         """From an output folder that is new each time, as on a machine that is."""
         return hubbub(
             environment, "cluster", "submit", "--wait", "--key", f"night-{number}", "--", "run", recipe, "--update",
-            "--train.start-from", "last", "--train.steps", 10, "--store", bucket, "--output", tmp_path / f"out-{number}",
+            "--train.start-from", "last", "--train.steps", 10, "--store", bucket,
+            "--output", tmp_path / f"out-{number}",
         )  # fmt: skip
 
     first = night(1)

@@ -277,3 +277,10 @@ def test_training_goes_on_from_a_url_on_another_machine(tmp_path):
     for name in ("model.safetensors", "optimizer.safetensors", "checkpoint.json"):
         paths = [tmp_path / f"{which}/step-000010/{name}" for which in ("whole", "third")]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_tokens_that_the_model_does_not_know_are_named_before_they_are_looked_up(tmp_path):
+    made = packs()
+    made[2] = replace(made[2], text_tokens=np.full_like(made[2].text_tokens, 40))
+    with pytest.raises(ValueError, match="a text token is 40, but the model knows 40"):
+        run(tmp_path, source=Source(made, (4, 5)))
