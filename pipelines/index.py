@@ -32,6 +32,7 @@ def index_corpus(road: Road) -> None:
     folder = made_corpus(recipe, output)
     if folder is not None and not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
+        road.expect_work()
         if recipe.corpus.stories is not None:
             console.line("corpus", f"espeak-ng speaks stories into {folder}")
             recipe.corpus.stories.speak(folder, num_processes=os.cpu_count() or 1)
@@ -45,6 +46,7 @@ def index_corpus(road: Road) -> None:
         with road.stage("index") as run_:
             _indexed(run_, take_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"])))
     if receipt is None:
+        road.expect_work()
         corpus = recipe.corpus
         utterances, bad = read_manifests(
             manifests_of(recipe, output), corpus.where, corpus.max_duration_s, corpus.language, corpus.licence

@@ -67,6 +67,8 @@ def _walk(road: Road, until: str) -> dict[str, Any]:
     if given is not None:
         given = evaluate.check_checkpoint(newest_checkpoint(given), road.recipe)
     plan = plan_road(road.recipe, road.output, given)
+    if any(stage.stale for stage in plan.stages):
+        road.expect_work()
     console.line("splits", plan.splits.describe())
     if cast := simulate.use(plan):
         console.line("casting", cast)

@@ -4,8 +4,10 @@ The folders explain themselves (`pipelines.lineage`); MLflow holds the same edge
 search and comparison.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import socket
@@ -95,13 +97,10 @@ class Tracker:
         Raises:
             InputError: the server does not answer.
         """
-        import logging
-
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):  # after the import, which sets them to INFO
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        _quiet()
         self._recipe, self._output = recipe, output
         self.uri = tracking_uri(output)
         _knock(self.uri)
@@ -416,6 +415,23 @@ def _knock(uri: str) -> None:
         socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 10).close()
     except OSError as error:
         raise InputError(f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI): {error}") from error
+
+
+def warm(output: Output) -> None:
+    """Import the client and open its database; what goes wrong is said when it is used."""
+    with contextlib.suppress(Exception):
+        uri = tracking_uri(output)
+        _knock(uri)
+        from mlflow import MlflowClient
+
+        _quiet()
+        MlflowClient(uri).search_experiments(max_results=1)
+
+
+def _quiet() -> None:
+    """Leave only warnings of what MLflow uses; called behind its import, which sets it to INFO."""
+    for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def tracking_uri(output: Output) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from pipelines import console
 from pipelines.cluster_commands import check_cluster
 from pipelines.recipes import Recipe
 from pipelines.road import Output
-from pipelines.tracking import StageRun, Tracker
+from pipelines.tracking import StageRun, Tracker, warm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,13 @@ class Road:
     unrecorded: frozenset[str] = frozenset()
     """Stages that are done, but whose runs a kill left open."""
     did_work: bool = False
+    _warming: threading.Thread | None = None
+
+    def expect_work(self) -> None:
+        """Load the tracking client beside what comes first: seconds that nobody then waits for."""
+        if self._warming is None and self._tracker is None:
+            self._warming = threading.Thread(target=warm, args=(self.output,), daemon=True)
+            self._warming.start()
 
     @property
     def output(self) -> Output:
@@ -81,6 +89,8 @@ class Road:
     def tracker(self) -> Tracker:
         """Return the tracking server's runs, begun when there is work to record."""
         if self._tracker is None:
+            if self._warming is not None:
+                self._warming.join()
             self._tracker = Tracker(self.recipe, self.output, self.options.sweep)
         self.did_work = True
         return self._tracker
