@@ -35,6 +35,20 @@ class Quarantined:
     reason: str
 
 
+_HASHED: dict[int, tuple[Any, str]] = {}
+
+
+def _once(value: Any) -> str:
+    """Return a value's digest, from the last time this very object was asked for where that is remembered."""
+    known = _HASHED.get(id(value))
+    if known is not None and known[0] is value:
+        return known[1]
+    if len(_HASHED) > 256:
+        _HASHED.clear()
+    _HASHED[id(value)] = value, digest(value)
+    return _HASHED[id(value)][1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Partition:
     """A unit of work, known before any work starts."""
@@ -49,7 +63,9 @@ class Partition:
     @cached_property
     def key(self) -> str:
         """The hash that names this partition's content."""
-        return digest({"rows": self.row_ids, "depends": self.depends})[:32]
+        # What many partitions depend on is the same object in all of them, and is hashed once.
+        parts = {name: _once(value) if isinstance(value, dict) else value for name, value in self.depends.items()}
+        return digest({"rows": self.row_ids, "depends": parts})[:32]
 
 
 @dataclass(frozen=True, kw_only=True)

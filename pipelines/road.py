@@ -7,8 +7,11 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from models.mirror import Mirror
 from operators import cast, joined, manifest, recorded, storage, stories, text
@@ -90,15 +93,21 @@ class StagePlan:
     partitions: tuple[Partition, ...]
     fresh: frozenset[str]
     """Keys that are committed."""
-    before: Mapping[str, Receipt] = field(default_factory=dict)
-    """Receipts of the newest snapshot, by partition id: to say why something is stale."""
+    output: Dataset | None = None
+    """The data set, to say why something of it is stale."""
     payloads: Mapping[str, Any] = field(default_factory=dict)
     """What a worker needs to know of a partition beyond its key, by partition id."""
 
-    @property
+    @cached_property
     def stale(self) -> tuple[Partition, ...]:
         """Partitions that must be made."""
         return tuple(p for p in self.partitions if p.key not in self.fresh)
+
+    @cached_property
+    def before(self) -> dict[str, Receipt]:
+        """Receipts of the newest snapshot, by partition id; read only where something is stale."""
+        newest = self.output.latest() if self.output else None
+        return {receipt.partition_id: receipt for receipt in newest.receipts} if newest else {}
 
     def reasons(self) -> dict[str, str]:
         """Say, per stale partition, why."""
@@ -265,15 +274,40 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def _stage(output: Output, name: str, dataset_name: str, made: list[tuple[Partition, Any]]) -> StagePlan:
     dataset = output.dataset(dataset_name)
     committed = dataset.committed_names()
-    newest = dataset.latest()
     return StagePlan(
         name=name,
         dataset=dataset_name,
         partitions=tuple(partition for partition, _ in made),
         fresh=frozenset(p.key for p, _ in made if f"{p.partition_id}-{p.key}" in committed),
-        before={r.partition_id: r for r in newest.receipts} if newest else {},
+        output=dataset,
         payloads={partition.partition_id: payload for partition, payload in made},
     )
+
+
+def _casts(utterances: Any, splits: Splits, recipe: Recipe, folder: Path, index: str) -> list[cast.Cast]:
+    """Return every conversation's cast, from the last time that it was planned where nothing that counts has changed.
+
+    A million casts take minutes to plan and a second to read.
+    """
+    values = {"casting": recipe.casting, "seed": recipe.seed, "index": index, "version": cast.VERSION}
+    path = folder / f"casts-{digest(values)[:16]}.arrow"
+    if path.exists():
+        with pa.memory_map(str(path)) as source:
+            columns = pa.ipc.open_file(source).read_all().to_pydict()
+        return [cast.Cast(i, s, tuple(who), tuple(rows)) for i, s, who, rows in zip(*columns.values(), strict=True)]
+    casts = cast.plan_casts(utterances, splits, recipe.casting, recipe.seed)
+    if len(casts) >= 2000:
+        names = ("conversation_id", "split", "speakers", "rows")
+        kinds = (pa.string(), pa.string(), pa.list_(pa.string()), pa.list_(pa.int64()))
+        table = pa.table(
+            {name: pa.array([getattr(c, name) for c in casts], kind) for name, kind in zip(names, kinds, strict=True)}
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        with pa.ipc.new_file(str(staged), table.schema) as writer:
+            writer.write_table(table)
+        os.replace(staged, path)
+    return casts
 
 
 def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) -> Plan:
@@ -289,12 +323,26 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
         raise InputError("the corpus is not indexed yet")
     utterances = utterances_set.open(receipt).read_all()
     splits = cast.split_rows(utterances, recipe.casting, recipe.seed)
-    casts = cast.plan_casts(utterances, splits, recipe.casting, recipe.seed)
+    casts = _casts(utterances, splits, recipe, output.folder / "plans", receipt.content_digest)
     codec, compose = recipe.encode.spec, recipe.compose
     row_digests = [digest(row)[:16] for row in utterances.to_pylist()]
     speaker_of = utterances["speaker"].to_pylist()
 
-    # 1. simulate: conversations, a fixed set of ids each.
+    # 1. simulate: conversations, a fixed set of ids each. What all of them depend on is written out once.
+    of_all = {
+        "operators": {
+            "cast": cast.VERSION,
+            "converse": recipe.converse.version,
+            "place": recipe.place.version,
+            "schema": SCHEMA_VERSION,
+        },
+        "converse": plain(recipe.converse),
+        # Of the user's responses and noises it is their content that counts, not where they lie.
+        "place": {n: v for n, v in plain(recipe.place).items() if n not in ("rirs", "noises")}
+        | {name: sounds.digest for name, sounds in recipe.place.lists().items()},
+        "prior": digest(prior_of(recipe.converse.prior))[:16],
+        "seed": recipe.seed,
+    }
     conversations: list[tuple[Partition, Any]] = []
     audio: list[tuple[Partition, Any]] = []
     for split in cast.SPLITS:
@@ -308,18 +356,7 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 partition_id=f"{split}-{number:05d}",
                 row_ids=tuple(one.conversation_id for one in group),
                 depends={
-                    "operators": {
-                        "cast": cast.VERSION,
-                        "converse": recipe.converse.version,
-                        "place": recipe.place.version,
-                        "schema": SCHEMA_VERSION,
-                    },
-                    "converse": plain(recipe.converse),
-                    # Of the user's responses and noises it is their content that counts, not where they lie.
-                    "place": {n: v for n, v in plain(recipe.place).items() if n not in ("rirs", "noises")}
-                    | {name: sounds.digest for name, sounds in recipe.place.lists().items()},
-                    "prior": digest(prior_of(recipe.converse.prior))[:16],
-                    "seed": recipe.seed,
+                    **of_all,
                     # The rows that it uses, in order: not the whole manifest.
                     "casts": digest([[c.speakers, [row_digests[row] for row in c.rows]] for c in group])[:32],
                     "speakers": {s: digest(sorted(rows.values()))[:16] for s, rows in sorted(used.items())},
@@ -354,27 +391,28 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
 
     # 2. tokenize: codes of the same ids. 3. pack: shards of groups of the train split's partitions.
     codes: list[tuple[Partition, Any]] = []
+    mixed = {"level_dbfs": recipe.render.level_dbfs}
+    with_stems = {**mixed, "stems": recipe.render.stems}
+    renders = {"render": recipe.render.version, "schema": SCHEMA_VERSION}
+    of_audio = {"operators": renders, "render": with_stems}
+    of_codes = {
+        "operators": {**renders, "encode": recipe.encode.version},
+        "render": with_stems if recipe.encode.stems else mixed,
+        "codec": plain(codec),
+    }
     for upstream, _ in conversations:
-        depends = {
-            "operators": {"render": recipe.render.version, "schema": SCHEMA_VERSION},
-            "render": {"level_dbfs": recipe.render.level_dbfs},
-            "conversations": upstream.key,
-        }
-        with_stems = {**depends, "render": {**depends["render"], "stems": recipe.render.stems}}  # type: ignore[dict-item]
+        same = {"partition_id": upstream.partition_id, "row_ids": upstream.row_ids}
         reads = {"partition_id": upstream.partition_id, "key": upstream.key}
         if recipe.render.keep_audio:
-            audio.append(
-                (Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=with_stems), reads)
-            )
-        encoded = {**(with_stems if recipe.encode.stems else depends), "codec": plain(codec)}
-        encoded["operators"] = {**depends["operators"], "encode": recipe.encode.version}  # type: ignore[dict-item]
-        codes.append((Partition(partition_id=upstream.partition_id, row_ids=upstream.row_ids, depends=encoded), reads))
+            audio.append((Partition(**same, depends={**of_audio, "conversations": upstream.key}), reads))  # type: ignore[arg-type]
+        codes.append((Partition(**same, depends={**of_codes, "conversations": upstream.key}), reads))  # type: ignore[arg-type]
     packs: list[tuple[Partition, Any]] = []
     of_train = [partition for partition, _ in codes if partition.partition_id.startswith("train-")]
+    taken_over = [p for p in of_train if p.partition_id.startswith("train-recorded-")]
     simulated = [p for p in of_train if not p.partition_id.startswith("train-recorded-")]
     groups = [
         (prefix, number, group)
-        for prefix, listed in (("", simulated), ("recorded-", [p for p in of_train if p not in simulated]))
+        for prefix, listed in (("", simulated), ("recorded-", taken_over))
         for number, group in enumerate(_chunks(listed, recipe.partitions.partitions_per_pack_group))
     ]
     for prefix, number, group in groups:
