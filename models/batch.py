@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.codec import unpack_codes
 from models.layouts import Layout
+from models.tokenizer import ByteTokenizer
 
 TEXT, AUDIO = 0, 1
 Codes = NDArray[np.int32]
@@ -68,6 +69,11 @@ class Batch:
         return replace(
             self, cu_seqlens=whole, boundaries=(0, number), max_seqlen=number, positions=positions, prompts=(1,)
         )
+
+    def with_tag_weight(self, weight: float) -> "Batch":
+        """Return the batch with speakers' tags counting so many times in the loss."""
+        is_tag = (self.text_targets >= ByteTokenizer.FIRST_SPEAKER) & (self.text_targets < ByteTokenizer.FIRST_TEXT)
+        return replace(self, text_weights=torch.where(is_tag, self.text_weights * weight, self.text_weights))
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""

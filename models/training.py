@@ -72,6 +72,8 @@ class Training:
     """Whether a document sees only itself; without, all that stands before it in its pack: for comparison."""
     ctc_weight: float = 0.0
     """Weight of a CTC loss on the audio of prompts, beside the next token's: finds sooner what was said where."""
+    tag_weight: float = 1.0
+    """Weight of speakers' tags in the loss; words have 1. A wrong tag costs all words of its turn."""
     z_loss: float = 0.0
     """Weight of the z-loss, which holds logits near 0; 1e-4 is usual."""
     stream_weights: tuple[float, ...] = ()
@@ -196,6 +198,8 @@ def accumulate(
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     for masked in batches:
         batch = masked if config.document_mask else masked.unmasked()
+        if config.tag_weight != 1.0:
+            batch = batch.with_tag_weight(config.tag_weight)
         known = model.vocabulary.text_size
         if len(batch.text) and int(batch.text.max()) >= known:  # here, for a GPU would only say that it stopped
             raise ValueError(

@@ -174,7 +174,7 @@ def fsdd() -> Recipe:
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
             steps=3800, packs_per_step=4, lr=3e-3, warmup_steps=100, checkpoint_every=250,
-            hide_bands=2, hide_spans=2, shift_bands=3, optimizer="muon", ctc_weight=0.3,
+            hide_bands=2, hide_spans=2, optimizer="muon", ctc_weight=0.3, tag_weight=3.0,
         ),
         evaluate=Evaluation(max_tokens=100),
     )  # fmt: skip

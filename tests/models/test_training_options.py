@@ -174,6 +174,17 @@ def test_weights_of_streams_scale_their_losses():
     assert float(sum(loss.audio_weight for loss in one)) == pytest.approx(float(whole.audio_weight))
 
 
+def test_tags_of_speakers_count_as_often_as_told():
+    from models.tokenizer import ByteTokenizer
+
+    batch = collate([document(GRID, 1, num_text=6)], GRID)
+    targets = torch.tensor(
+        [ByteTokenizer.FIRST_SPEAKER + 2, 100, ByteTokenizer.END, ByteTokenizer.FIRST_SPEAKER, 60, 55]
+    )
+    weighed = replace(batch, text_targets=targets).with_tag_weight(3.0)
+    assert weighed.text_weights.tolist() == [3.0, 1.0, 1.0, 3.0, 1.0, 1.0]
+
+
 def test_operations_are_those_that_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
