@@ -6,8 +6,7 @@ from mlflow.data.dataset_source import DatasetSource
 
 from operators.dataset import Dataset
 from operators.errors import InputError
-
-SOURCE_TYPE = "hubbub"
+from pipelines.tracking import SOURCE_TYPE
 
 
 class HubbubSource(DatasetSource):  # type: ignore[misc]

@@ -240,7 +240,7 @@ def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
                     figures = {f"{which}.cpwer": metrics[which]["cpwer"]["rate"]}
                     run_.model_metrics(model_id, road.snapshots["codes"], figures)
                     if which == "trained" and road.options.register:
-                        run_.register(road.options.register, model_id, figures)
+                        run_.register(road.options.register, model_id, folder, figures)
             run_.files(path.parent)
     else:
         _close(road, stage, road.output.dataset("hypotheses"), {"codes": road.snapshots["codes"].merkle_root})

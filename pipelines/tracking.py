@@ -26,11 +26,12 @@ from operators.dataset import Snapshot
 from operators.digest import digest_file, plain
 from operators.errors import InputError
 from pipelines import console
-from pipelines.mlflow_source import SOURCE_TYPE
 from pipelines.recipes import Recipe, to_json
 from pipelines.road import Output
 
 EXPERIMENT = "hubbub"
+SOURCE_TYPE = "hubbub"
+"""What data sets of ours are for MLflow, which finds `pipelines.mlflow_source` by this name."""
 _MAX_DIGEST = 36  # what MLflow's tables hold; the whole Merkle root stands in the profile
 
 
@@ -97,6 +98,7 @@ class Tracker:
         Raises:
             InputError: the server does not answer.
         """
+        import mlflow
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -108,7 +110,8 @@ class Tracker:
         if self.uri.startswith("http"):  # by default a client tries again for minutes
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        self._client: Any = MlflowClient(self.uri)
+        mlflow.set_tracking_uri(self.uri)  # the registry looks models up where the process does, not the client
+        self._client: Any = MlflowClient(self.uri, self.uri)
         try:
             found = self._client.get_experiment_by_name(EXPERIMENT)
             location = (
@@ -209,7 +212,7 @@ class SweepRun:
         made = self._client.create_run(
             experiment,
             run_name=f"sweep-{recipe.name}",
-            tags={"hubbub.sweep": " ".join(grid), "mlflow.runName": "sweep"},
+            tags={"hubbub.sweep": " ".join(grid)},
         )
         self.run_id = "" if made is None else str(made.info.run_id)
         path.write_text(json.dumps({**key, "run_id": self.run_id}))
@@ -313,7 +316,7 @@ class StageRun:
         ]
         self._client.log_inputs(self.run_id, datasets=inputs)
 
-    def register(self, name: str, model_id: str, figures: Mapping[str, float]) -> None:
+    def register(self, name: str, model_id: str, folder: Path, figures: Mapping[str, float]) -> None:
         """Make a checkpoint the next version of a registered model; the same weights make no second one."""
         from mlflow.exceptions import MlflowException
 
@@ -325,9 +328,10 @@ class StageRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         known = self._client.search_model_versions(f"name = '{name}'") or []
-        if any(version.model_id == model_id for version in known):
+        weights = digest_file(folder / "model.safetensors")[:32]
+        if any(version.tags.get("hubbub.weights_digest") == weights for version in known):
             return
-        tags = {key: f"{value:.4f}" for key, value in figures.items()}
+        tags = {"hubbub.weights_digest": weights, **{key: f"{value:.4f}" for key, value in figures.items()}}
         self._client.create_model_version(name, f"models:/{model_id}", self.run_id, tags=tags, model_id=model_id)
 
     def wrote(self, snapshot: Snapshot) -> None:

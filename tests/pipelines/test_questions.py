@@ -44,6 +44,7 @@ def test_lineage_goes_forwards_from_a_manifest_to_what_was_judged(undisturbed, t
     assert len(boxes) == len(set(re.findall(r"<h3>[^<]+<code>([0-9a-f]+)</code>", text))) >= 7
 
 
+@pytest.mark.slow
 def test_every_column_of_a_pack_is_traced_to_recordings(recipe, undisturbed):
     data = str(undisturbed / "data")
     talks = {row["conversation_id"]: row for row in Dataset(data, "conversations").read().to_pylist()}
@@ -90,6 +91,7 @@ def test_a_plan_says_how_much_and_how_long(recipe, copy):
     assert "MB" not in fresh
 
 
+@pytest.mark.slow
 def test_gc_removes_what_no_kept_run_needs_and_only_when_told(recipe, copy):
     assert "everything here is needed" in hubbub("data", "gc", copy).stdout
     before = roots(copy)
@@ -111,6 +113,7 @@ def test_gc_removes_what_no_kept_run_needs_and_only_when_told(recipe, copy):
     assert hubbub("run", recipe, "--output", copy).stdout.count("(fresh)") == 6
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_stages_and_nests_its_runs(recipe, copy):
     arguments = ("sweep", recipe, "--output", copy, "--grid", "train.lr=1e-3,4e-3", "--train.steps", 5)
     before = roots(copy)
@@ -153,6 +156,7 @@ def test_a_report_says_what_was_run_on_what_how_well_and_where_from(recipe, undi
     assert refused.returncode == 2
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_last_checkpoint_when_the_corpus_grew(recipe, copy):
     (first,) = copy.glob("checkpoints/*/step-000120")
     grown = ("--casting.train-conversations", 16, "--update", "--train.start-from", "last", "--train.steps", 6)
@@ -178,6 +182,7 @@ def test_training_goes_on_from_the_last_checkpoint_when_the_corpus_grew(recipe, 
     assert (refused.returncode, "was trained with another vocabulary" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_one_version_of_a_registered_model(recipe, copy):
     database = copy / "mlflow.db"
     state = json.loads((copy / "mlflow_runs.json").read_text())
@@ -185,7 +190,7 @@ def test_a_checkpoint_becomes_one_version_of_a_registered_model(recipe, copy):
     for _ in range(2):
         hubbub("evaluate", recipe, "--output", copy, "--register", "talkers")
     rows = sqlite3.connect(database).execute("select name, version from model_versions").fetchall()
-    assert rows == [("talkers", 1)] or len({name for name, _ in rows}) == 1
+    assert rows == [("talkers", 1)]
 
 
 def test_mlflow_finds_and_reads_our_data_sets(undisturbed):
@@ -203,6 +208,7 @@ def test_mlflow_finds_and_reads_our_data_sets(undisturbed):
     assert table.num_rows == Dataset(str(undisturbed / "data"), "packs").read().num_rows
 
 
+@pytest.mark.slow
 def test_data_sets_that_are_half_gone_are_named_or_made_again(recipe, copy):
     before = roots(copy)
     for path in list((copy / "data/codes/partitions").glob("*.json"))[::2]:
