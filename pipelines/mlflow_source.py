@@ -3,6 +3,7 @@
 from typing import Any
 
 from mlflow.data.dataset_source import DatasetSource
+from mlflow.data.dataset_source_registry import register_dataset_source
 
 from operators.dataset import Dataset
 from operators.errors import InputError
@@ -50,3 +51,7 @@ class HubbubSource(DatasetSource):  # type: ignore[misc]
     def from_dict(cls, source_dict: dict[str, Any]) -> "HubbubSource":
         """Read a source back."""
         return cls(source_dict["uri"], source_dict.get("snapshot"))
+
+
+# The entry point finds the class unless this module was imported before MLflow's: then it is not there yet.
+register_dataset_source(HubbubSource)
