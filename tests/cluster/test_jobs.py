@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ def environment(tmp_path_factory):
     env = {
         **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_DASHBOARD_ADDRESS": DASHBOARD, "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
     if "HUBBUB_TEST_S3" in os.environ:  # nodes have their credentials from their environment, as the guide says
         env |= {
@@ -109,7 +111,8 @@ def test_two_schedulers_at_once_make_one_job(environment, tmp_path):
 
 
 def test_preflight_looks_at_every_node(environment, tmp_path):
-    done = hubbub(environment, "cluster", "preflight", "--ray-address", "127.0.0.1:6399")
+    small = ("--partition-gb", 0.1)
+    done = hubbub(environment, "cluster", "preflight", "--ray-address", "127.0.0.1:6399", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing that would stop a run" in done.stdout
     done = hubbub(
