@@ -80,7 +80,10 @@ def look(paths: Sequence[str], timeout_s: float = 60.0) -> list[Node]:
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
     found = []
     for node, answer in zip(nodes, asked, strict=True):
-        says = ray.get(answer) if answer in ready else None
+        try:
+            says = ray.get(answer) if answer in ready else None
+        except ray.exceptions.RayError:  # it went away between being listed and being asked
+            continue
         has = node["Resources"]
         found.append(
             Node(

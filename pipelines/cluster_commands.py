@@ -158,6 +158,9 @@ def check_cluster(recipe: Recipe, session: Session, output: Path, store: str, tr
     paths = [path for path in paths if "://" not in path] + ([] if store else [str(output.absolute())])
     neural = recipe.encode.codec not in ("dmel", "pcm", "lyra", "units")
     nodes = [node for node in preflight.look(paths) if node.cpus or not node.alive]  # a head may do no work
+    if not nodes:  # they come when there is work for them
+        console.notice("no node offers a CPU yet; work waits until one does")
+        return
     found = preflight.problems(nodes, train_workers=train_workers, gpu_stages=neural and session.num_gpus > 0)
     if found:
         raise InputError(f"the cluster at {session.address} cannot do this: {'; '.join(found)}")
