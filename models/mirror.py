@@ -32,6 +32,7 @@ class Mirror:
         filesystem, path = self._remote()
         filesystem.invalidate_cache()
         found = filesystem.glob(f"{path}/step-*/checkpoint.json")
+        filesystem.invalidate_cache()
         return sorted(int(name.rsplit("/", 2)[1][5:]) for name in found)
 
     def beside(self) -> list["Mirror"]:
@@ -41,6 +42,7 @@ class Mirror:
         if not filesystem.exists(above):
             return []
         names = [entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(above, detail=False, refresh=True)]
+        filesystem.invalidate_cache()  # a listing must not stand against what is written later
         root = self.url.rstrip("/").rpartition("/")[0]
         return [Mirror(self.folder.parent / name, f"{root}/{name}") for name in names if name != self.folder.name]
 

@@ -146,7 +146,10 @@ def list_names(url: str) -> list[str]:
         if is_local(url):
             return sorted(name for name in os.listdir(url) if not name.startswith("."))
         filesystem, path = _remote(url)
-        return sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False, refresh=True))
+        names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False, refresh=True))
+        # s3fs would hold what it has listed against every later read: what others commit from now on would be missing.
+        filesystem.invalidate_cache(path)
+        return names
     except (FileNotFoundError, NotADirectoryError):
         return []
 
