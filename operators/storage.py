@@ -149,9 +149,9 @@ def list_names(url: str) -> list[str]:
         names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False, refresh=True))
         # s3fs would hold what it has listed against every later read: what others commit from now on would be missing.
         filesystem.invalidate_cache(path)
-        return names
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return names
 
 
 def download(url: str, target: Path) -> None:
