@@ -115,6 +115,8 @@ class Training:
             raise ValueError("train.lr must be positive")
         if self.optimizer == "muon" and self.shard == "full":
             raise ValueError("train: muon turns whole matrices, which train.shard full cuts up; take adamw")
+        if not self.document_mask and self.ctc_weight:
+            raise ValueError("train: without a mask of documents, CTC cannot tell their audio apart; set ctc_weight 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError("train.ema_decay must lie between 0 and 1")
 

@@ -295,3 +295,8 @@ def test_tokens_that_the_model_does_not_know_are_named_before_they_are_looked_up
     made[2] = replace(made[2], text_tokens=np.full_like(made[2].text_tokens, 40))
     with pytest.raises(ValueError, match="a text token is 40, but the model knows 40"):
         run(tmp_path, source=Source(made, (4, 5)))
+
+
+def test_ctc_wants_to_know_where_documents_begin():
+    with pytest.raises(ValueError, match="set ctc_weight 0"):
+        changed(document_mask=False, ctc_weight=0.3)
