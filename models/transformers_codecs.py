@@ -7,6 +7,7 @@ their state, so that seams are exact; for the others each piece is heard with so
 """
 
 import hashlib
+import inspect
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -186,14 +187,15 @@ class TransformersCodec:
         return np.concatenate(made, axis=1)
 
     def _streamed(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
-        made, past, cache = [], None, None
+        # transformers 5.24 gave the transformer's cache another name
+        names = inspect.signature(self.model.encode).parameters
+        cache = "encoder_cache" if "encoder_cache" in names else "encoder_past_key_values"
+        made: list[NDArray[np.uint16]] = []
+        state: dict[str, Any] = {cache: None, "padding_cache": None}
         for start in range(0, frames, piece):
             end = min(frames, start + piece)
-            out = self._forward(
-                self._tensor(padded[start * self._hop : end * self._hop]),
-                use_streaming=True, encoder_past_key_values=past, padding_cache=cache,
-            )  # fmt: skip
-            past, cache = out.encoder_past_key_values, out.padding_cache
+            out = self._forward(self._tensor(padded[start * self._hop : end * self._hop]), use_streaming=True, **state)
+            state = {name: out[name] for name in state}
             made.append(self._codes(out, end - start)[0])
         return np.concatenate(made, axis=1)
 

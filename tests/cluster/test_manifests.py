@@ -3,10 +3,13 @@
 import re
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cluster.session import ROOT
 from pipelines.__main__ import VERBS
@@ -120,6 +123,32 @@ def test_the_image_installs_what_is_pinned():
     extras = re.search(r'"\.\[(.+)\]"', text).group(1).split(",")
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras) <= known.keys()
+
+
+def test_everything_that_setup_installs_is_pinned():
+    pins = {canonicalize_name(name): version for name, version in PINNED.items()}
+    missing, seen = {}, set()
+    queue = [("hubbub", extra) for extra in ("", "dev", "demo", "lyra", "align", "codecs", "cluster")]
+    while queue:
+        name, extra = queue.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        try:
+            wanted = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # of another platform's, or an optional one that is not installed
+            continue
+        version = metadata.version(name).split("+")[0]
+        if name != "hubbub" and pins.get(name) != version:
+            missing[name] = version
+        for requirement in map(Requirement, wanted):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                depended = canonicalize_name(requirement.name)
+                queue += [(depended, one) for one in ("", *requirement.extras)]
+    assert len(seen) > 100
+    assert not missing, (
+        "installed, but not so in constraints.txt: write `pip freeze --all --exclude pip --exclude-editable` there"
+    )
 
 
 PYTHON = ("3", "11")
