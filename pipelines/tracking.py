@@ -110,14 +110,13 @@ class Tracker:
         if self.uri.startswith("http"):  # by default a client tries again for minutes
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        named = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(self.uri)  # the registry looks models up where the process does, not the client
+        if not named:  # it set the variable too, by which another output's records would come here
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
         self._client: Any = MlflowClient(self.uri, self.uri)
         try:
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            location = (
-                None if os.environ.get("MLFLOW_TRACKING_URI") else (output.folder.absolute() / "mlartifacts").as_uri()
-            )
-            self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, location)
+            self._experiment = _experiment(self._client, output)
         except MlflowException as error:
             raise InputError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from error
         state = read_state(output)
@@ -207,10 +206,8 @@ class SweepRun:
         if {name: known.get(name) for name in key} == key:
             self.run_id = str(known["run_id"])
             return
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
         made = self._client.create_run(
-            experiment,
+            _experiment(self._client, output),
             run_name=f"sweep-{recipe.name}",
             tags={"hubbub.sweep": " ".join(grid)},
         )
@@ -225,6 +222,16 @@ class SweepRun:
         self._client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, 0) for k, v in figures.items()])
         self._client.log_artifact(self.run_id, str(table))
         self._client.set_terminated(self.run_id, "FINISHED")
+
+
+def _experiment(client: Any, output: Output) -> str:
+    """Return the experiment's id; without a server, what its runs log lies beside the output."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found:
+        return str(found.experiment_id)
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    location = None if named else (output.folder.absolute() / "mlartifacts").as_uri()
+    return str(client.create_experiment(EXPERIMENT, location))
 
 
 def _state_path(output: Output) -> Path:

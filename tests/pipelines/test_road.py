@@ -188,6 +188,9 @@ def test_mlflow_holds_the_same_edges(undisturbed):
     assert "hubbub.code.commit" in tags or "hubbub.code.tree" in tags
     models = database.execute("select name from logged_models").fetchall()
     assert ("test-step-120",) in models
+    places = {place for (place,) in database.execute("select artifact_uri from runs")}
+    assert all(place.startswith((undisturbed / "mlartifacts").as_uri()) for place in places)
+    assert list((undisturbed / "mlartifacts").rglob("recipe.json"))
     inputs = database.execute("select source_type, destination_type from inputs").fetchall()
     assert ("DATASET", "RUN") in inputs
     assert any("MODEL" in kind for pair in inputs for kind in pair)
