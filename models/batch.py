@@ -5,7 +5,7 @@ each begins and ends.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class PackedDocuments:
     loss_spans: NDArray[np.int32]  # (spans, 3): kind, start column, end column
     loss_weights: NDArray[np.float32]  # (spans,)
     document_ids: tuple[str, ...] = ()
+    talker_spans: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    """(spans, 3): who by arrival, start column, end column, of audio in prompts"""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,14 @@ class Batch:
     audio_from: torch.Tensor  # (P,) column before each predicted audio column
     audio_targets: torch.Tensor  # (P, S); pad is the layout's vocab_size and counts for nothing
     audio_weights: torch.Tensor  # (P,) float32, of each cell
+    talker_spans: torch.Tensor  # (T, 3): who by arrival, start column, end column, of audio in prompts
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
     num_frames: int = 0  # of audio, in all documents
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with every tensor changed."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
         changed: dict[str, Any] = {name: change(v) for name, v in values if isinstance(v, torch.Tensor)}
         return replace(self, **changed)
 
@@ -110,6 +113,7 @@ def collate(
     audio_columns: list[NDArray[np.int64]] = []
     ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     spans: dict[int, list[tuple[int, int, float]]] = {TEXT: [], AUDIO: []}
+    talkers: list[NDArray[np.int32]] = [np.zeros((0, 3), np.int32)]
     base = frames = 0
     for number, pack in enumerate(packs):
         codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
@@ -136,6 +140,7 @@ def collate(
                 frame += length
         for (kind, start, end), weight in zip(pack.loss_spans.tolist(), pack.loss_weights.tolist(), strict=True):
             spans[kind].append((base + start, base + end, weight))
+        talkers.append(pack.talker_spans + np.array([0, base, base], np.int32))
         ends.append(base + pack.cu_seqlens[1:].astype(np.int64))
         base += pack.num_columns
         frames += frame
@@ -174,6 +179,7 @@ def collate(
         audio_from=torch.from_numpy(audio_at - 1),
         audio_targets=torch.from_numpy(audio_cells[wanted].astype(np.int64)),
         audio_weights=torch.from_numpy(audio_weights),
+        talker_spans=torch.from_numpy(np.concatenate(talkers).astype(np.int64)),
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
         num_frames=frames,

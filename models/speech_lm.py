@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.activity import activity_loss
 from models.attention import Backend, packed_attention
 from models.batch import Batch
 from models.ctc import ctc_loss
@@ -153,12 +154,11 @@ class SpeechLM(nn.Module):
 
     def states(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
         """Return the states (N, d) from which the next column is predicted."""
-        hidden, _ = self._run(batch, backend, keep=False)
-        return hidden
+        return self._run(batch, backend, keep=False)[0]
 
     def _run(
         self, batch: Batch, backend: Backend, keep: bool
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
         x = self.embed(batch.text, batch.audio, batch.audio_columns)
         cos, sin = rotary(batch.positions, self.shape)
         prompts = batch.prompts if self.shape.prompt_attention == "both" else None
@@ -167,7 +167,10 @@ class SpeechLM(nn.Module):
             return packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
 
         kept = []
-        for block in self.blocks:
+        readable = x
+        for number, block in enumerate(self.blocks):
+            if number == self.shape.num_layers - 1:
+                readable = x
             if self.recompute and torch.is_grad_enabled():
                 x, k, v = checkpoint(block, x, cos, sin, attend, use_reentrant=False)
             else:
@@ -175,7 +178,7 @@ class SpeechLM(nn.Module):
             if keep:
                 kept.append((k, v))
         out: torch.Tensor = self.norm(x)
-        return out, kept
+        return out, kept, readable
 
     def forward(
         self,
@@ -184,6 +187,7 @@ class SpeechLM(nn.Module):
         z_weight: float = 0.0,
         stream_weights: torch.Tensor | None = None,
         ctc_weight: float = 0.0,
+        activity_weight: float = 0.0,
     ) -> Loss:
         """Return the summed loss of a batch; see `operators.schema` for which cells count.
 
@@ -193,8 +197,10 @@ class SpeechLM(nn.Module):
             z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
             stream_weights: (S,) weight of each audio stream, beside that of the span.
             ctc_weight: of the CTC loss that helps to find what was said in what is heard (`models.ctc`).
+            activity_weight: of the loss that helps to tell who is heard where (`models.activity`); it is asked of what
+                the last block reads, for what that makes of a prompt nothing attends to.
         """
-        hidden = self.states(batch, backend)
+        hidden, _, readable = self._run(batch, backend, keep=False)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         pad = self.vocabulary.codebook_size
@@ -220,6 +226,8 @@ class SpeechLM(nn.Module):
         total = text_total + audio_total
         if ctc_weight:
             total = total + ctc_weight * ctc_loss(hidden, self.text_weight, batch)
+        if activity_weight:
+            total = total + activity_weight * activity_loss(self.norm(readable), self.text_weight, batch)
         return Loss(total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight)
 
     @torch.no_grad()
@@ -228,7 +236,7 @@ class SpeechLM(nn.Module):
 
         Source: Zhao et al. 2024, "Prepacking", arXiv:2404.09529: prompts of any lengths prefilled without padding.
         """
-        hidden, kept = self._run(batch, backend, keep=True)
+        hidden, kept, _ = self._run(batch, backend, keep=True)
         lengths = batch.cu_seqlens.diff().to(torch.int64)
         size = (
             len(lengths),

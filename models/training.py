@@ -72,6 +72,8 @@ class Training:
     """Whether a document sees only itself; without, all that stands before it in its pack: for comparison."""
     ctc_weight: float = 0.0
     """Weight of a CTC loss on the audio of prompts, beside the next token's: finds sooner what was said where."""
+    activity_weight: float = 0.0
+    """Weight of a loss on who talks in each column of prompts' audio: finds sooner who said it."""
     tag_weight: float = 1.0
     """Weight of speakers' tags in the loss; words have 1. A wrong tag costs all words of its turn."""
     z_loss: float = 0.0
@@ -115,8 +117,11 @@ class Training:
             raise ValueError("train.lr must be positive")
         if self.optimizer == "muon" and self.shard == "full":
             raise ValueError("train: muon turns whole matrices, which train.shard full cuts up; take adamw")
-        if not self.document_mask and self.ctc_weight:
-            raise ValueError("train: without a mask of documents, CTC cannot tell their audio apart; set ctc_weight 0")
+        if not self.document_mask and (self.ctc_weight or self.activity_weight):
+            raise ValueError(
+                "train: without a mask of documents, CTC and who talks cannot tell their audio apart; set ctc_weight 0 "
+                "and activity_weight 0"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError("train.ema_decay must lie between 0 and 1")
 
@@ -208,7 +213,7 @@ def accumulate(
                 f"a text token is {int(batch.text.max())}, but the model knows {known}: another tokenizer?"
             )
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight)
+            loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight, config.activity_weight)
         loss.total.backward()
         parts = (
             loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight,

@@ -158,6 +158,7 @@ class Document:
     text_tokens: list[int] = field(default_factory=list)
     codes: list[bytes] = field(default_factory=list)
     loss_spans: list[dict[str, float]] = field(default_factory=list)
+    talker_spans: list[dict[str, int]] = field(default_factory=list)
 
     def text(self, tokens: Sequence[int], weight: float = 0.0) -> None:
         """Append text columns; a weight makes them targets."""
@@ -197,6 +198,21 @@ class Document:
         elif start < end:
             self.loss_spans.append({"kind": kind, "start_column": start, "end_column": end, "weight": weight})
 
+    def talkers(self, first: int, scene: Scene) -> None:
+        """Say who talks where in the window's audio, of which `first` is the first column."""
+        start, frames = scene.window.start_frame, scene.window.end_frame - scene.window.start_frame
+        arrived = list(scene.speakers)
+        for turn in (*scene.window.carried, *scene.window.turns):
+            begin = max(0, turn["start_frame"] - start)
+            end = min(frames, turn["start_frame"] + turn["num_frames"] - start)
+            if begin >= end:
+                continue
+            behind = self.layout.target_columns(end, frames) if end < frames else []
+            for number, (a, last) in enumerate(self.layout.target_columns(begin, frames)):
+                b = behind[number][0] if number < len(behind) else last
+                span = {"talker": arrived.index(turn["speaker"]), "start_column": first + a, "end_column": first + b}
+                self.talker_spans += [span] * (a < b)
+
     def prompt(self) -> PackedDocuments:
         """Return the document as a pack of its own, of which nothing is predicted: what generation goes on from."""
         segments = [[s["kind"], s["start_column"], s["length"]] for s in self.segments]
@@ -225,4 +241,5 @@ class Document:
             "text_tokens": self.text_tokens,
             "codes": b"".join(self.codes),
             "loss_spans": self.loss_spans,
+            "talker_spans": self.talker_spans,
         }

@@ -14,7 +14,7 @@ from models.order import WINDOW_PACKS
 from operators import packing
 from operators.errors import InputError
 from operators.packing import Plan
-from operators.schema import DOCUMENTS, LOSS_SPAN, PACKED_DOCUMENT, PACKS, SEGMENT
+from operators.schema import DOCUMENTS, LOSS_SPAN, PACKED_DOCUMENT, PACKS, SEGMENT, TALKER_SPAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Pack:
 
     reads: ClassVar[pa.Schema] = DOCUMENTS
     writes: ClassVar[pa.Schema] = PACKS
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -169,6 +169,9 @@ def gather(documents: pa.Table, plan: Plan) -> pa.Table:
         "text_tokens": _streams(_one(taken, "text_tokens"), plan),
         "codes": _bytes(_one(taken, "codes"), plan),
         "loss_spans": _spans(_one(taken, "loss_spans"), plan, starts, LOSS_SPAN, ("start_column", "end_column")),
+        "talker_spans": _spans(
+            _one(taken, "talker_spans"), plan, starts, TALKER_SPAN, ("start_column", "end_column")
+        ),
     }  # fmt: skip
     return pa.table([columns[name] for name in PACKS.names], schema=PACKS)
 

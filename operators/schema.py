@@ -198,6 +198,9 @@ CODES = _schema(
 SEGMENT = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "length": pa.int32()})
 LOSS_SPAN = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32(), "weight": pa.float32()})
 
+# Who talks, by arrival, in columns of a prompt's audio; stretches of several may overlap.
+TALKER_SPAN = pa.struct({"talker": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32()})
+
 # In flight: one training example. Segments and spans count from the document's first column.
 DOCUMENTS = _schema(
     document_id=pa.string(),
@@ -211,6 +214,7 @@ DOCUMENTS = _schema(
     text_tokens=pa.large_list(pa.int32()),
     codes=pa.large_binary(),
     loss_spans=pa.list_(LOSS_SPAN),
+    talker_spans=pa.list_(TALKER_SPAN),
 )
 
 PACKED_DOCUMENT = pa.struct(
@@ -234,6 +238,7 @@ PACKS = _schema(
     text_tokens=pa.large_list(pa.int32()),
     codes=pa.large_binary(),
     loss_spans=pa.list_(LOSS_SPAN),
+    talker_spans=pa.list_(TALKER_SPAN),
 )
 
 # What a checkpoint wrote down for a conversation.

@@ -77,6 +77,10 @@ class _BatchView:
         return _Column(self._batch.column("loss_spans"))
 
     @cached_property
+    def _talker_spans(self) -> _Column:
+        return _Column(self._batch.column("talker_spans"))
+
+    @cached_property
     def _documents(self) -> _Column:
         return _Column(self._batch.column("documents"))
 
@@ -99,6 +103,7 @@ class _BatchView:
             loss_spans=self._struct(spans, index, ("kind", "start_column", "end_column")),
             loss_weights=spans.values.field("weight").to_numpy()[spans.rows(index)],
             document_ids=tuple(ids.to_pylist()),
+            talker_spans=self._struct(self._talker_spans, index, ("talker", "start_column", "end_column")),
         )
 
 

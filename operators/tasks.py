@@ -103,7 +103,9 @@ def asr_prompt(scene: Scene, first: Sequence[int]) -> Document:
                 document.audio(scene.mixture(*voice))
     if scene.window.carried:
         document.text([scene.tokenizer.CARRY, *arrival(scene, scene.window.carried)])
-    document.audio(heard(scene))
+    first_column = document.audio(heard(scene))
+    if not scene.deduplicate:  # else time is lost
+        document.talkers(first_column, scene)
     return document
 
 
@@ -329,4 +331,5 @@ TASKS: dict[str, Task] = {
     "duplex": _duplex,
     "interleave": _interleaved,
 }
+KNOWS_WHO_TALKS = ("asr", "asr_fifo", "asr_timed", "asr_token", "asr_context")
 NEEDS_STEMS = ("extract", "duplex")

@@ -26,7 +26,7 @@ from operators.pack import Pack
 from operators.render import Render
 from operators.rooms import Place
 from operators.stories import Stories
-from operators.tasks import NEEDS_STEMS
+from operators.tasks import KNOWS_WHO_TALKS, NEEDS_STEMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,8 @@ def fsdd() -> Recipe:
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
             steps=3800, packs_per_step=4, lr=3e-3, warmup_steps=100, checkpoint_every=250,
-            hide_bands=2, hide_spans=2, optimizer="muon", ctc_weight=0.3, tag_weight=3.0,
+            hide_bands=2, hide_spans=2, optimizer="muon", ctc_weight=0.3, activity_weight=0.3,
+            tag_weight=3.0,
         ),
         evaluate=Evaluation(max_tokens=100),
     )  # fmt: skip
@@ -338,6 +339,13 @@ def check(recipe: Recipe) -> None:
             raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
         if recipe.train.hide_bands or recipe.train.shift_bands:
             raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
+    if recipe.train.activity_weight and (
+        recipe.compose.deduplicate or not any(task in KNOWS_WHO_TALKS for task in recipe.compose.tasks)
+    ):
+        raise InputError(
+            f"train.activity_weight asks who talks in prompts, which only {', '.join(KNOWS_WHO_TALKS)} know, without "
+            "compose.deduplicate; set it to 0"
+        )
     needy = [task for task in recipe.compose.tasks if task in NEEDS_STEMS]
     if needy and not recipe.encode.stems:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +91,34 @@ def test_what_the_schema_page_says_of_the_grid_holds(layout, group):
     assert set(batch.text[batch.audio_columns].tolist()) == {TOKENIZER.PAD}
 
 
+@pytest.mark.parametrize(("layout", "group"), [("parallel", 1), ("parallel", 4), ("delay", 1), ("coarse_first", 1)])
+def test_who_talks_stands_on_the_columns_of_their_frames(layout, group):
+    compose = Compose(tasks=("asr", "continue"), layout=layout, group=group)
+    row = conversation(turns=((0, 50, "a", "hi"), (40, 60, "b", "so"), (108, 12, "a", "yes")))
+    asr, going = compose(codes_table(row)).to_pylist()
+    shape = compose.layout_of(CODEC)
+    columns = shape.num_columns(120)
+    # What the layout makes of frames whose every code says who talks: 0 nobody, 1 a, 2 b, 3 both.
+    codes = np.zeros((CODEC.num_codebooks, 120), np.int32)
+    for who, start, end in ((1, 0, 50), (2, 40, 100), (1, 108, 120)):
+        codes[:, start:end] += who
+    grid = shape.to_grid(codes)
+    made = np.zeros(columns + 1, np.int32)
+    for span in asr["talker_spans"]:
+        made[span["start_column"] : span["end_column"]] += 1 << span["talker"]
+    if layout == "delay":  # a column holds several frames' codes
+        assert [s["start_column"] for s in asr["talker_spans"]] == [1, 41, 109]
+    else:
+        per_frame = grid[0] if layout == "parallel" else grid[0] % CODEC.codebook_size
+        if group == 1:
+            assert (made[1:] == per_frame).all()
+        else:
+            assert (made[1:] != per_frame).sum() <= 6  # columns that hold an edge
+    assert going["talker_spans"] == []
+    merged = replace(compose, deduplicate=True)(codes_table(row)).to_pylist()[0]
+    assert merged["talker_spans"] == []
+
+
 class PackOf:
     """Documents of conversations, packed, written to a shard and read back."""
 
@@ -126,6 +154,7 @@ def test_packs_read_back_are_what_was_written_from_any_record_batch():
         assert bytes(pack.codes) == row["codes"]
         assert pack.segments.tolist() == [list(segment.values()) for segment in row["segments"]]
         assert pack.loss_spans.tolist() == [list(span.values())[:3] for span in row["loss_spans"]]
+        assert pack.talker_spans.tolist() == [list(span.values()) for span in row["talker_spans"]]
         assert pack.document_ids == tuple(d["document_id"] for d in row["documents"])
 
 
