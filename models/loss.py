@@ -55,59 +55,46 @@ class _Chunked(Function):
     ) -> torch.Tensor:
         """Return the weighted sum of the losses."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return _Chunked._sum(ctx, hidden, weight, targets, weights, ignored, z_weight, chunk)
-
-    @staticmethod
-    def _sum(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-        ignored: int,
-        z_weight: float,
-        chunk: int,
-    ) -> torch.Tensor:
-        rows, num_streams = targets.shape
-        matrix = weight.to(hidden.dtype)  # what is computed in
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
-        total = hidden.new_zeros((), dtype=exact)
-        for start in range(0, rows, chunk):
-            part = slice(start, min(start + chunk, rows))
-            wanted = targets[part]
-            counts = wanted != ignored
-            share = by_cell(weights[part]).to(exact) * counts  # (C, S)
-            wanted = wanted.where(counts, 0)[..., None]
-            logits = F.linear(hidden[part], matrix).to(exact).view(len(wanted), num_streams, -1)
-            peak = logits.amax(dim=-1, keepdim=True)
-            chosen = logits.gather(-1, wanted) - peak
-            logits.sub_(peak).exp_()
-            mass = logits.sum(dim=-1, keepdim=True)
-            losses = mass.log() - chosen
-            scale = share[..., None]
-            if z_weight:
-                level = mass.log() + peak
-                losses = losses + z_weight * level.square()
-                scale = scale * (1.0 + 2.0 * z_weight * level)
-            total += (losses[..., 0] * share).sum()
-            if grad_hidden is None and grad_weight is None:
-                continue
-            # d loss / d logits, in the place of the exponentials: share (softmax - one-hot), and z's part.
-            logits.mul_(scale / mass)
-            logits.scatter_add_(-1, wanted, -share[..., None])
-            slope = logits.view(len(wanted), -1)
-            if grad_hidden is not None:
-                torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])
-            if grad_weight is not None:
-                if matrix.dtype == exact:
-                    grad_weight.addmm_(slope.T, hidden[part])
-                else:
-                    grad_weight.add_(torch.mm(slope.T.to(matrix.dtype), hidden[part]))
-        ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
-        ctx.dtypes = hidden.dtype, weight.dtype
-        return total
+            rows, num_streams = targets.shape
+            matrix = weight.to(hidden.dtype)  # what is computed in
+            exact = torch.promote_types(hidden.dtype, torch.float32)
+            grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+            grad_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+            total = hidden.new_zeros((), dtype=exact)
+            for start in range(0, rows, chunk):
+                part = slice(start, min(start + chunk, rows))
+                wanted = targets[part]
+                counts = wanted != ignored
+                share = by_cell(weights[part]).to(exact) * counts  # (C, S)
+                wanted = wanted.where(counts, 0)[..., None]
+                logits = F.linear(hidden[part], matrix).to(exact).view(len(wanted), num_streams, -1)
+                peak = logits.amax(dim=-1, keepdim=True)
+                chosen = logits.gather(-1, wanted) - peak
+                logits.sub_(peak).exp_()
+                mass = logits.sum(dim=-1, keepdim=True)
+                losses = mass.log() - chosen
+                scale = share[..., None]
+                if z_weight:
+                    level = mass.log() + peak
+                    losses = losses + z_weight * level.square()
+                    scale = scale * (1.0 + 2.0 * z_weight * level)
+                total += (losses[..., 0] * share).sum()
+                if grad_hidden is None and grad_weight is None:
+                    continue
+                # d loss / d logits, in the place of the exponentials: share (softmax - one-hot), and z's part.
+                logits.mul_(scale / mass)
+                logits.scatter_add_(-1, wanted, -share[..., None])
+                slope = logits.view(len(wanted), -1)
+                if grad_hidden is not None:
+                    torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])
+                if grad_weight is not None:
+                    if matrix.dtype == exact:
+                        grad_weight.addmm_(slope.T, hidden[part])
+                    else:
+                        grad_weight.add_(torch.mm(slope.T.to(matrix.dtype), hidden[part]))
+            ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
+            ctx.dtypes = hidden.dtype, weight.dtype
+            return total
 
     @staticmethod
     @once_differentiable

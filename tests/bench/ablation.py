@@ -21,7 +21,7 @@ COMMON = (
     "--corpus.manifests", SHARED / "data/fsdd", "--casting.train-conversations", 6000, "--evaluate.no-untrained",
     "--train.checkpoint-every", 100, "--update",
     # Neither helps itself with where documents begin, or the two sides would differ in more than the mask.
-    "--train.ctc-weight", 0, "--model.prompt-attention", "causal",
+    "--train.ctc-weight", 0, "--train.activity-weight", 0, "--model.prompt-attention", "causal",
 )  # fmt: skip
 # What is compared, and the options that make it; steps are set so that operations are equal.
 MASK = {"documents": (), "none": ("--train.no-document-mask",)}
