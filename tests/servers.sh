@@ -72,12 +72,12 @@ CONF
     monmaptool --create --clobber --fsid 22222222-2222-2222-2222-222222222222 --addv a '[v1:127.0.0.1:6790/0]' "$C/monmap" &&
       ceph-mon "${c[@]}" --mkfs -i a --monmap "$C/monmap" --public-addr 127.0.0.1 &&
       ceph-mon "${c[@]}" -i a --pid-file "$C/run/mon.pid" &&
-      osd=$(cat /proc/sys/kernel/random/uuid) && timeout 60 ceph "${c[@]}" osd new "$osd" 0 &&
+      osd=$(cat /proc/sys/kernel/random/uuid) && timeout 180 ceph "${c[@]}" osd new "$osd" 0 &&
       ceph-osd "${c[@]}" -i 0 --mkfs --osd-uuid "$osd" &&
       ceph-osd "${c[@]}" -i 0 --pid-file "$C/run/osd.pid" &&
       radosgw "${c[@]}" -n client.rgw --pid-file "$C/run/rgw.pid"
-    for _ in $(seq 300); do curl -s -o /dev/null http://127.0.0.1:7490 && break; sleep 0.2; done
-    timeout 60 radosgw-admin "${c[@]}" user create --uid hub --display-name hub --access-key hub --secret-key hubsecret
+    for _ in $(seq 900); do curl -s -o /dev/null http://127.0.0.1:7490 && break; sleep 0.2; done
+    timeout 180 radosgw-admin "${c[@]}" user create --uid hub --display-name hub --access-key hub --secret-key hubsecret
   } >"$C/start.log" 2>&1; then
     export HUBBUB_TEST_S3=http://127.0.0.1:7490 && echo "S3 (Ceph) is up"
   else
