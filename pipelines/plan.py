@@ -80,7 +80,7 @@ class Estimate:
 
 def estimate(stage: StagePlan, workers: int) -> Estimate:
     """Return what a stage's stale partitions will hold and take: rates of the newest snapshot's receipts, by rows."""
-    made = [receipt for receipt in stage.before.values() if receipt.num_rows]
+    made = [receipt for receipt in stage.before.values() if receipt.num_rows] if stage.stale else []
     if not made:
         return Estimate(None, None, None)
     # A shard's rows are not known before it is packed: as many as the others have.

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -153,7 +152,9 @@ def dry(output_folder, number):
         for p in stage.stale:
             jobs.make(jobs.Job(recipe, mine, "conversations", p, stage.payloads[p.partition_id], named_roots))
         seconds = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a child takes over from its parent on Linux.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(json.dumps({"seconds": seconds, "peak_mb": peak}))
 
 
