@@ -12,8 +12,8 @@ from models.batch import Batch
 from models.tokenizer import ByteTokenizer
 
 
-def talking(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the columns in question (C,), and who talks in them (C, T) as 0 and 1, T of the batch's most talkers.
+def talking(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the columns in question (C,), who talks in them (C, T) as 0 and 1, and their documents' talkers (C,).
 
     In question are all columns of audio in prompts of documents of which it is known who talks.
     """
@@ -28,23 +28,27 @@ def talking(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     starts, inner = batch.cu_seqlens[:-1].to(torch.int64), batch.cu_seqlens[1:].to(torch.int64)
     of_column = torch.searchsorted(inner, batch.audio_columns, right=True)
     prompts = torch.tensor(batch.prompts, device=device)
-    known = torch.zeros(len(starts), dtype=torch.bool, device=device)
-    known[torch.searchsorted(inner, start, right=True)] = True
-    columns = batch.audio_columns[known[of_column] & (batch.audio_columns < (starts + prompts)[of_column])]
-    return columns, active[columns].to(torch.float32)
+    talkers = torch.zeros(len(starts), dtype=torch.int64, device=device)
+    talkers.scatter_reduce_(0, torch.searchsorted(inner, start, right=True), who + 1, "amax")
+    used = (talkers[of_column] > 0) & (batch.audio_columns < (starts + prompts)[of_column])
+    columns = batch.audio_columns[used]
+    return columns, active[columns].to(torch.float32), talkers[of_column[used]]
 
 
 def activity_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the binary cross-entropies of who talks, summed over columns and averaged over the batch's talkers.
+    """Return the binary cross-entropies of who talks, summed over columns and averaged over each document's talkers.
 
     Args:
         hidden: (N, d) states of all columns.
         text_weight: (V, d) the text head, of which the rows of the tags are used.
         batch: packed documents.
     """
-    columns, active = talking(batch)
+    columns, active, talkers = talking(batch)
     if not active.numel():
         return hidden.sum() * 0.0
     tags = text_weight[ByteTokenizer.FIRST_SPEAKER : ByteTokenizer.FIRST_SPEAKER + active.shape[1]]
     logits = F.linear(hidden[columns], tags).float()
-    return F.binary_cross_entropy_with_logits(logits, active, reduction="sum") / active.shape[1]
+    losses = F.binary_cross_entropy_with_logits(logits, active, reduction="none")
+    # Of a document's own talkers only, or the sum would depend on what else is in the batch.
+    own = torch.arange(active.shape[1], device=talkers.device) < talkers[:, None]
+    return (losses * own / talkers[:, None]).sum()

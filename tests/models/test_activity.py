@@ -38,7 +38,8 @@ DOCUMENTS = (
 )
 
 
-def plainly(model, one, most):
+def plainly(model, one):
+    most = int(one.talker_spans[:, 0].max()) + 1
     batch = collate([one], GRID)
     wanted = torch.zeros(batch.audio_columns.numel(), most, dtype=torch.float64)
     for who, start, end in one.talker_spans.tolist():
@@ -54,8 +55,7 @@ def test_packed_is_the_sum_of_each_document_alone_as_written_plainly(which):
     documents = [DOCUMENTS[i] for i in which]
     batch = collate([together(documents)], GRID)
     loss = activity_loss(model.states(batch), model.text_weight, batch)
-    most = 1 + max(int(d.talker_spans[:, 0].max(initial=0)) for d in documents)
-    expected = sum(plainly(model, d, most) for d in documents if len(d.talker_spans))
+    expected = sum(plainly(model, d) for d in documents if len(d.talker_spans))
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     two = collate([together(documents[:1]), *documents[1:]], GRID)
     assert torch.equal(talking(batch)[1], talking(two)[1])
@@ -68,7 +68,7 @@ def test_nobody_known_to_talk_and_audio_that_is_predicted_count_for_nothing():
     loss.backward()
     assert float(loss.detach()) == 0.0
     predicted = replace(DOCUMENTS[0], loss_spans=np.array([[0, 5, DOCUMENTS[0].num_columns]], np.int32))
-    columns, _ = talking(collate([predicted], GRID))
+    columns, *_ = talking(collate([predicted], GRID))
     assert columns.tolist() == [1, 2, 3, 4]
 
 
