@@ -2,7 +2,10 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -45,3 +48,18 @@ def write_corpus(folder: Path, num_speakers: int = 6, per_speaker: int = 5, rate
 def corpus(tmp_path: Path) -> Path:
     """A manifest of 30 utterances by 6 speakers."""
     return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """URI of an empty database of a PostgreSQL server for this test alone, or a skip with the reason."""
+    if "HUBBUB_TEST_POSTGRES" not in os.environ:
+        pytest.skip("no PostgreSQL (make test-slow starts one)")
+    psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    server, _ = os.environ["HUBBUB_TEST_POSTGRES"].rsplit("/", 1)
+    name = f"test_{uuid4().hex}"
+    with closing(psycopg2.connect(server.replace("+psycopg2", "") + "/postgres")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        yield f"{server}/{name}"
+        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")

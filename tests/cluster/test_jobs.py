@@ -136,17 +136,15 @@ def test_a_cluster_that_is_not_there_is_named():
     assert "no Ray jobs server" in done.stderr
 
 
-def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monkeypatch):
+def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monkeypatch, postgres):
     """Step 10 of the guide: what the corpus grew by is made, training goes on, twice a night is as good as once."""
-    for name in ("HUBBUB_TEST_S3", "HUBBUB_TEST_POSTGRES"):
-        if name not in os.environ:
-            pytest.skip(f"no server at {name} (make test-slow starts one)")
+    if "HUBBUB_TEST_S3" not in os.environ:
+        pytest.skip("no S3 server (make test-slow starts one)")
     import fsspec
     from mlflow import MlflowClient
 
     bucket = s3_environment(monkeypatch, os.environ["HUBBUB_TEST_S3"])
-    uri = os.environ["HUBBUB_TEST_POSTGRES"]
-    environment = {**environment, "MLFLOW_TRACKING_URI": uri}
+    environment = {**environment, "MLFLOW_TRACKING_URI": postgres}
     manifest = write_corpus(tmp_path / "corpus", num_speakers=7)
     whole = manifest.read_text()
     manifest.write_text("".join(line for line in whole.splitlines(keepends=True) if '"s6"' not in line))
@@ -181,7 +179,8 @@ def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monke
     names = fsspec.filesystem("s3").find(bucket)
     trainings = {name.split("/checkpoints/")[1].split("/")[0] for name in names if "/checkpoints/" in name}
     assert len(trainings) == 2
-    client = MlflowClient(uri)
+    client = MlflowClient(postgres)
     experiment = client.get_experiment_by_name("hubbub")
     runs = client.search_runs([experiment.experiment_id], max_results=200)
-    assert all(run.info.status == "FINISHED" for run in runs if str(tmp_path) in run.data.tags.get("hubbub.output", ""))
+    assert runs
+    assert all(run.info.status == "FINISHED" for run in runs)

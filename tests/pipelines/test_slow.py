@@ -53,15 +53,12 @@ def test_the_road_runs_with_a_neural_codec_and_the_delay_layout(shared, tmp_path
     assert json.loads((folder / "checkpoint.json").read_text())["codec"]["name"] == "lyra"
 
 
-def test_mlflow_on_postgres_holds_what_sqlite_holds(tmp_path, monkeypatch):
-    if "HUBBUB_TEST_POSTGRES" not in os.environ:
-        pytest.skip("no PostgreSQL (make test-slow starts one)")
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+def test_mlflow_on_postgres_holds_what_sqlite_holds(tmp_path, monkeypatch, postgres):
     from mlflow import MlflowClient
 
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
     found = []
-    for uri in (f"sqlite:///{tmp_path}/mlflow.db", os.environ["HUBBUB_TEST_POSTGRES"]):
+    for uri in (f"sqlite:///{tmp_path}/mlflow.db", postgres):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         output = tmp_path / f"out-{len(found)}"
         hubbub("run", recipe, "--output", output)
