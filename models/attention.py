@@ -79,26 +79,7 @@ def packed_attention(
     gqa = q.shape[1] != k.shape[1]
     match backend:
         case "loop":
-            parts = []
-            for (start, end), prompt in zip(
-                itertools.pairwise(boundaries), prompts or itertools.repeat(0), strict=False
-            ):
-                one, keys, values = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, heads, L, D)
-                if prompt <= 1:
-                    out = F.scaled_dot_product_attention(one, keys, values, is_causal=True, enable_gqa=gqa)
-                    parts.append(out[0].transpose(0, 1))
-                    continue
-                first, seen, held = (x[:, :, :prompt] for x in (one, keys, values))
-                parts.append(F.scaled_dot_product_attention(first, seen, held, enable_gqa=gqa)[0].transpose(0, 1))
-                if start + prompt < end:
-                    below = torch.ones(end - start - prompt, end - start, dtype=torch.bool, device=q.device).tril(
-                        prompt
-                    )
-                    out = F.scaled_dot_product_attention(
-                        one[:, :, prompt:], keys, values, attn_mask=below, enable_gqa=gqa
-                    )
-                    parts.append(out[0].transpose(0, 1))
-            return torch.cat(parts)
+            return _one_by_one(q, k, v, boundaries, prompts)
         case "mask":
             document = torch.repeat_interleave(
                 torch.arange(len(boundaries) - 1, device=q.device), cu_seqlens.diff().to(torch.int64)
@@ -133,6 +114,32 @@ def packed_attention(
             return flash
         case _:
             raise ValueError(f"backend {backend} must be chosen first: choose_backend")
+
+
+def _one_by_one(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: tuple[int, ...], prompts: tuple[int, ...] | None
+) -> torch.Tensor:
+    """Attend by one SDPA a document, by two where a prompt sees itself in both directions."""
+    gqa = q.shape[1] != k.shape[1]
+    # Split, not sliced: the gradient of a slice is as long as all documents together, that of a split is one
+    # concatenation.
+    lengths = [end - start for start, end in itertools.pairwise(boundaries)]
+    documents = zip(*(torch.split(x, lengths) for x in (q, k, v)), prompts or itertools.repeat(0), strict=False)
+    parts = []
+    for *parts_of_one, prompt in documents:
+        one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in parts_of_one)  # (1, heads, L, D)
+        if prompt <= 1:
+            out = F.scaled_dot_product_attention(one, keys, values, is_causal=True, enable_gqa=gqa)
+            parts.append(out[0].transpose(0, 1))
+            continue
+        first, rest = torch.split(one, [prompt, one.shape[2] - prompt], dim=2)
+        seen, held = keys[:, :, :prompt], values[:, :, :prompt]
+        parts.append(F.scaled_dot_product_attention(first, seen, held, enable_gqa=gqa)[0].transpose(0, 1))
+        if rest.shape[2]:
+            below = torch.ones(rest.shape[2], one.shape[2], dtype=torch.bool, device=q.device).tril(prompt)
+            out = F.scaled_dot_product_attention(rest, keys, values, attn_mask=below, enable_gqa=gqa)
+            parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
 
 
 def _flex(

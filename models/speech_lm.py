@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models import fused
 from models.activity import activity_loss
 from models.attention import Backend, packed_attention
 from models.batch import Batch
@@ -131,14 +132,13 @@ class SpeechLM(nn.Module):
             added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(heard).to(x.dtype))
             return added
         assert self.audio_embedding is not None
-        pad = audio == self.vocabulary.codebook_size
+        pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
-        summed = F.embedding_bag(
-            audio + self.stream_offsets,
-            self.audio_embedding.weight,
-            mode="sum",
-            per_sample_weights=(~pad).to(self.audio_embedding.weight.dtype),
-        )
+        if fused.serves(table):
+            summed = fused.embedding_sum(table, audio + self.stream_offsets, self.stream_offsets + pad)
+        else:
+            counted = (audio != pad).to(table.dtype)
+            summed = F.embedding_bag(audio + self.stream_offsets, table, mode="sum", per_sample_weights=counted)
         x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
         assert isinstance(x, torch.Tensor)
         return x

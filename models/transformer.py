@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models import fused
 from models.lora import LoRALinear
 
 
@@ -120,7 +121,7 @@ def rotary(positions: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.T
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn each pair (x[i], x[i + D/2]) of heads (N, H, D) by its angle."""
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
 
@@ -129,6 +130,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized states."""
+        if fused.serves(x):
+            return fused.rms_norm(x, self.weight.to(x.dtype), self.eps or 0.0)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -149,7 +152,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.head_dim = shape.head_dim
-        self.num_heads, self.num_kv_heads = shape.num_heads, shape.num_kv_heads
+        self.num_heads, self.num_kv_heads, self.norm_eps = shape.num_heads, shape.num_kv_heads, shape.norm_eps
         width = (shape.num_heads + 2 * shape.num_kv_heads) * self.head_dim
         self.qkv = linear(shape, shape.dim, width, bias=shape.qkv_bias)
         self.out = linear(shape, shape.num_heads * self.head_dim, shape.dim)
@@ -161,7 +164,12 @@ class Attention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries (N, H, D), keys (N, G, D) and values (N, G, D) of states (N, d)."""
         sizes = [self.num_heads * self.head_dim, *[self.num_kv_heads * self.head_dim] * 2]
-        q, k, v = self.qkv(x).split(sizes, dim=-1)
+        qkv = self.qkv(x)
+        if fused.serves(qkv):
+            norms = (self.q_norm, self.k_norm)
+            scales = tuple(norm.weight if isinstance(norm, RMSNorm) else None for norm in norms)
+            return fused.heads(qkv, scales, cos, sin, (self.num_heads, self.num_kv_heads), self.norm_eps)
+        q, k, v = qkv.split(sizes, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
 
@@ -176,8 +184,13 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return states (N, d)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: torch.Tensor = self.down(F.silu(gate) * up)
+        gate_up = self.gate_up(x)
+        if fused.serves(gate_up):
+            inner = fused.swiglu(gate_up)
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            inner = F.silu(gate) * up
+        out: torch.Tensor = self.down(inner)
         return out
 
 

@@ -51,12 +51,12 @@ def text_loss(model, states, targets, weights):
 
 def packed_loss(model, batch):
     """Summed loss of a packed batch, one SDPA a document."""
-    borders = list(zip(batch.boundaries, batch.boundaries[1:], strict=False))
+    lengths = batch.cu_seqlens.diff().tolist()
 
     def attend(q, k, v):
         parts = []
-        for start, end in borders:
-            one = [x[start:end].transpose(0, 1)[None] for x in (q, k, v)]
+        for document in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):
+            one = [x.transpose(0, 1)[None] for x in document]
             out = F.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
             parts.append(out[0].transpose(0, 1))
         return torch.cat(parts)
