@@ -173,7 +173,7 @@ def fsdd() -> Recipe:
         partitions=Partitions(conversations_per_partition=4000),
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
-            steps=3800, packs_per_step=4, lr=3e-3, warmup_steps=100, checkpoint_every=250,
+            steps=4200, packs_per_step=4, packs_per_pass=2, lr=3e-3, warmup_steps=100, checkpoint_every=250,
             hide_bands=2, hide_spans=2, optimizer="muon", ctc_weight=0.3, activity_weight=0.3,
             tag_weight=3.0,
         ),
