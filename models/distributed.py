@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from models.speech_lm import SpeechLM
 
@@ -52,20 +51,28 @@ def shard(model: SpeechLM, precision: str) -> None:
             module.set_force_sum_reduction_for_comms(enable=True)
 
 
+def _is_spread(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is a DTensor, without half a second of imports where there is none."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy of a tensor on the CPU, put together from all ranks' parts: every rank must ask for it."""
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return full.detach().to("cpu", copy=True).contiguous()
 
 
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """Return a whole tensor laid out as a parameter is."""
     value = value.to(parameter.device)
-    if isinstance(parameter, DTensor):
+    if _is_spread(parameter):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(parameter, DTensor)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements)
     return value
 
 
 def local_value(tensor: Any) -> float:
     """Return a scalar that may be spread over ranks."""
-    return float(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+    return float(tensor.full_tensor() if _is_spread(tensor) else tensor)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-import scipy.fft
+import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
 
 from models.codec import CodecSpec

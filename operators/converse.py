@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from operators import baselines
 from operators import timeline_kernels as kernels
@@ -140,7 +140,7 @@ class Converse:
         overlap, hazard = kernels.coupling(
             tables.offsets, ranked, back, 1 - prior.hold_after[1], self.min_own_pause_s, _COUPLING_STEPS
         )
-        scores = ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
+        scores = scipy.special.ndtri((np.searchsorted(ranked, seconds, side="right") - 0.5) / max(1, len(seconds)))
         piece, who, kind, start, _, cut, dropped = kernels.floors(
             seconds, scores, begins, weights, draws, normals, tempo - tables.tempo, pace, habits,
             tables.holds(steadiness), tables.offset_after,

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import scipy.fft
-import scipy.signal
+import scipy  # its modules are loaded when they are used
 import soundfile
 import soxr
 from numpy.typing import NDArray
