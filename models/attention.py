@@ -6,12 +6,11 @@ flash-attn package, `flex` FlexAttention: CUDA only.
 """
 
 import itertools
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
+from models.options import Backend
 
 
 def available_backends(device_type: str) -> dict[Backend, str]:

@@ -5,7 +5,7 @@ each begins and ends.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,28 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.codec import unpack_codes
-from models.layouts import Layout
+from models.documents import AUDIO, TEXT, Codes, GridSpec, PackedDocuments
 from models.tokenizer import ByteTokenizer
-
-TEXT, AUDIO = 0, 1
-Codes = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class PackedDocuments:
-    """One training sequence as it lies in a shard: ragged streams and spans, in columns of the pack."""
-
-    pack_id: str
-    num_columns: int
-    cu_seqlens: NDArray[np.int32]  # (documents + 1,)
-    segments: NDArray[np.int32]  # (segments, 3): kind, start column, length in tokens or frames
-    text_tokens: NDArray[np.int32]  # (tokens,) of all text segments in order
-    codes: bytes | memoryview  # of all audio segments in order, as models.codec.pack_codes writes them
-    loss_spans: NDArray[np.int32]  # (spans, 3): kind, start column, end column
-    loss_weights: NDArray[np.float32]  # (spans,)
-    document_ids: tuple[str, ...] = ()
-    talker_spans: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
-    """(spans, 3): who by arrival, start column, end column, of audio in prompts"""
 
 
 @dataclass(frozen=True)
@@ -81,17 +61,6 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
-
-
-@dataclass(frozen=True)
-class GridSpec:
-    """What the integers in a shard mean: how to build the grid from them."""
-
-    layout: Layout
-    num_codebooks: int
-    codebook_size: int
-    """Values of a stored code; a hidden one holds this number."""
-    bits: int
 
 
 def collate(

@@ -4,19 +4,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.codec import CodecSpec
 from models.distributed import like, whole
 from models.front_end import encoder_digest
+from models.header import Header, read_header, steps
 from models.speech_lm import SpeechLM
-from models.transformer import Shape, Vocabulary
 
 
 class Place(TypedDict):
@@ -28,34 +27,6 @@ class Place(TypedDict):
     """Digest of the packs that the stream goes through."""
     grad_norms: list[float]
     """Of the last steps: what a spike is measured against."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a checkpoint must say to be used by somebody who has nothing else."""
-
-    shape: Shape
-    vocabulary: Vocabulary
-    codec: CodecSpec
-    codec_weights: str | None
-    layout: str
-    group: int
-    tokenizer: str
-    tokenizer_digest: str
-    tokenizer_file: str | None = None
-    """The user's tokenizer.json, copied into every checkpoint."""
-    deduplicate: bool = False
-    """Whether repeated frames of what is heard are left out."""
-    lineage: dict[str, Any] = field(default_factory=dict)
-    """Data sets with their Merkle roots, recipe digest, seed and code version."""
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> "Header":
-        """Read a header back."""
-        kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
-        shape = {name: tuple(value) if isinstance(value, list) else value for name, value in data["shape"].items()}
-        data = {**data, "shape": shape}
-        return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
 
 
 @dataclass(frozen=True)
@@ -131,25 +102,6 @@ def save(folder: Path, step: int, state: State, header: Header, place: Place | N
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return target
-
-
-def steps(folder: Path) -> list[int]:
-    """Return the steps whose checkpoints are complete, in order."""
-    return sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/checkpoint.json"))
-
-
-def read_header(path: Path) -> tuple[int, Header]:
-    """Return step and header of a checkpoint folder.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    try:
-        data = json.loads((path / "checkpoint.json").read_text())
-        step = data.pop("step")
-        return step, Header.from_json(data)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of ours: {error}") from error
 
 
 def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechLM, int, Header]:

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.loss import by_cell
-from models.transformer import Block, RMSNorm, Shape, Vocabulary, rotary
+from models.shape import Shape, Vocabulary
+from models.transformer import Block, RMSNorm, rotary
 
 
 class DepthTransformer(nn.Module):

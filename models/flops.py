@@ -8,7 +8,7 @@ Source: Chowdhery et al. 2022, "PaLM", arXiv:2204.02311, appendix B; attention b
 import torch
 
 from models.batch import Batch
-from models.transformer import Shape, Vocabulary
+from models.shape import Shape, Vocabulary
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 """Dense bf16 of devices, from their data sheets, by a part of their name."""

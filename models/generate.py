@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.attention import choose_backend
-from models.batch import GridSpec, PackedDocuments, collate
+from models.batch import collate
 from models.depth import DepthTransformer
+from models.documents import GridSpec, PackedDocuments
 from models.grammar import Grammar
 from models.layouts import CoarseFirst, Layout
 from models.speech_lm import SpeechLM

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from models.augment import Augment
-from models.batch import Batch, Codes, GridSpec, PackedDocuments, collate
+from models.batch import Batch, collate
+from models.documents import Codes, GridSpec, PackedDocuments
 from models.order import Span, Stream
 
 

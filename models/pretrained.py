@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import Header
+from models.header import Header
 from models.lora import LoRALinear
+from models.shape import Shape
 from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer
-from models.transformer import Shape
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 _OURS = ByteTokenizer.FIRST_TEXT

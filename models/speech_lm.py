@@ -19,14 +19,16 @@ from torch.utils.checkpoint import checkpoint
 
 from models import fused
 from models.activity import activity_loss
-from models.attention import Backend, packed_attention
+from models.attention import packed_attention
 from models.batch import Batch
 from models.ctc import ctc_loss
 from models.depth import DepthTransformer
 from models.front_end import FrontEnd
 from models.lora import freeze_all_but_updates
 from models.loss import linear_cross_entropy, target_weight
-from models.transformer import Block, RMSNorm, Shape, Vocabulary, rotary
+from models.options import Backend
+from models.shape import Shape, Vocabulary
+from models.transformer import Block, RMSNorm, rotary
 
 
 @dataclass

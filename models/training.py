@@ -6,152 +6,31 @@ gradient is that of the weighted mean over the whole global batch, however it wa
 
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 
 from models import checkpoint
-from models.attention import Backend, choose_backend
+from models.attention import choose_backend
 from models.augment import Augment
-from models.batch import Batch, GridSpec
+from models.batch import Batch
 from models.distributed import like, local_value, of_first_rank, shard, sum_over_ranks
+from models.documents import GridSpec
 from models.flops import training_flops
+from models.header import Header
+from models.header import steps as complete
 from models.loader import Loader, PackSource
+from models.metrics import MetricsFile, StepRecord, read_metrics
 from models.mirror import Mirror
+from models.options import Backend, Training
 from models.order import Stream
 from models.speech_lm import SpeechLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a model is trained."""
-
-    steps: int = 300
-    """Optimizer steps."""
-    packs_per_step: int = 4
-    """Packs in the global batch, over all ranks."""
-    packs_per_pass: int = 1
-    """Packs in one forward pass; the rest is accumulated. Changes no result beyond rounding."""
-    mixture: tuple[str, ...] = ()
-    """How often packs of each component (task, or task-bucket) are taken: asr=3,continue=1; from a step on:
-    500:asr=1. `grow` goes from short buckets to long ones. All in proportion to their number by default."""
-    hide_bands: int = 0
-    """Bands of prompt audio hidden, each of up to a fifth of the codebooks (SpecAugment)."""
-    hide_spans: int = 0
-    """Stretches of prompt audio hidden, each of up to a tenth of it."""
-    shift_bands: int = 0
-    """Codebooks by which prompt audio is moved up or down, at most."""
-    on_bad_shard: Literal["stop", "skip"] = "stop"
-    """What to do about a shard that is missing or altered: stop and name it, or say so and train without it."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for everything, or Muon for the matrices of the blocks: slower steps that learn more."""
-    lr: float = 2e-3
-    """Peak learning rate."""
-    min_lr_share: float = 0.1
-    """Last learning rate, as a share of the peak."""
-    warmup_steps: int = 30
-    """Steps of linear warm-up."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    """Cosine decay, or warmup-stable-decay with a linear decay over the last fifth."""
-    weight_decay: float = 0.01
-    """AdamW's, on matrices only."""
-    beta1: float = 0.9
-    """AdamW's first-moment decay."""
-    beta2: float = 0.98
-    """AdamW's second-moment decay."""
-    clip_norm: float = 1.0
-    """Norm that gradients are clipped to."""
-    document_mask: bool = True
-    """Whether a document sees only itself; without, all that stands before it in its pack: for comparison."""
-    ctc_weight: float = 0.0
-    """Weight of a CTC loss on the audio of prompts, beside the next token's: finds sooner what was said where."""
-    activity_weight: float = 0.0
-    """Weight of a loss on who talks in each column of prompts' audio: finds sooner who said it."""
-    tag_weight: float = 1.0
-    """Weight of speakers' tags in the loss; words have 1. A wrong tag costs all words of its turn."""
-    z_loss: float = 0.0
-    """Weight of the z-loss, which holds logits near 0; 1e-4 is usual."""
-    stream_weights: tuple[float, ...] = ()
-    """Weight of each audio stream in the loss; all alike where none is given."""
-    ema_decay: float = 0.0
-    """Above 0, checkpoints hold a running mean of the weights with this decay."""
-    on_bad_step: Literal["stop", "skip"] = "stop"
-    """What to do about a step whose loss or gradient is no number, or a spike: stop and name its packs, or leave it
-    out and write them down in bad_steps.jsonl."""
-    spike_factor: float = 0.0
-    """Above 0, a gradient this many times the median of the last 64 steps is a spike."""
-    start_from: str | None = None
-    """Weights to start from: a checkpoint of ours, a Hugging Face folder or hub id of a Llama, Qwen2 or Qwen3 model,
-    or `last`: the newest checkpoint in the output folder, if there is one. The rate warms up anew."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """What is computed in; weights, moments and sums stay in float32."""
-    recompute: bool = False
-    """Do blocks again in the backward pass instead of keeping what is inside: less memory, a third more work."""
-    compile: bool = False
-    """Compile what is before and behind attention; attention stays outside, so that no length compiles anew."""
-    shard: Literal["none", "full"] = "none"
-    """Leave each rank only a part of parameters, gradients and moments (FSDP2)."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the untrained one."""
-    keep_best: int = 0
-    """Checkpoints kept besides: those before which the mean loss was lowest."""
-    attention: Backend = "auto"
-    """Attention backend; auto takes the best that runs here."""
-    num_threads: int = 0
-    """CPU threads of a worker; 0 takes what the worker is given."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if min(self.steps, self.packs_per_step, self.packs_per_pass, self.checkpoint_every, self.keep_checkpoints) < 1:
-            raise ValueError("train: steps, packs and checkpoints are counted from 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError("train.lr must be positive")
-        if self.optimizer == "muon" and self.shard == "full":
-            raise ValueError("train: muon turns whole matrices, which train.shard full cuts up; take adamw")
-        if not self.document_mask and (self.ctc_weight or self.activity_weight):
-            raise ValueError(
-                "train: without a mask of documents, CTC and who talks cannot tell their audio apart; set ctc_weight 0 "
-                "and activity_weight 0"
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError("train.ema_decay must lie between 0 and 1")
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step was like."""
-
-    step: int
-    loss: float
-    """What is minimized, a cell; with the weights of CTC and z-loss."""
-    text_loss: float
-    """Cross-entropy of a text cell; with the z-loss."""
-    audio_loss: float
-    """Of an audio cell."""
-    grad_norm: float
-    lr: float
-    num_columns: int
-    num_documents: int
-    seconds: float
-    wait_seconds: float = 0.0
-    """Of them, waiting for packs."""
-    epoch: int = 0
-    """Above 0, packs come again."""
-    num_frames: int = 0
-    """Frames of audio in the documents."""
-    flops: float = 0.0
-    """Floating-point operations, as `models.flops` counts them."""
-    skipped: bool = False
-    """Whether the step was bad and left out."""
 
 
 def learning_rate(step: int, config: Training) -> float:
@@ -256,7 +135,7 @@ def train(
     *,
     seed: int,
     folder: Path,
-    header: checkpoint.Header,
+    header: Header,
     rank: int = 0,
     world_size: int = 1,
     device: str = "cpu",
@@ -316,7 +195,7 @@ def train(
     mirror = Mirror(folder, url) if url else None
     if mirror:
         mirror.fetch_newest()
-    there = checkpoint.steps(folder)
+    there = complete(folder)
     first = of_first_rank(there[-1] if there else -1)  # which may have been written while other ranks looked
     path = folder / f"step-{first:06d}"
     norms: list[float] = []
@@ -429,7 +308,7 @@ def train(
 class Writer:
     """Writes checkpoints beside the steps that follow; what goes wrong is raised at the next one, or at the end."""
 
-    def __init__(self, folder: Path, header: checkpoint.Header, config: Training, mirror: Mirror | None = None) -> None:
+    def __init__(self, folder: Path, header: Header, config: Training, mirror: Mirror | None = None) -> None:
         """Begin with nothing to wait for."""
         self._folder, self._header, self._config, self._mirror = folder, header, config, mirror
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -460,7 +339,7 @@ class Writer:
         checkpoint.prune(self._folder, self._config.keep_checkpoints, self._best())
         if self._mirror:
             self._mirror.send(step)
-            here = checkpoint.steps(self._folder)
+            here = complete(self._folder)
             there = [one for one in self._mirror.steps() if one]
             self._mirror.drop(one for one in there[: -self._config.keep_checkpoints] if one not in here)
 
@@ -474,7 +353,7 @@ class Writer:
         def before(step: int) -> float:
             return statistics.fmean(r.loss for r in records if step - every < r.step <= step)
 
-        there = [step for step in checkpoint.steps(self._folder)[1:] if any(r.step == step for r in records)]
+        there = [step for step in complete(self._folder)[1:] if any(r.step == step for r in records)]
         return sorted(there, key=before)[: self._config.keep_best]
 
     def note(self, rank: int, fault: dict[str, object]) -> None:
@@ -482,32 +361,3 @@ class Writer:
         if rank == 0:
             with open(self._folder / "bad_steps.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(fault) + "\n")
-
-
-class MetricsFile:
-    """One JSON line a step; lines of steps that a resumed run makes again are dropped first."""
-
-    def __init__(self, path: Path, keep_until: int) -> None:
-        """Open the file, keeping the steps that the checkpoint covers."""
-        kept = [record for record in read_metrics(path) if record.step <= keep_until]
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        staged.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
-        os.replace(staged, path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-
-    def append(self, record: StepRecord) -> None:
-        """Write one step."""
-        self._file.write(json.dumps(asdict(record)) + "\n")
-        self._file.flush()
-
-
-def read_metrics(path: Path) -> list[StepRecord]:
-    """Return the steps of a metrics file; a line cut short by a kill ends it."""
-    records: list[StepRecord] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(StepRecord(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError):
-                break
-    return records

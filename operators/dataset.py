@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from operators import storage
 from operators.cache import Cache
-from operators.digest import canonical_json, digest, digest_file, merkle_root, plain
+from operators.digest import canonical_json, digest, digest_file, digest_json, merkle_root, plain
 from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
 
@@ -64,8 +64,11 @@ class Partition:
     def key(self) -> str:
         """The hash that names this partition's content."""
         # What many partitions depend on is the same object in all of them, and is hashed once.
-        parts = {name: _once(value) if isinstance(value, dict) else value for name, value in self.depends.items()}
-        return digest({"rows": self.row_ids, "depends": parts})[:32]
+        parts = {
+            n: _once(v) if isinstance(v, dict) else v if isinstance(v, str) else plain(v)
+            for n, v in self.depends.items()
+        }
+        return digest_json({"rows": self.row_ids, "depends": parts})[:32]
 
 
 @dataclass(frozen=True, kw_only=True)

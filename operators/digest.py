@@ -45,6 +45,15 @@ def digest(value: Any) -> str:
     return digest_bytes(canonical_json(value).encode())
 
 
+def digest_json(value: Any) -> str:
+    """Return the digest of what is JSON already: lists, tuples, and mappings by strings; much faster, and the same.
+
+    >>> digest_json({"a": (1, "x")}) == digest({"a": [1, "x"]})
+    True
+    """
+    return digest_bytes(_ENCODER.encode(value).encode())
+
+
 def digest_bytes(data: bytes) -> str:
     """Return 64 hexadecimal digits (BLAKE2b-256) of bytes."""
     return hashlib.blake2b(data, digest_size=32).hexdigest()

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from models.batch import AUDIO, TEXT, PackedDocuments
 from models.codec import CodecSpec
+from models.documents import AUDIO, TEXT, PackedDocuments
 from models.layouts import Layout
 from models.tokenizer import ByteTokenizer
 from operators.errors import UnusableRowError

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.batch import GridSpec, PackedDocuments
 from models.codec import CodecSpec
+from models.documents import GridSpec, PackedDocuments
 from models.layouts import make_layout
 from models.order import Span
 from operators import storage

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from models.batch import TEXT
+from models.documents import TEXT
 from models.tokenizer import ByteTokenizer
 from operators.annotations import virtual_channels
 from operators.documents import Document, Scene, Turn, distinct

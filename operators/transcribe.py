@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from models.batch import GridSpec, PackedDocuments
-from models.checkpoint import Header, load
+from models.checkpoint import load
 from models.codec import CodecSpec
+from models.documents import GridSpec, PackedDocuments
 from models.generate import greedy_text
 from models.grammar import ArrivalGrammar, TimedGrammar
+from models.header import Header
 from models.layouts import make_layout
 from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer, load_tokenizer

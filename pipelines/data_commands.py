@@ -246,7 +246,7 @@ def _hf(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(HfArguments, prog="hubbub data hf", args=list(arguments))
     from models.checkpoint import load
     from models.pretrained import export
-    from pipelines.transcribe import newest_checkpoint
+    from pipelines.start import newest_checkpoint
 
     path = newest_checkpoint(parsed.checkpoint)
     try:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from models.checkpoint import read_header
+from models.header import read_header
 from models.mirror import Mirror
 from operators import storage
 from operators.dataset import Receipt, RowWriter

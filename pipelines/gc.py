@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoint import read_header, steps
+from models.header import read_header, steps
 from operators import storage
 from operators.digest import plain
 from operators.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from models.checkpoint import read_header
+from models.header import read_header
 from models.order import Stream
 from operators.dataset import Snapshot
 from operators.errors import InputError

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import checkpoint
+from models.header import Header, read_header
 from operators.dataset import Snapshot
 from operators.digest import digest_file
 from operators.errors import InputError
@@ -109,7 +109,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
                 snapshot,
             )
     for path in sorted((output.folder / "checkpoints").glob("*/step-*")):
-        step, header = checkpoint.read_header(path)
+        step, header = read_header(path)
         weights = digest_file(path / "model.safetensors")
         run = header.lineage.get("mlflow_run", "")
         yield node(
@@ -150,7 +150,7 @@ def _grow(node: Mapping[str, Any]) -> dict[str, Any]:
             if judged or other["kind"] == "hypotheses":
                 out["from"].append(_grow(other) if judged else _leaf(other))
     elif node["kind"] == "checkpoint":
-        header: checkpoint.Header = node["data"]
+        header: Header = node["data"]
         out.update({k: v for k, v in header.lineage.items() if k != "datasets"})
         out["codec"] = f"{header.codec.name} {header.codec.weights_digest[:12]}"
         roots = header.lineage.get("datasets", {})

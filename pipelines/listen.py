@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from models.batch import TEXT
 from models.codec import Codec, unpack_codes
+from models.documents import TEXT
 from models.tokenizer import ByteTokenizer
 from operators.dataset import Snapshot
 from operators.errors import InputError

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoint import read_header, steps
-from models.training import read_metrics
+from models.header import read_header, steps
+from models.metrics import read_metrics
 from operators.errors import InputError
 from pipelines import console, pack, simulate, train
 from pipelines.recipes import Recipe, check

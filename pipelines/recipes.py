@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from models.training import Training
-from models.transformer import SIZES, Shape
+from models.options import Training
+from models.shape import SIZES, Shape
 from operators.cast import Casting
 from operators.compose import Compose
 from operators.converse import Converse

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.training import StepRecord, read_metrics
+from models.metrics import StepRecord, read_metrics
 from operators.dataset import Snapshot
 from operators.errors import InputError
 from pipelines import console, graph, simulate

@@ -17,7 +17,7 @@ from models.mirror import Mirror
 from operators import cast, joined, manifest, recorded, storage, stories, text
 from operators.cast import Splits
 from operators.dataset import Dataset, Partition, Receipt, stale_reason
-from operators.digest import digest, digest_file, plain
+from operators.digest import digest, digest_file, digest_json, plain
 from operators.errors import InputError
 from operators.manifest import Manifest, corpus_roots
 from operators.schema import SCHEMA_VERSION
@@ -358,8 +358,8 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 depends={
                     **of_all,
                     # The rows that it uses, in order: not the whole manifest.
-                    "casts": digest([[c.speakers, [row_digests[row] for row in c.rows]] for c in group])[:32],
-                    "speakers": {s: digest(sorted(rows.values()))[:16] for s, rows in sorted(used.items())},
+                    "casts": digest_json([[c.speakers, [row_digests[row] for row in c.rows]] for c in group])[:32],
+                    "speakers": {s: digest_json(sorted(rows.values()))[:16] for s, rows in sorted(used.items())},
                 },
             )
             payload = [[c.conversation_id, c.split, list(c.speakers), list(c.rows)] for c in group]

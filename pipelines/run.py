@@ -24,8 +24,8 @@ from pipelines.road import (
     plan_road,
     sound_roots,
 )
+from pipelines.start import newest_checkpoint
 from pipelines.tracking import StageRun, code_version, unrecorded
-from pipelines.transcribe import newest_checkpoint
 from pipelines.walk import Options, Road, describe, only_one, refuse_above, said, take_snapshot, write_quarantine
 
 

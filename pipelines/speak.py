@@ -15,7 +15,8 @@ from operators.errors import InputError
 from operators.text import normalize
 from operators.transcribe import Transcribe
 from pipelines import console
-from pipelines.transcribe import codebooks_of, newest_checkpoint, read_mono
+from pipelines.start import newest_checkpoint
+from pipelines.transcribe import codebooks_of, read_mono
 
 _TAG = re.compile(r"\[s(\d+)\]")
 

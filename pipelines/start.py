@@ -4,20 +4,33 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from models.checkpoint import Header, load, read_header, steps
+from models.header import Header, read_header, steps
 from models.mirror import Mirror
-from models.pretrained import find, load_weights, read_shape
-from models.speech_lm import SpeechLM
-from models.transformer import Shape
+from models.shape import Shape
 from operators.digest import digest, digest_file
 from operators.errors import InputError
 from pipelines.recipes import Recipe
-from pipelines.transcribe import newest_checkpoint
+
+if TYPE_CHECKING:  # where nothing is started from, a plan does without torch
+    from models.speech_lm import SpeechLM
 
 _DECISION = "start.json"
 """What `last` was when a training began: the same command goes on from there, however often it is given."""
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """Return a checkpoint folder, given one, a training's folder or an output folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    for pattern in ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/*/step-*/checkpoint.json"):
+        found = sorted(path.glob(pattern), key=lambda one: (one.stat().st_mtime, one.parent.name))
+        if found:
+            return found[-1].parent
+    raise InputError(f"there is no checkpoint at {path}; --checkpoint takes a step-... folder or a run's output folder")
 
 
 def _ours(name: str) -> Path | None:
@@ -40,6 +53,8 @@ def shape_of(recipe: Recipe) -> Shape:
     try:
         ours = _ours(name)
         if ours is None:
+            from models.pretrained import find, read_shape
+
             return read_shape(find(name), recipe.model)
         _, header = read_header(ours)
     except ValueError as error:
@@ -79,6 +94,8 @@ def start_digest(recipe: Recipe) -> str | None:
     ours = _ours(name)
     if ours is not None:
         return digest_file(ours / "model.safetensors")
+    from models.pretrained import find
+
     return digest([digest_file(path) for path in sorted(find(name).glob("*.safetensors"))])
 
 
@@ -111,6 +128,8 @@ def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None)
     elif name is None or name == "last":
         made = {"kind": "scratch", "why": "asked for" if name is None else "no checkpoint of this kind here yet"}
     else:
+        from models.pretrained import find
+
         made = {"kind": "pretrained", "path": str(find(name).absolute()), "weights_digest": start_digest(recipe)}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made, indent=1) + "\n")
@@ -142,7 +161,7 @@ def _last(own: Path, header: Header) -> Path | None:
     return max(found)[1] if found else None
 
 
-def load_start(model: SpeechLM, start: dict[str, Any]) -> SpeechLM:
+def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
     """Put the weights of a start into an initialized model.
 
     Raises:
@@ -150,8 +169,12 @@ def load_start(model: SpeechLM, start: dict[str, Any]) -> SpeechLM:
     """
     try:
         if start["kind"] == "pretrained":
+            from models.pretrained import load_weights
+
             load_weights(Path(start["path"]), model)
         elif start["kind"] == "checkpoint":
+            from models.checkpoint import load
+
             weights = load(Path(start["path"]))[0].state_dict()
             missing, odd = model.load_state_dict(weights, strict=False)
             wrong = [*odd, *(name for name in missing if not name.endswith(("update_up", "update_down")))]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from models.batch import AUDIO
+from models.documents import AUDIO
 from models.generate import frames_in
 from operators.dataset import Dataset, Snapshot
 from operators.errors import InputError

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.session import ROOT
-from models import checkpoint
+from models.header import read_header
 from operators.dataset import Snapshot
 from operators.digest import digest_file, plain
 from operators.errors import InputError
@@ -392,7 +392,7 @@ class StageRun:
         if made is None:
             return ""
         self._client.finalize_logged_model(made.model_id, "READY")
-        step, _ = checkpoint.read_header(folder)
+        step, _ = read_header(folder)
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model_id=made.model_id, step=step)])
         return str(made.model_id)
 

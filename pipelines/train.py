@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import Session
-from models.checkpoint import Header
-from models.flops import peak_flops
-from models.front_end import encoder_digest
+from models.header import Header
+from models.metrics import StepRecord, read_metrics
 from models.mirror import Mirror
 from models.order import Stream
-from models.training import StepRecord, read_metrics
-from models.transformer import Vocabulary
+from models.shape import Vocabulary
 from operators.dataset import Dataset, Snapshot
 from operators.digest import plain
 from operators.errors import InputError
@@ -57,8 +55,12 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
 
 @lru_cache(maxsize=4)
 def _digest_of(encoder: str | None) -> str:
+    if encoder is None:
+        return ""
+    from models.front_end import encoder_digest
+
     try:
-        return "" if encoder is None else encoder_digest(encoder)
+        return encoder_digest(encoder)
     except ValueError as error:
         raise InputError(f"model.encoder: {error}") from error
 
@@ -85,6 +87,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
+    from models.flops import peak_flops
     from models.speech_lm import SpeechLM
     from models.training import train
 

@@ -14,19 +14,7 @@ from operators.documents import Window
 from operators.errors import InputError
 from operators.render import resample
 from operators.transcribe import Transcribe
-
-
-def newest_checkpoint(path: Path) -> Path:
-    """Return a checkpoint folder, given one, a training's folder or an output folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    for pattern in ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/*/step-*/checkpoint.json"):
-        found = sorted(path.glob(pattern), key=lambda one: (one.stat().st_mtime, one.parent.name))
-        if found:
-            return found[-1].parent
-    raise InputError(f"there is no checkpoint at {path}; --checkpoint takes a step-... folder or a run's output folder")
+from pipelines.start import newest_checkpoint
 
 
 def read_mono(path: Path, rate_hz: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from models.training import read_metrics
+from models.metrics import read_metrics
 from tests.bench.realism import SHARED
 
 ROOT = Path(__file__).parents[2]

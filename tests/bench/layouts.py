@@ -16,12 +16,13 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from models.batch import GridSpec, PackedDocuments, collate
+from models.batch import collate
 from models.codec import CodecSpec, pack_codes
+from models.documents import GridSpec, PackedDocuments
 from models.layouts import NAMES, make_layout
+from models.shape import SIZES, Vocabulary
 from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer
-from models.transformer import SIZES, Vocabulary
 from operators.compose import Compose
 from operators.schema import CODES, table
 

@@ -20,9 +20,10 @@ import torch
 from models.batch import collate
 from models.flops import training_flops
 from models.loss import full_cross_entropy, linear_cross_entropy
+from models.options import Training
+from models.shape import SIZES
 from models.speech_lm import SpeechLM
-from models.training import Training, make_optimizers, train
-from models.transformer import SIZES
+from models.training import make_optimizers, train
 from pipelines.recipes import demo
 from pipelines.train import Preemption, header_of
 from tests.bench.plain_model import packed_loss, padded_loss
@@ -42,8 +43,8 @@ def say(*words):
 def heard(seed, num_frames, num_text):
     """A document as the demo's: audio that is heard, then text that is predicted."""
     rng = np.random.default_rng(seed)
-    from models.batch import PackedDocuments
     from models.codec import pack_codes
+    from models.documents import PackedDocuments
 
     columns = GRID.layout.num_columns(num_frames)
     total = 1 + columns + num_text

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from models.batch import GridSpec, PackedDocuments
 from models.codec import CodecSpec, pack_codes
+from models.documents import GridSpec, PackedDocuments
 from models.layouts import make_layout
 from models.order import Span
+from models.shape import Shape, Vocabulary
 from models.speech_lm import SpeechLM
-from models.transformer import Shape, Vocabulary
 
 K, V = 4, 16
 CODEC = CodecSpec(
@@ -116,7 +116,7 @@ class Source:
 
 
 def header(grid):
-    from models.checkpoint import Header
+    from models.header import Header
 
     return Header(
         shape=SHAPE,

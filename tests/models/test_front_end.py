@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.batch import GridSpec, PackedDocuments, collate
-from models.checkpoint import Header
+from models.batch import collate
 from models.codec import load_codec, pack_codes
+from models.documents import GridSpec, PackedDocuments
 from models.front_end import Queries, encoder_digest, load_encoder
 from models.generate import greedy_text
+from models.header import Header
 from models.layouts import make_layout
+from models.metrics import read_metrics
+from models.options import Training
+from models.shape import Vocabulary
 from models.speech_lm import SpeechLM
-from models.training import Training, read_metrics, train
-from models.transformer import Vocabulary
+from models.training import train
 from tests.models.support import SHAPE, Source, joined
 
 transformers = pytest.importorskip("transformers")

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models import fused
-from models.transformer import Attention, RMSNorm, Shape, SwiGLU, rotary
+from models.shape import Shape
+from models.transformer import Attention, RMSNorm, SwiGLU, rotary
 
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-11}
 

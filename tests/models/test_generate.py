@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import PackedDocuments, collate
+from models.batch import collate
 from models.codec import pack_codes
 from models.depth import DepthTransformer
+from models.documents import PackedDocuments
 from models.generate import Sampling, frames_in, generate_audio
 from models.layouts import NAMES, make_layout
 from tests.models.support import K, V, grid_spec, model_for

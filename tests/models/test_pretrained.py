@@ -9,9 +9,9 @@ import torch
 
 from models.batch import collate
 from models.pretrained import export, find, load_weights, read_shape
+from models.shape import Shape, Vocabulary
 from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer
-from models.transformer import Shape, Vocabulary
 from tests.models.support import PackedDocuments, document, grid_spec, header, joined
 
 transformers = pytest.importorskip("transformers")

@@ -13,9 +13,12 @@ import torch
 
 from models import checkpoint
 from models.augment import Augment
+from models.header import steps
 from models.loader import Loader, share, step_cost
+from models.metrics import read_metrics
+from models.options import Training
 from models.order import Span, Stream
-from models.training import Training, learning_rate, read_metrics, train
+from models.training import learning_rate, train
 from tests.models.support import Source, document, grid_spec, header, joined, model_for
 
 GRID = grid_spec()
@@ -263,7 +266,7 @@ def test_a_loss_that_is_no_number_names_the_packs(tmp_path):
 
 def test_checkpoints_are_whole_pruned_and_hold_no_pickle(tmp_path):
     run(tmp_path)
-    assert checkpoint.steps(tmp_path) == [0, 9, 10]
+    assert steps(tmp_path) == [0, 9, 10]
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {"metrics.jsonl", "loader.json", "model.safetensors", "optimizer.safetensors", "checkpoint.json"}
     model, step, read = checkpoint.load(tmp_path / "step-000010")
@@ -280,7 +283,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         run(tmp_path)
-    assert checkpoint.steps(tmp_path) == [0, 3]
+    assert steps(tmp_path) == [0, 3]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".step")]
 
 

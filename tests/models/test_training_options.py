@@ -10,8 +10,11 @@ import torch
 from models import checkpoint
 from models.batch import collate
 from models.flops import training_flops
+from models.header import steps
 from models.loss import full_cross_entropy, linear_cross_entropy
-from models.training import Judge, Training, read_metrics, train
+from models.metrics import read_metrics
+from models.options import Training
+from models.training import Judge, train
 from tests.models.support import Source, document, grid_spec, header, joined, model_for
 from tests.models.test_training import CONFIG, GRID, _free_port, losses, packs, run
 
@@ -148,7 +151,7 @@ def test_a_machine_that_is_taken_away_leaves_a_checkpoint(tmp_path):
     (tmp_path / "cut").mkdir()
     last = train(model, Source(packs(), (4, 5)), GRID, CONFIG, **arguments, should_stop=lambda: next(asked))
     assert last == 5
-    assert checkpoint.steps(tmp_path / "cut")[-1] == 5
+    assert steps(tmp_path / "cut")[-1] == 5
     source = Source(packs(), (4, 5))
     run(tmp_path / "cut", source=source)
     assert len(source.read) == 5 * 4
@@ -161,7 +164,7 @@ def test_the_best_checkpoints_are_kept_beside_the_newest(tmp_path):
     records = read_metrics(tmp_path / "metrics.jsonl")
     before = {step: np.mean([r.loss for r in records if step - 2 < r.step <= step]) for step in range(2, 13, 2)}
     best = sorted(before, key=before.get)[:2]
-    assert set(checkpoint.steps(tmp_path)) == {0, 12, *best}
+    assert set(steps(tmp_path)) == {0, 12, *best}
 
 
 def test_weights_of_streams_scale_their_losses():

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.batch import AUDIO, collate
+from models.batch import collate
 from models.codec import pack_codes
 from models.dmel import DMel
+from models.documents import AUDIO
 from models.tokenizer import ByteTokenizer
 from operators.compose import Compose, windows
 from operators.dataset import Dataset, Partition

@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from models.batch import AUDIO, TEXT, GridSpec, PackedDocuments, collate
+from models.batch import collate
 from models.codec import CodecSpec, pack_codes, unpack_codes
+from models.documents import AUDIO, TEXT, GridSpec, PackedDocuments
 from models.layouts import NAMES, make_layout
 from models.tokenizer import ByteTokenizer, FileTokenizer, load_tokenizer
 from operators.compose import Compose

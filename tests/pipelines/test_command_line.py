@@ -1,11 +1,14 @@
 """What a user can mend is one line that names it, exit code 2, and no traceback."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
+from cluster.session import ROOT
 from tests.pipelines.support import hubbub, write_recipe
 
 
@@ -31,6 +34,12 @@ def test_help_needs_no_work():
     out = hubbub("run", "demo", "--help").stdout
     assert "--train.steps" in out
     assert "--corpus.manifests" in out
+
+
+def test_what_only_asks_does_without_torch():
+    """It costs a second to import; recipes, plans, lineage and help have no use for it."""
+    code = "import sys, pipelines.__main__, pipelines.plan, pipelines.lineage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_unknown_verbs_recipes_and_keys_name_the_nearest(tmp_path):
