@@ -1,7 +1,7 @@
 """What a mask of documents is worth for audio-to-text packs, and layouts at equal audio and equal operations.
 
 `make bench-ablation`. Spoken digits, the fsdd recipe's conversations; every model is judged on the same held-out ones.
-All trainings of a comparison read the same codes, and stop at the same number of operations (`models/flops.py`).
+Layouts read the same codes, and stop at the same number of operations (`models/flops.py`). Arguments choose variants.
 Prints one JSON object.
 """
 
@@ -23,13 +23,11 @@ COMMON = (
     # Neither helps itself with where documents begin, or the two sides would differ in more than the mask.
     "--train.ctc-weight", 0, "--train.activity-weight", 0, "--model.prompt-attention", "causal",
 )  # fmt: skip
-# What is compared, and the options that make it; steps are set so that operations are equal.
+PROBED = 20
+# The fsdd recipe, two frames a column, with a mask of documents: against none, and against other layouts for as many
+# operations in all.
 MASK = {"documents": (), "none": ("--train.no-document-mask",)}
-LAYOUTS = {
-    "two frames a column": (),
-    "four frames a column": ("--compose.group", 4),
-    "one frame a column": ("--compose.group", 1),
-}
+LAYOUTS = {"four_frames": ("--compose.group", 4), "one_frame": ("--compose.group", 1)}
 
 
 def hubbub(*arguments):
@@ -40,15 +38,23 @@ def newest(output, pattern):
     return max(output.glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
+def cost_of_a_step(output, options):
+    """Operations of a training step, from a few of them."""
+    hubbub("train", "fsdd", *COMMON, "--output", output, "--train.steps", PROBED, *options)
+    records = read_metrics(newest(output, "checkpoints/*/metrics.jsonl"))
+    assert len(records) == PROBED
+    return sum(record.flops for record in records) / PROBED
+
+
 def trained(output, steps, options):
     """Train and judge one variant."""
     started = time.monotonic()
-    hubbub("run", "fsdd", *COMMON, "--output", output, "--train.steps", steps, *options, *sys.argv[1:])
+    hubbub("run", "fsdd", *COMMON, "--output", output, "--train.steps", steps, *options)
     metrics = json.loads(newest(output, "evaluation/*/metrics.json").read_text())["trained"]["cpwer"]
     records = read_metrics(newest(output, "checkpoints/*/metrics.jsonl"))
     return {
         "steps": steps,
-        "pflop": round(sum(record.flops for record in records) / 1e15, 3),
+        "pflop": round(sum(record.flops for record in records) / 1e15, 4),
         "columns": sum(record.num_columns for record in records),
         "audio_h": round(sum(record.num_frames for record in records) / 40 / 3600, 1),
         "loss": round(sum(record.text_loss for record in records[-50:]) / 50, 4),
@@ -59,22 +65,20 @@ def trained(output, steps, options):
 
 
 def main():
+    wanted = sys.argv[1:] or [*MASK, *LAYOUTS]
     result = {}
     with tempfile.TemporaryDirectory() as name:
         output = Path(name) / "digits"
-        for mask, options in MASK.items():
-            result[f"mask: {mask}"] = found = trained(output, STEPS, options)
-            print(json.dumps({mask: found}), file=sys.stderr)
-        budget = result["mask: documents"]["pflop"] / STEPS
-        for layout, options in LAYOUTS.items():
-            if not options:
-                result[f"layout: {layout}"] = result["mask: documents"]
+        base = None
+        for variant, options in (MASK | LAYOUTS).items():
+            if variant not in wanted:
                 continue
-            # A few steps tell what one costs.
-            probe = trained(output, 20, options)
-            steps = round(STEPS * budget / (probe["pflop"] / 20))
-            result[f"layout: {layout}"] = found = trained(output, steps, options)
-            print(json.dumps({layout: found}), file=sys.stderr)
+            steps = STEPS
+            if variant in LAYOUTS:
+                base = base or cost_of_a_step(output, ())
+                steps = round(STEPS * base / cost_of_a_step(output, options))
+            result[variant] = trained(output, steps, options)
+            print(json.dumps({variant: result[variant]}), file=sys.stderr, flush=True)
     print(json.dumps(result))
 
 
