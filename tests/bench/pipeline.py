@@ -236,7 +236,8 @@ def main():
             casting=replace(demo().casting, train_conversations=3000),
             partitions=Partitions(conversations_per_partition=750),
         )
-        hubbub("simulate", f"{folder}/recipe.json", "--output", f"{folder}/base")
+        if {"ray", "growth", "plan"} & set(wanted):
+            hubbub("simulate", f"{folder}/recipe.json", "--output", f"{folder}/base")
         base = Output(Path(folder) / "base")
         parts = {
             "ray": lambda: ray_overhead(base, recipe, folder),
