@@ -1,7 +1,8 @@
 """Norms, rotation, SwiGLU and sums of embeddings for a CPU: each with its gradient written out, in few passes.
 
 At small widths these cost a CPU as much time as the matrix products do when autograd differentiates them operation by
-operation. What they equal, in values and gradients, stands in `models.transformer` (tests/models/test_fused.py).
+operation. What they equal, in values and gradients, stands in `models.transformer` and
+`models.speech_lm` (tests/models/test_fused.py).
 Accelerators have kernels of their own, and torch.compile makes some: neither needs these.
 """
 
