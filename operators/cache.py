@@ -9,7 +9,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from operators.errors import InputError
 
 _STALE_S = 3600.0
 _TRIES = 4
+_GAP_BYTES = 1 << 16
+"""Between members of a tar that still come by one request: less than a request costs."""
+_RUN_BYTES = 1 << 24
+_REQUESTS = 8
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,7 +53,6 @@ class Cache:
         if storage.is_local(url):
             return self._local(url, num_bytes)
         target = self.folder / content_digest[:2] / content_digest
-        target.parent.mkdir(parents=True, exist_ok=True)
         with self._alone(target):
             if target.exists() and target.stat().st_size == num_bytes:
                 os.utime(target)
@@ -63,15 +67,12 @@ class Cache:
         Raises:
             OSError: it is missing, shorter, or the server refuses.
         """
-        name = digest({"source": url, "start": start, "length": length})
-        target = self.folder / name[:2] / f"{name}{Path(url).suffix if not length else ''}"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._place(url, start, length)
         with self._alone(target):
             if target.exists():
                 os.utime(target)
                 return target
-            staged = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
-            try:
+            with self._staged(target) as staged:
                 if length:
                     data = storage.read_range(url, start, length)
                     if len(data) != length:
@@ -80,10 +81,58 @@ class Cache:
                 else:
                     storage.download(url, staged)
                 self._make_room(staged.stat().st_size)
-                os.replace(staged, target)
-            finally:
-                staged.unlink(missing_ok=True)
         return target
+
+    def warm(self, sources: Iterable[tuple[str, int, int]]) -> None:
+        """Fetch recordings that are about to be read (URL, first byte, bytes; 0 bytes are a whole object).
+
+        They are asked for by shard and offset: neighbors in a tar come by one request, and several requests are under
+        way at once. What cannot be had is left to `source`, which says why.
+        """
+        missing = sorted({one for one in sources if not self._place(*one).exists()})
+        runs: list[list[tuple[str, int, int]]] = []
+        for url, start, length in missing:
+            if runs and length and runs[-1][-1][0] == url and runs[-1][-1][2]:
+                begin, (_, last, size) = runs[-1][0][1], runs[-1][-1]
+                if start - last - size <= _GAP_BYTES and start + length - begin <= _RUN_BYTES:
+                    runs[-1].append((url, start, length))
+                    continue
+            runs.append([(url, start, length)])
+        if runs:
+            with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="warm") as pool:
+                for _ in pool.map(self._warm_run, runs):
+                    pass
+
+    def _warm_run(self, run: list[tuple[str, int, int]]) -> None:
+        """Fetch what lies side by side in one object."""
+        (url, begin, length), (_, last, size) = run[0], run[-1]
+        with contextlib.suppress(OSError):
+            if not length:
+                self.source(url)
+                return
+            data = storage.read_range(url, begin, last + size - begin)
+            self._make_room(sum(length for _, _, length in run))
+            for _, start, length in run:
+                member = data[start - begin : start - begin + length]
+                target = self._place(url, start, length)
+                with self._alone(target):
+                    if len(member) == length and not target.exists():
+                        with self._staged(target) as staged:
+                            staged.write_bytes(member)
+
+    def _place(self, url: str, start: int, length: int) -> Path:
+        name = digest({"source": url, "start": start, "length": length})
+        return self.folder / name[:2] / f"{name}{Path(url).suffix if not length else ''}"
+
+    @contextlib.contextmanager
+    def _staged(self, target: Path) -> Iterator[Path]:
+        """Give a path for a file in the making, which is in its place when the block ends, and gone when it fails."""
+        staged = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            yield staged
+            os.replace(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
 
     @staticmethod
     def _local(url: str, num_bytes: int) -> Path:
@@ -122,6 +171,7 @@ class Cache:
     @contextlib.contextmanager
     def _alone(self, target: Path) -> Iterator[None]:
         """Hold a file's lock, so that the processes of a machine download it once; a killed holder frees it."""
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(target.with_name(f".{target.name}.lock"), "a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

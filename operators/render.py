@@ -54,6 +54,16 @@ def read_pcm16(path: Path, rate_hz: int, start: int, count: int, channel: int) -
     return None
 
 
+def warm(conversations: Iterable[Mapping[str, Any]]) -> None:
+    """Fetch what conversations on object storage are made of, sorted by shard, before they are rendered one by one."""
+    read = (one for row in conversations for one in ([row["recording"]] if row["recording"] else row["turns"]))
+    remote = [
+        (one["audio"], one["byte_offset"], one["byte_length"]) for one in read if not storage.is_local(one["audio"])
+    ]
+    if remote:
+        Cache.default().warm(remote)
+
+
 def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[np.float32]:
     """Return a turn's samples (N,) at the recording's own rate.
 
@@ -255,8 +265,9 @@ class Render:
         Raises:
             UnusableRowError: a recording cannot be used.
         """
-        roots = roots_of(batch)
-        heard = [self.hear(row, roots) for row in batch.to_pylist()]
+        roots, rows = roots_of(batch), batch.to_pylist()
+        warm(rows)
+        heard = [self.hear(row, roots) for row in rows]
         stems = pa.array(
             [[{"speaker": s, "kind": kind, "samples": x} for s, kind, x in one.stems] for one in heard],
             AUDIO.field("stems").type,

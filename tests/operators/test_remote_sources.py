@@ -9,7 +9,9 @@ import fsspec
 import numpy as np
 import pytest
 
+from operators import storage
 from operators.cache import Cache
+from operators.errors import UnusableRowError
 from operators.manifest import Manifest, index
 from operators.render import read_source
 from tests.conftest import write_corpus
@@ -61,6 +63,30 @@ def test_what_is_read_is_what_lies_here(remote, kind, tmp_path, monkeypatch):
     # The second time nothing is asked of the server.
     fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
     read_source(there.to_pylist()[0], {})
+
+
+def test_neighbors_in_a_shard_come_by_one_request(remote, monkeypatch):
+    there, _ = index([remote["packed"]])
+    monkeypatch.setenv("HUBBUB_CACHE", str(Cache.default().folder.parent / "another"))
+    asked = []
+    read = storage.read_range
+
+    def counted(url, start, length):
+        asked.append((url, start, length))
+        return read(url, start, length)
+
+    monkeypatch.setattr(storage, "read_range", counted)
+    spans = [(row["audio"], row["byte_offset"], row["byte_length"]) for row in there.to_pylist()]
+    nowhere = (spans[0][0] + "x", 0, 10), (spans[0][0], 10**9, 10)
+    Cache.default().warm([*reversed(spans), *nowhere])
+    assert len(asked) == 3
+    here, _ = index([remote["local"]])
+    roots = {here["corpus"][0].as_py(): remote["local"].root}
+    for one, other in zip(here.to_pylist(), there.to_pylist(), strict=True):
+        assert np.array_equal(read_source(one, roots), read_source(other, {}))
+    assert len(asked) == 3
+    with pytest.raises(UnusableRowError, match="cannot be read"):
+        read_source({**there.to_pylist()[0], "byte_offset": 10**9}, {})
 
 
 def test_the_copies_are_bounded(remote, tmp_path):

@@ -84,3 +84,44 @@ def kill_in(stage, arguments, output):
         process.kill()
         process.wait()
     return False
+
+
+STAGES = ("simulate", "tokenize", "pack", "train", "evaluate")
+
+
+def run_on_two_nodes(recipe, output, kill_in, *arguments):
+    """Run a recipe on a head and a node that works; kill that node in some stages, and let another come each time.
+
+    Returns:
+        seconds that it took, and the stages that lost their node.
+    """
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    node = {"num_cpus": 2, "object_store_memory": 200_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
+    worker, killed, said = cluster.add_node(**node), [], Path(f"{output}.log")
+    journal = Path(output) / "journal.jsonl"
+    started = time.monotonic()
+    with said.open("w") as file:  # a pipe that nobody empties would hold it up
+        process = subprocess.Popen(
+            command("run", recipe, "--output", output, "--ray-address", cluster.address, *arguments),
+            cwd=ROOT, stdout=file, stderr=file,
+        )  # fmt: skip
+    try:
+        while process.poll() is None and time.monotonic() - started < 600:
+            lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+            now = lines[-1]["stage"] if lines and lines[-1]["event"] == "start" else None
+            if now in kill_in and now not in killed and (now != "train" or in_the_middle("train", output)):
+                time.sleep(0.3)
+                cluster.remove_node(worker, allow_graceful=False)
+                killed.append(now)
+                worker = cluster.add_node(**node)
+            time.sleep(0.02)
+        process.wait(timeout=600)
+        seconds = time.monotonic() - started
+    finally:
+        process.kill()
+        cluster.shutdown()
+    assert process.returncode == 0, said.read_text()
+    return seconds, killed

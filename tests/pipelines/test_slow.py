@@ -8,7 +8,17 @@ import pytest
 from pipelines.road import Output
 from tests.conftest import write_corpus
 from tests.operators.s3 import s3_environment
-from tests.pipelines.support import ROOT, command, hubbub, in_the_middle, losses, roots, write_recipe
+from tests.pipelines.support import (
+    ROOT,
+    STAGES,
+    command,
+    hubbub,
+    in_the_middle,
+    losses,
+    roots,
+    run_on_two_nodes,
+    write_recipe,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -145,47 +155,10 @@ def test_the_road_runs_with_a_continuous_front_end(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_nodes_that_die_in_the_middle_of_every_stage_change_nothing(tmp_path):
     """Two nodes; the one that works is killed in each stage, and another comes."""
-    import subprocess
-    import time
-
-    from ray.cluster_utils import Cluster
-
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    timed = {}
-    for name in ("undisturbed", "disturbed"):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
-        worker = cluster.add_node(num_cpus=2, object_store_memory=200_000_000)
-        output, killed = tmp_path / name, []
-        started = time.monotonic()
-        said = tmp_path / f"{name}.log"  # a pipe that nobody empties would hold it up
-        with said.open("w") as file:
-            process = subprocess.Popen(
-                command("run", recipe, "--output", output, "--ray-address", cluster.address), cwd=ROOT,
-                env=environment, stdout=file, stderr=file,
-            )  # fmt: skip
-        try:
-            while name == "disturbed" and process.poll() is None and time.monotonic() - started < 600:
-                journal = output / "journal.jsonl"
-                lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
-                now = lines[-1]["stage"] if lines and lines[-1]["event"] == "start" else None
-                if now in ("simulate", "tokenize", "pack", "train", "evaluate") and now not in killed:
-                    if now == "train" and not in_the_middle("train", output):
-                        time.sleep(0.05)
-                        continue
-                    time.sleep(0.3)
-                    cluster.remove_node(worker, allow_graceful=False)
-                    killed.append(now)
-                    worker = cluster.add_node(num_cpus=2, object_store_memory=200_000_000)
-                time.sleep(0.02)
-            process.wait(timeout=600)
-        finally:
-            process.kill()
-            cluster.shutdown()
-        assert process.returncode == 0, said.read_text()
-        timed[name] = time.monotonic() - started
-    print(f"killed in {killed}; disturbed over undisturbed {timed['disturbed'] / timed['undisturbed']:.2f}")
+    undisturbed, _ = run_on_two_nodes(recipe, tmp_path / "undisturbed", ())
+    disturbed, killed = run_on_two_nodes(recipe, tmp_path / "disturbed", STAGES)
+    print(f"killed in {killed}; disturbed over undisturbed {disturbed / undisturbed:.2f}")
     assert {"tokenize", "train"} <= set(killed)
     assert roots(tmp_path / "disturbed") == roots(tmp_path / "undisturbed")
     assert losses(tmp_path / "disturbed") == losses(tmp_path / "undisturbed")
