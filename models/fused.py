@@ -1,11 +1,15 @@
-"""Norms, rotation, SwiGLU and sums of embeddings for a CPU: each with its gradient written out, in few passes.
+"""Norms, rotation, SwiGLU and sums of embeddings in few passes, each with its gradient written out.
 
 At small widths these cost a CPU as much time as the matrix products do when autograd differentiates them operation by
-operation. What they equal, in values and gradients, stands in `models.transformer` and
-`models.speech_lm` (tests/models/test_fused.py).
-Accelerators have kernels of their own, and torch.compile makes some: neither needs these.
+operation; here is what a CPU does instead. Where there is a GPU, `models.triton_kernels` stands in. What they equal, in
+values and gradients, stands in `models.transformer` and `models.speech_lm` (tests/models/test_fused.py).
+torch.compile makes kernels of its own, and needs neither.
 """
 
+import functools
+import logging
+import os
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +19,40 @@ from torch.autograd.function import once_differentiable
 
 def serves(x: torch.Tensor) -> bool:
     """Return whether an input is better computed here than by torch's own operations."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():
+        return False
+    return gpu_kernels(x) is not None or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
+
+
+def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
+    """Return the Triton kernels where they serve an input: a GPU's, of 16 or 32 bits."""
+    if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    return tried_kernels(str(x.device))
+
+
+@functools.cache
+def tried_kernels(device: str) -> ModuleType | None:
+    """Return the Triton kernels where they do on a device what torch's own operations do; tried once a process.
+
+    HUBBUB_KERNELS=plain leaves them out.
+    """
+    if os.environ.get("HUBBUB_KERNELS") == "plain":
+        return None
+    try:
+        from models import triton_kernels
+        from models.kernel_trial import disagreements
+    except ImportError as error:
+        logging.getLogger(__name__).warning("no Triton here (%s): torch's own operations are used", error)
+        return None
+    try:
+        faults = disagreements(triton_kernels, torch.device(device))
+    except Exception as error:  # noqa: BLE001 whatever a compiler or a driver may raise: there is another way
+        faults = [f"{type(error).__name__}: {error}"]
+    if faults:
+        logging.getLogger(__name__).warning("Triton kernels are left out on %s: %s", device, "; ".join(faults))
+        return None
+    return triton_kernels
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -23,7 +60,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4.
     """
-    out: torch.Tensor = _Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    if kernels := gpu_kernels(x):
+        return kernels.rms_norm(x, weight, eps)  # type: ignore[no-any-return]
+    out: torch.Tensor = _Norm.apply(x, weight.to(x.dtype), eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -45,18 +84,24 @@ def heads(
         counts: H and G.
         eps: of the norms.
     """
+    if kernels := gpu_kernels(qkv):
+        return kernels.heads(qkv, scales, cos, sin, counts, eps)  # type: ignore[no-any-return]
     q, k, v = _Heads.apply(qkv, *scales, cos.to(qkv.dtype), sin.to(qkv.dtype), counts, eps)  # type: ignore[no-untyped-call]
     return q, k, v
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up (..., F) of both side by side (..., 2 F)."""
+    if kernels := gpu_kernels(gate_up):
+        return kernels.swiglu(gate_up)  # type: ignore[no-any-return]
     out: torch.Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
     return out
 
 
 def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Tensor) -> torch.Tensor:
     """Sum, for each row of ids (A, S), the vectors of a table (R, d) that they name; frozen rows get no gradient."""
+    if kernels := gpu_kernels(table):
+        return kernels.embedding_sum(table, ids, frozen_rows)  # type: ignore[no-any-return]
     out: torch.Tensor = _EmbeddingSum.apply(table, ids, frozen_rows)  # type: ignore[no-untyped-call]
     return out
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from models.fused import gpu_kernels
+
 
 def by_cell(weights: torch.Tensor) -> torch.Tensor:
     """Return weights of rows (P,) as (P, 1), and of cells (P, S) as they are."""
@@ -34,6 +36,32 @@ def full_cross_entropy(
     if z_weight:
         losses = losses + z_weight * logits.logsumexp(dim=-1).square() * (targets != ignored)
     return (losses * by_cell(weights)).sum()
+
+
+def _chunk(
+    logits: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor, z_weight: float, *, gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of a chunk's losses, and the gradient (C, S V) of its logits (C, S, V), which are used up."""
+    if kernels := gpu_kernels(logits):
+        losses = kernels.cross_entropy_(
+            logits, wanted.flatten(), share.flatten().contiguous(), z_weight, gradient=gradient
+        )
+        return losses.sum(), logits.flatten(1)
+    logits, wanted = logits.to(share.dtype), wanted[..., None]
+    peak = logits.amax(dim=-1, keepdim=True)
+    chosen = logits.gather(-1, wanted) - peak
+    logits.sub_(peak).exp_()
+    mass = logits.sum(dim=-1, keepdim=True)
+    losses = mass.log() - chosen
+    scale = share[..., None]
+    if z_weight:
+        level = mass.log() + peak
+        losses = losses + z_weight * level.square()
+        scale = scale * (1.0 + 2.0 * z_weight * level)
+    if gradient:  # share (softmax - one-hot), and z's part, in the place of the exponentials
+        logits.mul_(scale / mass)
+        logits.scatter_add_(-1, wanted, -share[..., None])
+    return (losses[..., 0] * share).sum(), logits.flatten(1)
 
 
 class _Chunked(Function):
@@ -66,25 +94,12 @@ class _Chunked(Function):
                 wanted = targets[part]
                 counts = wanted != ignored
                 share = by_cell(weights[part]).to(exact) * counts  # (C, S)
-                wanted = wanted.where(counts, 0)[..., None]
-                logits = F.linear(hidden[part], matrix).to(exact).view(len(wanted), num_streams, -1)
-                peak = logits.amax(dim=-1, keepdim=True)
-                chosen = logits.gather(-1, wanted) - peak
-                logits.sub_(peak).exp_()
-                mass = logits.sum(dim=-1, keepdim=True)
-                losses = mass.log() - chosen
-                scale = share[..., None]
-                if z_weight:
-                    level = mass.log() + peak
-                    losses = losses + z_weight * level.square()
-                    scale = scale * (1.0 + 2.0 * z_weight * level)
-                total += (losses[..., 0] * share).sum()
-                if grad_hidden is None and grad_weight is None:
-                    continue
-                # d loss / d logits, in the place of the exponentials: share (softmax - one-hot), and z's part.
-                logits.mul_(scale / mass)
-                logits.scatter_add_(-1, wanted, -share[..., None])
-                slope = logits.view(len(wanted), -1)
+                wanted = wanted.where(counts, 0)
+                made, slope = _chunk(
+                    F.linear(hidden[part], matrix).view(len(wanted), num_streams, -1), wanted, share, z_weight,
+                    gradient=grad_hidden is not None or grad_weight is not None,
+                )  # fmt: skip
+                total += made
                 if grad_hidden is not None:
                     torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])
                 if grad_weight is not None:

@@ -32,6 +32,8 @@ class StepRecord:
     """Floating-point operations, as `models.flops` counts them."""
     skipped: bool = False
     """Whether the step was bad and left out."""
+    num_ranks: int = 1
+    """Workers that shared its packs."""
 
 
 class MetricsFile:

@@ -284,6 +284,7 @@ def train(
                 num_frames=frames,
                 flops=flops,
                 skipped=fault is not None,
+                num_ranks=world_size,
             )
             started = time.monotonic()
             if metrics is not None:

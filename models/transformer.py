@@ -44,7 +44,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized states."""
         if fused.serves(x):
-            return fused.rms_norm(x, self.weight.to(x.dtype), self.eps or 0.0)
+            return fused.rms_norm(x, self.weight, self.eps or 0.0)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 

@@ -60,6 +60,8 @@ class Common:
     """Processes of a local Ray; as many as there are cores by default."""
     train_workers: int = 1
     """Workers of Ray Train."""
+    min_train_workers: int = 0
+    """Go on with as few as this while nodes are missing, and with more when they come; 0 waits for all."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
     store: str = ""
@@ -127,6 +129,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             output=parsed.output or Path("runs") / parsed.recipe.name,
             workers=parsed.workers,
             train_workers=parsed.train_workers,
+            min_train_workers=parsed.min_train_workers,
             ray_address=parsed.ray_address,
             update=parsed.update,
             store=parsed.store,
@@ -320,6 +323,7 @@ def _sweep(arguments: Sequence[str]) -> None:
         output=parsed.output or Path("runs") / f"{parsed.recipe.name}-sweep",
         workers=parsed.workers,
         train_workers=parsed.train_workers,
+        min_train_workers=parsed.min_train_workers,
         ray_address=parsed.ray_address,
         store=parsed.store,
     )

@@ -24,6 +24,7 @@ def report(output: Path) -> None:
     import torch
 
     from models.attention import available_backends, choose_backend
+    from models.fused import tried_kernels
 
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     rows = [["machine", f"{platform.machine()}, {os.cpu_count()} cores, {memory_gb:.0f} GB", ""]]
@@ -38,6 +39,12 @@ def report(output: Path) -> None:
     needs = {"varlen": "needs CUDA", "flash": "needs CUDA and flash-attn", "flex": "needs CUDA"}
     rows += [[f"attention {backend}", "no", why] for backend, why in needs.items() if backend not in backends]
     rows.append(["loss", "chunked", "linear cross-entropy in chunks, plain PyTorch, on every device"])
+    if device == "cuda":
+        used = tried_kernels("cuda:0") is not None
+        why = "norms, rotation, SwiGLU, embedding sums, cross-entropy; tried here against torch's own operations"
+        rows.append(["Triton kernels", "yes" if used else "no", why if used else "the warning above says why"])
+    else:
+        rows.append(["Triton kernels", "no", "need CUDA; norms, rotation, SwiGLU have gradients of their own here"])
     for package, extra, use in (
         ("espeakng-loader", "demo", "speaks the embedded corpus"),
         ("ai-edge-litert", "lyra", "codec lyra"),

@@ -165,7 +165,9 @@ def _train(road: Road, plan: Plan) -> None:
             }
             with console.bar("train", road.recipe.train.steps) as bar, _watched(plan, run_, bar):
                 if not plan.training_done():
-                    train.fit(plan, packs, lineage, road.session(), road.options.train_workers)
+                    workers = road.options.train_workers
+                    fewest = road.options.min_train_workers or workers
+                    train.fit(plan, packs, lineage, road.session(), fewest, workers)
             for step in (0, road.recipe.train.steps):
                 run_.model(
                     folder / f"step-{step:06d}", f"{road.recipe.name}-step-{step}", {"hubbub.packs": packs.merkle_root}

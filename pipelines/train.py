@@ -23,6 +23,8 @@ from pipelines.recipes import Recipe, from_mapping
 from pipelines.road import Plan
 from pipelines.start import check_start, decide, load_start, shape_of
 
+_RESIZE_EVERY_S = 60.0
+"""How often more workers may join: each time costs the steps since the last checkpoint."""
 _FAILURE = "failure.txt"
 """Why a training stopped for good, where its checkpoints are."""
 
@@ -142,8 +144,18 @@ def check(recipe: Recipe) -> None:
     check_start(recipe, header_of(recipe, {}))
 
 
-def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Session, num_train_workers: int) -> None:
+def fit(
+    plan: Plan,
+    snapshot: Snapshot,
+    lineage: dict[str, Any],
+    session: Session,
+    min_train_workers: int,
+    num_train_workers: int,
+) -> None:
     """Train to the end, on as many workers as asked for; go on where an earlier run stopped.
+
+    With fewer at least than at most, Ray Train begins anew from the last checkpoint with what is left when a node is
+    lost, and with what is there when one comes: the packs of a step stay the same ones.
 
     Raises:
         InputError: there are not enough processors, the loss is no number, or a file cannot be read or written.
@@ -151,9 +163,13 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
-    if num_train_workers > max(session.num_cpus, session.num_gpus):
+    if not 0 < min_train_workers <= num_train_workers:
         raise InputError(
-            f"{num_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}"
+            f"--min-train-workers {min_train_workers} must lie between 1 and --train-workers {num_train_workers}"
+        )
+    if min_train_workers > max(session.num_cpus, session.num_gpus):
+        raise InputError(
+            f"{min_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}"
         )
     config = plan.recipe.train
     shards = PackShards(plan.output.dataset("packs"), snapshot, config.on_bad_shard)
@@ -173,7 +189,8 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
         console.line("start", ", ".join(str(value) for value in start.values()))
         lineage = {**lineage, "started_from": start}
     (folder / _FAILURE).unlink(missing_ok=True)
-    use_gpu = session.num_gpus >= num_train_workers
+    use_gpu = session.num_gpus >= min_train_workers
+    is_elastic = min_train_workers < num_train_workers
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -186,7 +203,8 @@ def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Sessio
             "start": json.dumps(start),
         },
         scaling_config=ScalingConfig(
-            num_workers=num_train_workers,
+            num_workers=(min_train_workers, num_train_workers) if is_elastic else num_train_workers,
+            elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": max(1, session.num_cpus // num_train_workers)},
         ),

@@ -31,6 +31,8 @@ class Options:
     """Processes of a local Ray; as many as there are cores by default."""
     train_workers: int = 1
     """Workers of Ray Train; their packs are a step's packs, shared out."""
+    min_train_workers: int = 0
+    """With how few of them training goes on while nodes are missing; 0 waits for all."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
     store: str = ""
@@ -83,7 +85,10 @@ class Road:
             except ConnectionError as error:
                 raise InputError(f"{error}; start one, or leave out --ray-address for a local one") from error
             options = self.options
-            check_cluster(self.recipe, self._session, options.output, self.output.store, options.train_workers)
+            check_cluster(
+                self.recipe, self._session, options.output, self.output.store,
+                options.min_train_workers or options.train_workers,
+            )  # fmt: skip
         return self._session
 
     def tracker(self) -> Tracker:

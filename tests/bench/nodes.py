@@ -25,6 +25,16 @@ def shorter():
     )
 
 
+def seconds_in(stage, output):
+    """Return how long a stage took, by the run's journal."""
+    at = {}
+    for line in (output / "journal.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["stage"] == stage:
+            at[entry["event"]] = entry["time"]
+    return at["end"] - at["start"]
+
+
 def main():
     result = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +51,7 @@ def main():
             assert roots(output) == roots(base)
             assert losses(output) == losses(base)
             result[f"death_in_{stage}"] = round(seconds / undisturbed, 3)
+            result[f"lost_in_{stage}_s"] = round(seconds_in(stage, output) - seconds_in(stage, base), 1)
     print(json.dumps(result))
 
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from models.metrics import read_metrics
 from pipelines.road import Output
 from tests.conftest import write_corpus
 from tests.operators.s3 import s3_environment
@@ -91,6 +92,53 @@ def test_two_training_workers_make_the_steps_of_one(tmp_path):
     for number in (1, 2):
         hubbub("train", recipe, "--output", tmp_path / f"out-{number}", "--workers", 2, "--train-workers", number)
     assert losses(tmp_path / "out-2") == pytest.approx(losses(tmp_path / "out-1"), abs=1e-4)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
+    """It begins on the one node there is, takes in another that comes, and goes on when that dies."""
+    import subprocess
+    import time
+
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    changes = ("--train.steps", 5000, "--train.checkpoint-every", 100, "--train.num-threads", 1)
+    node = {"num_cpus": 1, "object_store_memory": 200_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
+    cluster.add_node(**node)
+    elastic = ("--ray-address", cluster.address, "--train-workers", 2, "--min-train-workers", 1)
+    said = tmp_path / "said.log"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            command("train", recipe, "--output", tmp_path / "elastic", *changes, *elastic),
+            cwd=ROOT, stdout=file, stderr=file,
+        )  # fmt: skip
+
+    def ranks():
+        return [record.num_ranks for path in tmp_path.glob("elastic/checkpoints/*/metrics.jsonl")
+                for record in read_metrics(path)]  # fmt: skip
+
+    def wait_until(happened):
+        while process.poll() is None and not happened():
+            time.sleep(0.1)
+
+    try:
+        wait_until(lambda: len(ranks()) > 30)
+        second = cluster.add_node(**node)
+        wait_until(lambda: ranks()[-1:] == [2])
+        cluster.remove_node(second, allow_graceful=False)
+        process.wait(timeout=400)
+    finally:
+        process.kill()
+        cluster.shutdown()
+    assert process.returncode == 0, said.read_text()
+    counts = ranks()
+    assert (counts[0], 2 in counts, counts[-1]) == (1, True, 1)
+    hubbub("train", recipe, "--output", tmp_path / "alone", *changes)
+    assert losses(tmp_path / "elastic") == pytest.approx(losses(tmp_path / "alone"), abs=1e-3)
 
 
 @pytest.fixture
