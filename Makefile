@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-train bench-pipeline bench-nodes bench-ablation clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-train bench-gpu bench-pipeline bench-nodes bench-ablation clean
 
 setup: $(STAMP)
 
@@ -64,6 +64,9 @@ bench-train: setup         ## a training step against plain arithmetic, sgemm, p
 
 bench-pipeline: setup      ## what Ray, MLflow and planning cost; growth to 100,000 conversations (8 minutes)
 	$(BIN)/python -m tests.bench.pipeline
+
+bench-gpu: setup           ## one GPU: MFU, tokens a second and memory against transformers' own model (10 minutes)
+	$(BIN)/python -m tests.bench.gpu
 
 bench-nodes: setup         ## what the death of a working node costs, in each stage by itself (15 minutes)
 	$(BIN)/python -m tests.bench.nodes

@@ -41,14 +41,18 @@ def flatten(chain: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], set[tu
 
 
 def columns_of(nodes: Mapping[str, Any], edges: set[tuple[str, str]]) -> dict[str, int]:
-    """Return how far each node is from what it all began with: the longest way.
+    """Return how far each node is from what it all began with, by the longest way; what begins late stands late.
 
     >>> columns_of({"a": 0, "b": 0, "c": 0}, {("b", "a"), ("c", "b"), ("c", "a")})
     {'a': 2, 'b': 1, 'c': 0}
+    >>> columns_of({"a": 0, "b": 0, "c": 0, "late": 0}, {("b", "a"), ("c", "b"), ("late", "a")})["late"]
+    1
     """
     sources: dict[str, list[str]] = {name: [] for name in nodes}
+    consumers: dict[str, list[str]] = {name: [] for name in nodes}
     for source, made in edges:
         sources[made].append(source)
+        consumers[source].append(made)
     depth: dict[str, int] = {}
 
     def of(name: str) -> int:
@@ -56,7 +60,14 @@ def columns_of(nodes: Mapping[str, Any], edges: set[tuple[str, str]]) -> dict[st
             depth[name] = 1 + max((of(source) for source in sources[name]), default=-1)
         return depth[name]
 
-    return {name: of(name) for name in nodes}
+    placed: dict[str, int] = {}
+    for name in sorted(nodes, key=of, reverse=True):
+        placed[name] = min((placed[made] for made in consumers[name]), default=of(name) + 1) - 1
+    return {name: placed[name] for name in nodes}
+
+
+def _short(text: str, length: int = 22) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def svg(chain: Mapping[str, Any]) -> str:
@@ -87,7 +98,7 @@ def svg(chain: Mapping[str, Any]) -> str:
         boxes.append(
             f"<g><title>{facts}</title><rect x='{x}' y='{y}' width='{_WIDTH}' height='{_HEIGHT}' rx='6' "
             f"fill='{color}'{marked}/><text x='{x + 8}' y='{y + 19}' fill='#fff' font-weight='600'>"
-            f"{html.escape(kind[:26])}</text><text x='{x + 8}' y='{y + 36}' fill='#fff' font-family='monospace' "
+            f"{html.escape(_short(kind))}</text><text x='{x + 8}' y='{y + 36}' fill='#fff' font-family='monospace' "
             f"font-size='11'>{html.escape(name[:24])}</text></g>"
         )
     return (

@@ -60,7 +60,8 @@ def report(folder: Path, page: Path, examples: int) -> Path:
     body = "".join(f"<h2 id='{anchors[title]}'>{title}</h2>{part}" for title, part in parts.items())
     head = (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(recipe.name)}: report</title>"
-        f"<style>{_STYLE}</style><h1>{html.escape(recipe.name)}</h1>{_headline(recipe, metrics, way)}<nav>{menu}</nav>"
+        f"<style>{_STYLE}</style><h1>{html.escape(recipe.name)}</h1>"
+        f"{_headline(recipe, metrics, way, snapshots)}<nav>{menu}</nav>"
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(f"{head}{body}</html>\n", encoding="utf-8")
@@ -83,7 +84,9 @@ def _cell(value: Any) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
-def _headline(recipe: Recipe, metrics: Mapping[str, Any], way: Mapping[str, Any]) -> str:
+def _headline(
+    recipe: Recipe, metrics: Mapping[str, Any], way: Mapping[str, Any], snapshots: Mapping[str, Snapshot]
+) -> str:
     """Say in three lines what was run, on what, and how well."""
     rate = metrics["trained"]["cpwer"]
     made = next((node for node in _walk(way) if node["kind"] == "checkpoint"), {})
@@ -94,10 +97,27 @@ def _headline(recipe: Recipe, metrics: Mapping[str, Any], way: Mapping[str, Any]
     size = f"dim {recipe.model.dim}, {recipe.model.num_layers} layers"
     return (
         f"<p class='big'>cpWER {rate['rate']:.1%} <small>({low:.1%} to {high:.1%}) on {rate['num_conversations']} "
-        f"conversations of {rate['reference_words']:,} words</small></p><p>{html.escape(metrics['splits'])}. Model of "
+        f"conversations of {rate['reference_words']:,} words</small></p><p>{_corpus(recipe, snapshots)} "
+        f"{html.escape(metrics['splits'].capitalize())}. Model of "
         f"{size}, {recipe.train.steps:,} steps on {recipe.encode.codec} codes. Recipe {recipe.digest[:12]}, seed "
         f"{recipe.seed}, {where}{warn}.</p>"
     )
+
+
+def _corpus(recipe: Recipe, snapshots: Mapping[str, Snapshot]) -> str:
+    """Say on what: recordings, whose, under which licence, and what was made of them."""
+    said = []
+    if utterances := snapshots.get("utterances"):
+        names = ", ".join(sorted({name.removeprefix("manifest ") for name in utterances.inputs}))
+        said.append(
+            f"{console.hours(utterances.total('audio_s'))} by {utterances.total('speakers'):.0f} speakers "
+            f"({names or 'stories'}{', ' + recipe.corpus.licence if recipe.corpus.licence else ''})"
+        )
+    if recordings := snapshots.get("recordings"):
+        said.append(f"{recordings.num_rows:,} recorded conversations")
+    conversations = snapshots["conversations"]
+    made = f"{conversations.num_rows:,} conversations, {console.hours(conversations.total('audio_s'))}"
+    return html.escape(f"From {' and '.join(said)}: {made}.")
 
 
 def _walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -121,7 +141,7 @@ def _road(snapshots: Mapping[str, Snapshot]) -> str:
     rows = []
     for name, snapshot in snapshots.items():
         audio_s, seconds = snapshot.total("audio_s"), snapshot.total("seconds")
-        rate = f"{audio_s / 60 / (seconds / 60):.0f} x real time" if audio_s and seconds else ""
+        rate = f"{audio_s / seconds:,.0f} x real time" if audio_s and seconds > 1 else ""
         rows.append(
             [
                 name, snapshot.num_rows, len(snapshot.receipts), console.hours(audio_s) if audio_s else "",

@@ -150,6 +150,7 @@ def test_a_report_says_what_was_run_on_what_how_well_and_where_from(recipe, undi
     assert text.count("<audio") == 2
     assert text.count("<polyline") == 6
     assert "<svg" in text
+    assert re.search(r"From [\d.]+ min by \d+ speakers \(.*\): \d+ conversations", text)
     assert "no speaker is in both" in text
     assert "http" not in re.sub(r"data:audio/wav;base64,[^']+", "", text)  # it needs nothing from anywhere
     refused = hubbub("report", tmp_path, check=False)
