@@ -17,6 +17,18 @@ EXCLUDED = [".git", ".venv", ".venv-*", "runs", "notebooks", "docs", "*.arrow"]
 """What of it is not sent to a cluster."""
 
 
+_QUIET = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1.0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_metrics_report_interval_ms": "60000",
+    "RAY_enable_metrics_collection": "0",
+}
+"""What a local Ray need not do: nobody takes the machine away, nobody looks at a dashboard, and each of its processes
+takes time from the threads of a step, which wait for each other."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """What the cluster offers."""
@@ -51,6 +63,9 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
     """
     if address is not None:
         _knock(address)
+    else:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
     # report() in Ray Train is a barrier that the controller releases when it polls: two seconds by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
