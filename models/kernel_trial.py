@@ -111,6 +111,12 @@ def disagreements(kernels: ModuleType, device: torch.device, many: int = 700) ->
         device: where they run.
         many: rows, more than there are programs.
     """
+    # Whoever asks first may be in the middle of a step: under autocast, or without gradients.
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        return _tried(kernels, device, many)
+
+
+def _tried(kernels: ModuleType, device: torch.device, many: int) -> list[str]:
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         generator = torch.Generator().manual_seed(0)

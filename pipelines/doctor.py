@@ -40,9 +40,11 @@ def report(output: Path) -> None:
     rows += [[f"attention {backend}", "no", why] for backend, why in needs.items() if backend not in backends]
     rows.append(["loss", "chunked", "linear cross-entropy in chunks, plain PyTorch, on every device"])
     if device == "cuda":
-        used = tried_kernels("cuda:0") is not None
+        has_kernels = tried_kernels("cuda:0") is not None
         why = "norms, rotation, SwiGLU, embedding sums, cross-entropy; tried here against torch's own operations"
-        rows.append(["Triton kernels", "yes" if used else "no", why if used else "the warning above says why"])
+        rows.append(
+            ["Triton kernels", "yes" if has_kernels else "no", why if has_kernels else "the warning above says why"]
+        )
     else:
         rows.append(["Triton kernels", "no", "need CUDA; norms, rotation, SwiGLU have gradients of their own here"])
     for package, extra, use in (

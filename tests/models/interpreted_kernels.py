@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from models import loss, triton_kernels
+from models import fused, loss, triton_kernels
+from models.batch import collate
 from models.kernel_trial import disagreements
 from models.loss import full_cross_entropy, linear_cross_entropy
+from tests.models.support import document, grid_spec, joined, model_for
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +17,36 @@ def _few_programs(monkeypatch):
 
 def test_each_is_its_plain_reference_in_values_and_gradients():
     assert disagreements(triton_kernels, torch.device("cpu"), many=7) == []
+
+
+def test_the_trial_is_the_same_in_the_middle_of_a_step():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert disagreements(triton_kernels, torch.device("cpu"), many=2) == []
+    with torch.inference_mode():
+        assert disagreements(triton_kernels, torch.device("cpu"), many=2) == []
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_whole_model_by_kernels_is_the_model(monkeypatch, half, qk_norm):
+    grid = grid_spec("delay", 1)
+    batch = collate([joined([document(grid, seed) for seed in range(3)])], grid)
+    model = model_for(grid, dtype=torch.float32, qk_norm=qk_norm, prompt_attention="both")
+    found = []
+    for kernels in (None, triton_kernels):
+        with monkeypatch.context() as patch:
+            patch.setattr(fused, "serves", lambda _, kernels=kernels: kernels is not None)
+            for module in (fused, loss):
+                patch.setattr(module, "gpu_kernels", lambda _, kernels=kernels: kernels)
+            model.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                total = model(batch, z_weight=1e-3).total
+            total.backward()
+        found.append([total.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    share = 0.1 if half else 1e-4
+    assert len(found[0]) > 15
+    for one, other in zip(*found, strict=True):
+        assert float((one - other).norm()) <= share * float(other.norm()) + 1e-5
 
 
 @pytest.mark.parametrize(
