@@ -103,20 +103,21 @@ def _reference(logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor
     return losses + 0 * logits.sum(), losses, slope.to(logits.dtype)
 
 
-def disagreements(kernels: ModuleType, device: torch.device, many: int = 700) -> list[str]:
+def disagreements(kernels: ModuleType, device: torch.device, many: int = 700, kind: str = "") -> list[str]:
     """Return what the kernels make otherwise than torch does, by name; nothing where all is well.
 
     Args:
         kernels: the module.
         device: where they run.
         many: rows, more than there are programs.
+        kind: try only what begins so.
     """
     # Whoever asks first may be in the middle of a step: under autocast, or without gradients.
     with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        return _tried(kernels, device, many)
+        return _tried(kernels, device, many, kind)
 
 
-def _tried(kernels: ModuleType, device: torch.device, many: int) -> list[str]:
+def _tried(kernels: ModuleType, device: torch.device, many: int, kind: str) -> list[str]:
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         generator = torch.Generator().manual_seed(0)
@@ -125,6 +126,8 @@ def _tried(kernels: ModuleType, device: torch.device, many: int) -> list[str]:
             return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
 
         for name, mine, plain, inputs in _cases(kernels, many, drawn):
+            if not name.startswith(kind):
+                continue
             results = []
             for work in (mine, plain):
                 out = work(*inputs)

