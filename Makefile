@@ -12,6 +12,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,lyra,align,codecs]"
+# Wheels of torch for CUDA bring their own Triton; elsewhere tests interpret and compile a GPU's kernels by this one.
+	$(BIN)/python -c "import triton" 2>/dev/null || [ "$$(uname -s)" != Linux ] || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
 	touch $@
 
 demo: setup                ## the main job: a corpus, conversations, codes, packs, a trained model, cpWER
