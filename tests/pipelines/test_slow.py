@@ -139,7 +139,13 @@ def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
     counts = ranks()
     assert (counts[0], 4 in counts, counts[-1]) == (2, True, 2)
     hubbub("train", recipe, "--output", tmp_path / "alone", *changes)
-    assert losses(tmp_path / "elastic") == pytest.approx(losses(tmp_path / "alone"), abs=1e-3)
+    # The same packs make every step; after thousands of steps, sums in another order have their way with losses.
+    made = []
+    for name in ("elastic", "alone"):
+        (path,) = (tmp_path / name).glob("checkpoints/*/metrics.jsonl")
+        made.append([(record.num_columns, record.num_documents) for record in read_metrics(path)])
+    assert made[0] == made[1]
+    assert losses(tmp_path / "elastic")[:100] == pytest.approx(losses(tmp_path / "alone")[:100], abs=1e-4)
 
 
 @pytest.fixture
