@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 from dataclasses import asdict
 from functools import lru_cache
@@ -23,7 +24,7 @@ from pipelines.recipes import Recipe, from_mapping
 from pipelines.road import Plan
 from pipelines.start import check_start, decide, load_start, shape_of
 
-_RESIZE_EVERY_S = 60.0
+_RESIZE_EVERY_S = float(os.environ.get("HUBBUB_RESIZE_EVERY_S", "60"))
 """How often more workers may join: each time costs the steps since the last checkpoint."""
 _FAILURE = "failure.txt"
 """Why a training stopped for good, where its checkpoints are."""

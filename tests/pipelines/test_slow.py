@@ -104,6 +104,7 @@ def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("HUBBUB_RESIZE_EVERY_S", "20")
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
     changes = ("--train.steps", 3000, "--train.checkpoint-every", 100, "--train.num-threads", 1,
                "--train.packs-per-step", 4)  # fmt: skip
