@@ -98,7 +98,7 @@ def _headline(
     return (
         f"<p class='big'>cpWER {rate['rate']:.1%} <small>({low:.1%} to {high:.1%}) on {rate['num_conversations']} "
         f"conversations of {rate['reference_words']:,} words</small></p><p>{_corpus(recipe, snapshots)} "
-        f"{html.escape(metrics['splits'].capitalize())}. Model of "
+        f"{html.escape(metrics['splits'][:1].upper() + metrics['splits'][1:])}. Model of "
         f"{size}, {recipe.train.steps:,} steps on {recipe.encode.codec} codes. Recipe {recipe.digest[:12]}, seed "
         f"{recipe.seed}, {where}{warn}.</p>"
     )
