@@ -164,10 +164,6 @@ def fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
-    if not 0 < min_train_workers <= num_train_workers:
-        raise InputError(
-            f"--min-train-workers {min_train_workers} must lie between 1 and --train-workers {num_train_workers}"
-        )
     if min_train_workers > max(session.num_cpus, session.num_gpus):
         raise InputError(
             f"{min_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}"

@@ -48,6 +48,14 @@ class Options:
     sweep: str = ""
     """MLflow run that this one stands below."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers of workers before anything is made."""
+        if not 0 <= self.min_train_workers <= self.train_workers:
+            raise InputError(
+                f"--min-train-workers {self.min_train_workers} must lie between 0 and --train-workers "
+                f"{self.train_workers}"
+            )
+
 
 @dataclass
 class Road:
