@@ -1,6 +1,6 @@
 """Causal attention in packed documents: no document sees another. Five ways, equal in values and gradients.
 
-`loop` is one SDPA a document: exact, and on a CPU several times faster than a mask. `mask` is one SDPA under a
+`loop` is one document after the other: exact, and on a CPU several times faster than a mask. `mask` is one SDPA under a
 block-diagonal mask: the oracle of the tests. `varlen` is torch's own variable-length kernel, `flash` that of the
 flash-attn package, `flex` FlexAttention: CUDA only.
 """
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from models.options import Backend
+from models.short_attention import serves, short_attention
 
 
 def available_backends(device_type: str) -> dict[Backend, str]:
@@ -30,7 +31,7 @@ def available_backends(device_type: str) -> dict[Backend, str]:
         except ImportError:
             pass
         found["flex"] = "FlexAttention, compiled for a mask of documents"
-    found["loop"] = "one SDPA a document; the fastest exact way on a CPU"
+    found["loop"] = "one document after the other; the fastest exact way on a CPU"
     found["mask"] = "one SDPA under a block-diagonal mask; the oracle of the tests"
     return found
 
@@ -118,11 +119,13 @@ def packed_attention(
 def _one_by_one(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boundaries: tuple[int, ...], prompts: tuple[int, ...] | None
 ) -> torch.Tensor:
-    """Attend by one SDPA a document, by two where a prompt sees itself in both directions."""
+    """Attend document by document: by SDPA, in two where a prompt sees itself in both directions; short ones apart."""
     gqa = q.shape[1] != k.shape[1]
     # Split, not sliced: the gradient of a slice is as long as all documents together, that of a split is one
     # concatenation.
     lengths = [end - start for start, end in itertools.pairwise(boundaries)]
+    if serves(q, max(lengths, default=0)):
+        return short_attention(q, k, v, lengths, list(prompts or [0] * len(lengths)))
     documents = zip(*(torch.split(x, lengths) for x in (q, k, v)), prompts or itertools.repeat(0), strict=False)
     parts = []
     for *parts_of_one, prompt in documents:

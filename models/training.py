@@ -68,6 +68,13 @@ def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optim
     return made
 
 
+def compile_blocks(model: SpeechLM) -> None:
+    """Compile what is before and behind each block's attention, which stays outside so that no length compiles anew."""
+    for block in model.blocks:
+        for name in ("begin", "finish"):
+            setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
+
+
 _SUMS = 10
 
 
@@ -211,9 +218,7 @@ def train(
     if config.shard == "full":
         shard(model, config.precision)
     if config.compile:
-        for block in model.blocks:
-            for name in ("begin", "finish"):
-                setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
+        compile_blocks(model)
     optimizers = make_optimizers(model, config)
     if first:
         checkpoint.load_moments(path, model, optimizers)

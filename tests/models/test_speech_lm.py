@@ -88,7 +88,7 @@ def test_a_prompt_is_seen_in_both_directions_where_asked():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("lengths", [(1,), (3, 1, 17), (5, 64, 2, 33)])
+@pytest.mark.parametrize("lengths", [(1,), (3, 1, 17), (5, 64, 2, 33), (2, 400, 30)])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("prompted", [False, True])
 def test_attention_by_documents_equals_the_masked_oracle(lengths, kv_heads, dtype, prompted):
