@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-train bench-gpu bench-pipeline bench-nodes bench-ablation clean
+.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation clean
 
 setup: $(STAMP)
 
@@ -62,7 +62,7 @@ bench-realism: setup       ## conversations simulated with a prior fitted to AMI
 bench-digits: setup        ## real spoken digits: train the fsdd recipe, judge it three ways (30 minutes)
 	$(BIN)/python -m tests.bench.digits
 
-bench-train: setup         ## a training step against plain arithmetic, sgemm, padding, full logits, the bare loop (6 minutes)
+bench-train: setup         ## a training step against plain arithmetic, sgemm, padding, full logits, the bare loop (10 minutes)
 	$(BIN)/python -m tests.bench.train
 
 bench-pipeline: setup      ## what Ray, MLflow and planning cost; growth to 100,000 conversations (8 minutes)
@@ -76,6 +76,9 @@ bench-nodes: setup         ## what the death of a working node costs, in each st
 
 bench-ablation: setup      ## a mask of documents or none; frames a column at equal operations (30 minutes)
 	$(BIN)/python -m tests.bench.ablation
+
+bench-layouts-trained: setup  ## layouts learned at equal audio and at equal operations, on the same codes (70 minutes)
+	$(BIN)/python -m tests.bench.layouts_trained
 
 bench-simulate: setup      ## planning and rendering against lhotse's, memory of a 2-hour meeting
 	$(BIN)/python -m tests.bench.simulate

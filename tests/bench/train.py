@@ -6,6 +6,7 @@
 import gc
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from models.loss import full_cross_entropy, linear_cross_entropy
 from models.options import Training
 from models.shape import SIZES
 from models.speech_lm import SpeechLM
-from models.training import make_optimizers, train
+from models.training import compile_blocks, make_optimizers, train
 from pipelines.recipes import demo
 from pipelines.train import Preemption, header_of
 from tests.bench.plain_model import packed_loss, padded_loss
@@ -121,9 +122,18 @@ def against_plain():
         a, b = torch.randn(size, size), torch.randn(size, size)
         peak = max(peak, *(2 * size**3 / timed(lambda a=a, b=b: torch.mm(a, b)) for _ in range(8)))
     say(f"step of small: {seconds:.3f} s, {flops / 1e9:.0f} GFLOP, sgemm peak {peak / 1e9:.0f} GFLOP/s")
-    return {
+    result = {
         "step_vs_plain": round(ratio, 4), "step_vs_itself": round(same, 4),
         "sgemm_fraction": round(flops / seconds / peak, 3), "columns_per_s": round(len(batch.text) / seconds),
+        "sgemm_gflop_per_s": round(peak / 1e9),
+    }  # fmt: skip
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        say("there is no C++ compiler: --train.compile is left out")
+        return result
+    compile_blocks(twin)
+    ratio, seconds = interleaved(lambda: step(twin, twins, lambda: twin(batch).total), ours)
+    return result | {
+        "compiled_vs_step": round(ratio, 4), "sgemm_fraction_compiled": round(flops / seconds / peak, 3),
     }  # fmt: skip
 
 
