@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 from dataclasses import asdict
 from functools import lru_cache
@@ -23,9 +22,8 @@ from pipelines import console
 from pipelines.recipes import Recipe, from_mapping
 from pipelines.road import Plan
 from pipelines.start import check_start, decide, load_start, shape_of
+from pipelines.walk import resize_every_s
 
-_RESIZE_EVERY_S = float(os.environ.get("HUBBUB_RESIZE_EVERY_S", "60"))
-"""How often more workers may join: each time costs the steps since the last checkpoint."""
 _FAILURE = "failure.txt"
 """Why a training stopped for good, where its checkpoints are."""
 
@@ -201,7 +199,7 @@ def fit(
         },
         scaling_config=ScalingConfig(
             num_workers=(min_train_workers, num_train_workers) if is_elastic else num_train_workers,
-            elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
+            elastic_resize_monitor_interval_s=resize_every_s(),
             use_gpu=use_gpu,
             resources_per_worker={"CPU": max(1, session.num_cpus // num_train_workers)},
         ),

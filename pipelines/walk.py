@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import threading
 import time
@@ -19,6 +20,24 @@ from pipelines.cluster_commands import check_cluster
 from pipelines.recipes import Recipe
 from pipelines.road import Output
 from pipelines.tracking import StageRun, Tracker, warm
+
+
+def resize_every_s() -> float:
+    """Return how often elastic training asks whether there are more workers now: HUBBUB_RESIZE_EVERY_S, or a minute.
+
+    Each time that there are costs the steps since the last checkpoint.
+
+    Raises:
+        InputError: it is no number, or not positive.
+    """
+    text = os.environ.get("HUBBUB_RESIZE_EVERY_S", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"HUBBUB_RESIZE_EVERY_S is {text!r}; it must be a number of seconds")
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +74,7 @@ class Options:
                 f"--min-train-workers {self.min_train_workers} must lie between 0 and --train-workers "
                 f"{self.train_workers}"
             )
+        resize_every_s()
 
 
 @dataclass

@@ -51,6 +51,15 @@ def test_unknown_verbs_recipes_and_keys_name_the_nearest(tmp_path):
     assert "did you mean steps" in one_line(refuses("run", path))
 
 
+def test_numbers_of_training_workers_are_checked_before_anything_is_made(recipe, tmp_path, monkeypatch):
+    run = ("run", recipe, "--output", tmp_path / "out")
+    error = one_line(refuses(*run, "--train-workers", 2, "--min-train-workers", 3))
+    assert "--min-train-workers 3 must lie between 0 and --train-workers 2" in error
+    monkeypatch.setenv("HUBBUB_RESIZE_EVERY_S", "soon")
+    assert "HUBBUB_RESIZE_EVERY_S is 'soon'" in one_line(refuses(*run))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_or_empty_manifest_is_named(tmp_path):
     path = write_recipe(tmp_path / "r.yaml", tmp_path / "nowhere.jsonl")
     assert "nowhere.jsonl does not exist" in one_line(refuses("run", path, "--output", tmp_path / "out"))
