@@ -62,7 +62,8 @@ class _Attention(torch.autograd.Function):
             scores.view(groups, -1, length, length)[..., prompt:].add_(later[:length, prompt:length])
             weights = torch.softmax(scores, dim=-1)
             place.copy_(_by_column(torch.bmm(weights, values.transpose(0, 1)), length))
-            kept.append(weights)
+            if any(ctx.needs_input_grad):
+                kept.append(weights)
         ctx.lengths = lengths
         ctx.save_for_backward(q, k, v, *kept)
         return out
