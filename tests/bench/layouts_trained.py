@@ -3,7 +3,7 @@
 `make bench-layouts-trained`. The fsdd recipe's conversations by Lyra's first four codebooks, made once; the same `tiny`
 model learns to write down and to go on with them. Every layout is trained twice: until it has read as much audio as
 the parallel layout did, and until it has done as many operations (`models/flops.py`). Judged on held-out conversations
-by what it writes (cpWER), and by what it expects to hear (bits a code, of the code that came: layouts are
+by what it writes (cpWER), and by what it gives the transcript that was right and the codes that came (layouts are
 factorizations of the same codes, so these compare). Arguments choose layouts. Prints one JSON object.
 """
 
@@ -29,9 +29,10 @@ from tests.bench.ablation import hubbub, newest
 from tests.bench.realism import SHARED
 
 BOOKS, RATE = 4, 50
-STEPS = 600
+STEPS = 500
 PROBED = 10
 PROMPT_S = 1.0
+AUDIO_WEIGHT = 0.1  # a frame; there are ten of them to a letter
 COMMON = (
     "--corpus.manifests", SHARED / "data/fsdd", "--casting.train-conversations", 4000, "--evaluate.no-untrained",
     "--encode.codec", "lyra", "--encode.weights", SHARED / "data/lyra_v2", "--encode.num-codebooks", BOOKS,
@@ -47,7 +48,7 @@ def of(layout, group, columns_a_frame, streams):
     return (
         "--compose.layout", layout, "--compose.group", group, "--pack.capacity", int(1024 * columns_a_frame),
         "--train.packs-per-pass", 1 if columns_a_frame > 1 else 2,
-        "--train.stream-weights", *[1 / columns_a_frame] * streams,
+        "--train.stream-weights", *[AUDIO_WEIGHT / columns_a_frame] * streams,
     )  # fmt: skip
 
 
@@ -82,27 +83,36 @@ def packed(made):
 
 
 @torch.no_grad()
-def bits_a_code(output):
-    """Mean of -log2 of what the newest checkpoint gives the codes that go on from a second of held-out audio."""
+def held_out(output):
+    """What the newest checkpoint expects of held-out conversations.
+
+    Returns:
+        Means of -log2 of what it gives the codes that go on from a second of audio, and of -ln of what it gives the
+        transcript's tokens.
+    """
     folder = newest(output, "checkpoints/*/step-*").parent
     path = max(folder.glob("step-*/checkpoint.json")).parent
     model, _, header = checkpoint.load(path)
     assert isinstance(model, SpeechLM)
     grid = Transcribe(checkpoint=str(path)).grid
-    compose = Compose(tasks=("continue",), layout=header.layout, group=header.group, prompt_s=PROMPT_S)
+    compose = Compose(tasks=("asr", "continue"), layout=header.layout, group=header.group, prompt_s=PROMPT_S)
     codes = Output(Path(output)).dataset("codes")
-    total = weight = 0.0
+    sums = {"asr": [0.0, 0.0], "continue": [0.0, 0.0]}
     for receipt in codes.latest().receipts:
         for batch in codes.batches(receipt):
-            rows = batch.to_pylist()
-            if rows[0]["split"] != "test":
+            if batch["split"][0].as_py() != "test":
                 continue
             for made in compose(batch).to_pylist():
                 loss = model(collate([packed(made)], grid))
-                # A mean over cells first: their weights are other ones in every layout.
-                total += float(loss.audio_total) / float(loss.audio_weight) * made["num_frames"]
-                weight += made["num_frames"]
-    return total / weight / math.log(2)
+                if made["task"] == "asr":
+                    total, weight = float(loss.text_total), float(loss.text_weight)
+                else:  # a mean over cells first: their weights are other ones in every layout
+                    weight = made["num_frames"]
+                    total = float(loss.audio_total) / float(loss.audio_weight) * weight
+                sums[made["task"]][0] += total
+                sums[made["task"]][1] += weight
+    audio, text = (sums[task][0] / sums[task][1] for task in ("continue", "asr"))
+    return {"bits_a_code": round(audio / math.log(2), 4), "nats_a_token": round(text, 4)}
 
 
 def trained(output, steps, options):
@@ -116,8 +126,7 @@ def trained(output, steps, options):
         "steps": steps,
         "tflop": round(sum(record.flops for record in records) / 1e12, 2),
         "audio_h": round(sum(record.num_frames for record in records) / RATE / 3600, 1),
-        "bits_a_code": round(bits_a_code(output), 4),
-        "text_loss": round(sum(record.text_loss for record in records[-50:]) / 50, 4),
+        **held_out(output),
         "cpwer": round(metrics["rate"], 4),
         "interval": [round(metrics["low"], 4), round(metrics["high"], 4)],
         "seconds": round(time.monotonic() - started),

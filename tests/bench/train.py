@@ -204,7 +204,7 @@ def losses():
     }
 
 
-def training(folder, steps=60, **options):
+def training(folder, steps=40, **options):
     """Train `small` for some steps; return the seconds of each."""
     rng = np.random.default_rng(2)
     packs = [joined(random_documents(rng, 12), f"p{i}") for i in range(16)]
@@ -219,7 +219,7 @@ def training(folder, steps=60, **options):
 
 
 def ray_loop():
-    """Ray Train's loop over the bare one, in turn."""
+    """Ray Train's loop over the bare one: step by step, each with the bare loop's before and behind it."""
     from cluster.session import connect
 
     def worker(config):
@@ -231,21 +231,35 @@ def ray_loop():
         Path(config["folder"], "seconds.json").write_text(json.dumps(seconds))
         ray.train.report({"done": 1})
 
-    ratios = []
-    with connect(None, 2):
+    def bare():
+        with tempfile.TemporaryDirectory() as folder:
+            return np.array(training(folder))
+
+    def with_ray():
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        for _ in range(3):
-            with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-                bare = training(one)
-                TorchTrainer(
-                    worker, train_loop_config={"folder": two}, run_config=RunConfig(storage_path=f"{two}/ray"),
-                    scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 2}),
-                ).fit()  # fmt: skip
-                with_ray = json.loads(Path(two, "seconds.json").read_text())
-                ratios.append(statistics.fmean(with_ray) / statistics.fmean(bare))
-    return {"ray_loop_vs_bare": round(statistics.median(ratios), 4)}
+        with tempfile.TemporaryDirectory() as folder:
+            TorchTrainer(
+                worker, train_loop_config={"folder": folder}, run_config=RunConfig(storage_path=f"{folder}/ray"),
+                scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 2}),
+            ).fit()  # fmt: skip
+            return np.array(json.loads(Path(folder, "seconds.json").read_text()))
+
+    ratios, same = [], []
+    with connect(None, 2):
+        before = bare()
+        for _ in range(4):
+            held = with_ray()
+            behind = bare()
+            ratios.append(held / ((before + behind) / 2))
+            same.append(behind / before)
+            before = behind
+    return {
+        "ray_loop_vs_bare": round(float(np.median(np.concatenate(ratios))), 4),
+        "ray_loop_vs_bare_of_means": round(float(np.median([one.mean() for one in ratios])), 4),
+        "bare_loop_vs_itself": round(float(np.median(np.concatenate(same))), 4),
+    }
 
 
 def main():
