@@ -77,7 +77,7 @@ bench-nodes: setup         ## what the death of a working node costs, in each st
 bench-ablation: setup      ## a mask of documents or none; frames a column at equal operations (30 minutes)
 	$(BIN)/python -m tests.bench.ablation
 
-bench-layouts-trained: setup  ## layouts learned at equal audio and at equal operations, on the same codes (70 minutes)
+bench-layouts-trained: setup  ## layouts learned at equal audio and at equal operations, on the same codes (80 minutes)
 	$(BIN)/python -m tests.bench.layouts_trained
 
 bench-simulate: setup      ## planning and rendering against lhotse's, memory of a 2-hour meeting
