@@ -18,13 +18,14 @@ import torch
 
 from models.batch import collate
 from models.codec import CodecSpec, pack_codes
-from models.documents import GridSpec, PackedDocuments
+from models.documents import GridSpec
 from models.layouts import NAMES, make_layout
 from models.shape import SIZES, Vocabulary
 from models.speech_lm import SpeechLM
 from models.tokenizer import ByteTokenizer
 from operators.compose import Compose
 from operators.schema import CODES, table
+from tests.models.support import packed
 
 SECONDS, ROUNDS = 5, 5
 SHAPES = {"16 x 16 at 50/s": (16, 50, (1, 2)), "80 x 16 at 40/s (dMel)": (80, 40, (1, 4))}
@@ -57,14 +58,7 @@ def main():
         for name, group in variants:
             layout = make_layout(name, books, 16, group)
             (made,) = Compose(tasks=("continue",), layout=name, group=group, prompt_s=0.5)(codes_of(spec)).to_pylist()
-            pack = PackedDocuments(
-                "p", made["num_columns"], np.array([0, made["num_columns"]], np.int32),
-                np.array([[s["kind"], s["start_column"], s["length"]] for s in made["segments"]], np.int32),
-                np.array(made["text_tokens"], np.int32), made["codes"],
-                np.array([[s["kind"], s["start_column"], s["end_column"]] for s in made["loss_spans"]], np.int32),
-                np.array([s["weight"] for s in made["loss_spans"]], np.float32),
-            )  # fmt: skip
-            batch = collate([pack], GridSpec(layout, books, 16, 4))
+            batch = collate([packed(made)], GridSpec(layout, books, 16, 4))
             vocabulary = Vocabulary(text_size=ByteTokenizer().vocab_size, num_streams=layout.num_streams,
                                     codebook_size=layout.vocab_size, ordinal=False, depth=layout.is_depth)  # fmt: skip
             model = SpeechLM(SIZES["tiny"], vocabulary).initialize(0)

@@ -14,12 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from models import checkpoint
 from models.batch import collate
-from models.documents import PackedDocuments
 from models.metrics import read_metrics
 from models.speech_lm import SpeechLM
 from operators.compose import Compose
@@ -27,6 +25,7 @@ from operators.transcribe import Transcribe
 from pipelines.road import Output
 from tests.bench.ablation import hubbub, newest
 from tests.bench.realism import SHARED
+from tests.models.support import packed
 
 BOOKS, RATE = 4, 50
 STEPS = 500
@@ -68,18 +67,6 @@ def cost_of_a_step(output, options):
     records = read_metrics(newest(output, "checkpoints/*/metrics.jsonl"))
     assert len(records) == PROBED
     return sum(record.flops for record in records) / PROBED, sum(record.num_frames for record in records) / PROBED
-
-
-def packed(made):
-    """A document as a pack of its own."""
-    segments, spans = made["segments"], made["loss_spans"]
-    return PackedDocuments(
-        made["document_id"], made["num_columns"], np.array([0, made["num_columns"]], np.int32),
-        np.array([[s["kind"], s["start_column"], s["length"]] for s in segments], np.int32),
-        np.array(made["text_tokens"], np.int32), made["codes"],
-        np.array([[s["kind"], s["start_column"], s["end_column"]] for s in spans], np.int32),
-        np.array([s["weight"] for s in spans], np.float32),
-    )  # fmt: skip
 
 
 @torch.no_grad()

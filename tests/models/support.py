@@ -62,6 +62,21 @@ def document(grid, seed, num_frames=None, num_text=None):
     )
 
 
+def packed(row):
+    """A document, a row of DOCUMENTS, as a pack of its own."""
+    spans = [[s["kind"], s["start_column"], s["end_column"]] for s in row["loss_spans"]]
+    return PackedDocuments(
+        pack_id=row["document_id"],
+        num_columns=row["num_columns"],
+        cu_seqlens=np.array([0, row["num_columns"]], np.int32),
+        segments=np.array([[s["kind"], s["start_column"], s["length"]] for s in row["segments"]], np.int32),
+        text_tokens=np.array(row["text_tokens"], np.int32),
+        codes=row["codes"],
+        loss_spans=np.array(spans, np.int32).reshape(-1, 3),
+        loss_weights=np.array([s["weight"] for s in row["loss_spans"]], np.float32),
+    )
+
+
 def joined(documents, name="pack"):
     """One pack of several documents."""
     starts = np.cumsum([0, *(d.num_columns for d in documents)])

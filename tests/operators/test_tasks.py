@@ -9,7 +9,7 @@ import pytest
 
 from models.batch import collate
 from models.codec import CodecSpec, pack_codes, unpack_codes
-from models.documents import AUDIO, TEXT, GridSpec, PackedDocuments
+from models.documents import AUDIO, TEXT, GridSpec
 from models.layouts import NAMES, make_layout
 from models.tokenizer import ByteTokenizer, FileTokenizer, load_tokenizer
 from operators.compose import Compose
@@ -17,6 +17,7 @@ from operators.documents import distinct
 from operators.errors import InputError, UnusableRowError
 from operators.schema import CODES, table
 from operators.tasks import TASKS
+from tests.models.support import packed
 
 T = ByteTokenizer()
 CODEC = CodecSpec(
@@ -55,17 +56,6 @@ def codes_table(*rows):
 
 def documents(*rows, **options):
     return Compose(**{"group": 2, **options})(codes_table(*(rows or (conversation(),)))).to_pylist()
-
-
-def packed(row):
-    spans = [[s["kind"], s["start_column"], s["end_column"]] for s in row["loss_spans"]]
-    return PackedDocuments(
-        pack_id="p", num_columns=row["num_columns"], cu_seqlens=np.array([0, row["num_columns"]], np.int32),
-        segments=np.array([[s["kind"], s["start_column"], s["length"]] for s in row["segments"]], np.int32),
-        text_tokens=np.array(row["text_tokens"], np.int32), codes=row["codes"],
-        loss_spans=np.array(spans, np.int32).reshape(-1, 3),
-        loss_weights=np.array([s["weight"] for s in row["loss_spans"]], np.float32),
-    )  # fmt: skip
 
 
 def audio_of(row):
