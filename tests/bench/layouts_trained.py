@@ -12,15 +12,14 @@ import math
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from models import checkpoint
 from models.batch import collate
+from models.header import steps as complete
 from models.metrics import read_metrics
-from models.speech_lm import SpeechLM
-from operators.compose import Compose
 from operators.transcribe import Transcribe
 from pipelines.road import Output
 from tests.bench.ablation import hubbub, newest
@@ -78,11 +77,8 @@ def held_out(output):
         transcript's tokens.
     """
     folder = newest(output, "checkpoints/*/step-*").parent
-    path = max(folder.glob("step-*/checkpoint.json")).parent
-    model, _, header = checkpoint.load(path)
-    assert isinstance(model, SpeechLM)
-    grid = Transcribe(checkpoint=str(path)).grid
-    compose = Compose(tasks=("asr", "continue"), layout=header.layout, group=header.group, prompt_s=PROMPT_S)
+    judge = Transcribe(checkpoint=str(folder / f"step-{complete(folder)[-1]:06d}"))
+    compose = replace(judge.compose, tasks=("asr", "continue"), prompt_s=PROMPT_S)
     codes = Output(Path(output)).dataset("codes")
     sums = {"asr": [0.0, 0.0], "continue": [0.0, 0.0]}
     for receipt in codes.latest().receipts:
@@ -90,7 +86,7 @@ def held_out(output):
             if batch["split"][0].as_py() != "test":
                 continue
             for made in compose(batch).to_pylist():
-                loss = model(collate([packed(made)], grid))
+                loss = judge.model(collate([packed(made)], judge.grid))
                 if made["task"] == "asr":
                     total, weight = float(loss.text_total), float(loss.text_weight)
                 else:  # a mean over cells first: their weights are other ones in every layout
