@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation clean
+.PHONY: setup demo golden test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation clean
 
 setup: $(STAMP)
 
@@ -16,6 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -c "import triton" 2>/dev/null || [ "$$(uname -s)" != Linux ] || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
 	touch $@
+
+golden: setup              ## new content fingerprints where a version was raised
+	$(BIN)/python -m tests.golden.fingerprints
 
 demo: setup                ## the main job: a corpus, conversations, codes, packs, a trained model, cpWER
 	$(BIN)/hubbub run demo
