@@ -4,7 +4,7 @@ Times are integers, half-open, in the unit that the name says. `large_` types ar
 pass 2 GiB. What a data set is made of (codec, layout, tokenizer) stands in the schema's metadata, so that a
 file explains itself to whoever opens it with plain `pyarrow.ipc`.
 
-The token grid (built with a batch by `models.batch`, never stored)
+The token grid (built with a batch by `models.sequence.batch`, never stored)
 -------------------------------------------------------------------
 A document is a row of columns; a column is one step of the model. Every column has one text cell and
 S audio cells (S = the layout's streams; K codebooks make S = K streams in the parallel and delay layouts).
@@ -114,7 +114,7 @@ ROOM = pa.struct(
         "size_m": pa.list_(pa.float32()),
         "t60_s": pa.float32(),
         "microphones_m": pa.list_(pa.list_(pa.float32())),
-        "plausibility": pa.float32(),  # log-density of operators.rooms.plausibility
+        "plausibility": pa.float32(),  # log-density of operators.simulate.rooms.plausibility
         "seats": pa.list_(
             pa.struct(
                 {
@@ -188,7 +188,7 @@ CODES = _schema(
     split=pa.string(),
     num_samples=pa.int64(),
     num_frames=pa.int32(),
-    codes=pa.large_binary(),  # frame by frame, K codes each, `bits` bits a code: models.codec.unpack_codes
+    codes=pa.large_binary(),  # frame by frame, K codes each, `bits` bits a code: models.codecs.codec.unpack_codes
     speakers=pa.list_(pa.string()),
     turns=pa.list_(TURN_FRAMES),
     stems=pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "codes": pa.large_binary()})),

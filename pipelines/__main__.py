@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 import tyro
 
 from operators.errors import InputError
-from pipelines import console
-from pipelines.cluster_commands import cluster
-from pipelines.data_commands import data
-from pipelines.recipes import RECIPES, Recipe, named_or_file, to_json
+from pipelines.cli.cluster_commands import cluster
+from pipelines.cli.data_commands import data
+from pipelines.recipes.recipe import RECIPES, Recipe, named_or_file, to_json
+from pipelines.reporting import console
 
 USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained speech-LLM that follows several talkers
 
@@ -120,10 +120,10 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
         if parsed.print_recipe:
             print(to_json(parsed.recipe), end="")
             return
-        from pipelines.road import Output
-        from pipelines.run import run
-        from pipelines.summary import summarize
-        from pipelines.walk import Options
+        from pipelines.inspect.summary import summarize
+        from pipelines.plan.context import Options
+        from pipelines.plan.road import Output
+        from pipelines.run.run import run
 
         options = Options(
             output=parsed.output or Path("runs") / parsed.recipe.name,
@@ -139,7 +139,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
         )
         started = time.monotonic()
         if verb == "pack" and parsed.compare:
-            from pipelines.compare import compare, show
+            from pipelines.upkeep.compare import compare, show
 
             codes = run(parsed.recipe, options, "tokenize")["snapshots"]["codes"]
             dataset = Output(options.output).dataset("codes")
@@ -156,8 +156,8 @@ def _plan(arguments: Sequence[str]) -> None:
     if parsed.print_recipe:
         print(to_json(parsed.recipe), end="")
         return
-    from pipelines.plan import show
-    from pipelines.road import Output
+    from pipelines.inspect.plan import show
+    from pipelines.plan.road import Output
 
     output = Output(parsed.output or Path("runs") / parsed.recipe.name, parsed.store)
     gc.disable()  # what a plan is made of stays until it is shown: looking for garbage took a quarter of the time
@@ -169,7 +169,7 @@ def _plan(arguments: Sequence[str]) -> None:
 
 def _verify(arguments: Sequence[str]) -> None:
     parsed = _parse("verify", arguments)
-    from pipelines.plan import verify
+    from pipelines.inspect.plan import verify
 
     verify(parsed.output or Path("runs") / parsed.recipe.name)
 
@@ -192,7 +192,7 @@ class TranscribeArguments:
 
 def _transcribe(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(TranscribeArguments, prog="hubbub transcribe", args=list(arguments))
-    from pipelines.transcribe import transcribe
+    from pipelines.use.transcribe import transcribe
 
     turns = transcribe(parsed.file, parsed.checkpoint, window_s=parsed.window_s, max_tokens=parsed.max_tokens)
     if parsed.json:
@@ -226,8 +226,8 @@ class SpeakArguments:
 
 def _speak(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(SpeakArguments, prog="hubbub speak", args=list(arguments))
-    from models.generate import Sampling
-    from pipelines.speak import speak
+    from models.speech_lm.generate import Sampling
+    from pipelines.use.speak import speak
 
     voices: dict[int, Path] = {}
     for text in parsed.voices:
@@ -260,9 +260,9 @@ class LineageArguments:
 
 def _lineage(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(LineageArguments, prog="hubbub lineage", args=list(arguments))
-    from pipelines.graph import page
-    from pipelines.lineage import chain, descendants
-    from pipelines.road import Output
+    from pipelines.inspect.graph import page
+    from pipelines.inspect.lineage import chain, descendants
+    from pipelines.plan.road import Output
 
     path = Path(parsed.id)
     above = [folder for folder in (path, *path.absolute().parents) if (folder / "recipe.json").exists()]
@@ -290,7 +290,7 @@ def _doctor(arguments: Sequence[str]) -> None:
         """Where output would go."""
 
     parsed = tyro.cli(DoctorArguments, prog="hubbub doctor", args=list(arguments))
-    from pipelines.doctor import report
+    from pipelines.inspect.doctor import report
 
     report(parsed.output)
 
@@ -309,15 +309,15 @@ class ReportArguments:
 
 def _report(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(ReportArguments, prog="hubbub report", args=list(arguments))
-    from pipelines.report import report
+    from pipelines.inspect.report import report
 
     report(parsed.output, parsed.page or parsed.output / "report.html", parsed.examples)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
     parsed = _parse("sweep", arguments)
-    from pipelines.sweep import sweep
-    from pipelines.walk import Options
+    from pipelines.plan.context import Options
+    from pipelines.upkeep.sweep import sweep
 
     options = Options(
         output=parsed.output or Path("runs") / f"{parsed.recipe.name}-sweep",

@@ -25,7 +25,8 @@ def test_layers_hold():
 
 def test_operators_and_models_load_without_ray_mlflow_and_operators_without_torch_where_they_need_none():
     code = (
-        "import sys; import operators.render, operators.converse, operators.manifest, operators.dataset, models.dmel;"
+        "import sys; import operators.simulate.render, operators.simulate.converse, operators.corpus.manifest;"
+        "import operators.store.dataset, models.codecs.dmel;"
         "print(sorted({'ray', 'mlflow', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

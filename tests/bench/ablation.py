@@ -1,7 +1,7 @@
 """What a mask of documents is worth for audio-to-text packs, and layouts at equal audio and equal operations.
 
 `make bench-ablation`. Spoken digits, the fsdd recipe's conversations; every model is judged on the same held-out ones.
-Layouts read the same codes, and stop at the same number of operations (`models/flops.py`). Arguments choose variants.
+Layouts read the same codes, and stop at the same number of operations (`flops.py`). Arguments choose variants.
 Prints one JSON object.
 """
 
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from models.metrics import read_metrics
+from models.training.metrics import read_metrics
 from tests.bench.realism import SHARED
 
 ROOT = Path(__file__).parents[2]

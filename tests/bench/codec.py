@@ -21,11 +21,11 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from models.codec import encode_many, load_codec
-from models.dmel import DMel
-from models.units import features_of, fit_units, save_units
-from operators.encode import Encode, batches
+from models.codecs.codec import encode_many, load_codec
+from models.codecs.dmel import DMel
+from models.codecs.units import features_of, fit_units, save_units
 from operators.schema import AUDIO
+from operators.tokenize.encode import Encode, batches
 
 RATE_HZ, LENGTH_S, NUMBER, ROUNDS, UTTERANCES = 16_000, 20, 12, 9, 60
 SHARED = Path(os.environ.get("HUBBUB_SHARED", Path(__file__).parents[2] / "../shared")).resolve()

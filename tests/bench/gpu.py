@@ -17,15 +17,15 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from models import fused
-from models.attention import choose_backend
-from models.batch import collate
-from models.documents import GridSpec, PackedDocuments
-from models.flops import peak_flops, training_flops
-from models.layouts import make_layout
-from models.shape import SIZES, Vocabulary
-from models.speech_lm import SpeechLM
-from operators.packing import best_fit
+from models.config.shape import SIZES, Vocabulary
+from models.kernels import fused
+from models.layouts.layouts import make_layout
+from models.sequence.batch import collate
+from models.sequence.documents import GridSpec, PackedDocuments
+from models.speech_lm.attention import choose_backend
+from models.speech_lm.flops import peak_flops, training_flops
+from models.speech_lm.model import SpeechLM
+from operators.packing.plan import best_fit
 from tests.models.support import joined
 
 TEXT_SIZE = 32_768

@@ -16,14 +16,14 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from models.batch import collate
-from models.codec import CodecSpec, pack_codes
-from models.documents import GridSpec
-from models.layouts import NAMES, make_layout
-from models.shape import SIZES, Vocabulary
-from models.speech_lm import SpeechLM
-from models.tokenizer import ByteTokenizer
-from operators.compose import Compose
+from models.codecs.codec import CodecSpec, pack_codes
+from models.config.shape import SIZES, Vocabulary
+from models.layouts.layouts import NAMES, make_layout
+from models.sequence.batch import collate
+from models.sequence.documents import GridSpec
+from models.sequence.tokenizer import ByteTokenizer
+from models.speech_lm.model import SpeechLM
+from operators.documents.compose import Compose
 from operators.schema import CODES, table
 from tests.models.support import packed
 

@@ -2,7 +2,7 @@
 
 `make bench-layouts-trained`. The fsdd recipe's conversations by Lyra's first four codebooks, made once; the same `tiny`
 model learns to write down and to go on with them. Every layout is trained twice: until it has read as much audio as
-the parallel layout did, and until it has done as many operations (`models/flops.py`). Judged on held-out conversations
+the parallel layout did, and until it has done as many operations (`flops.py`). Judged on held-out conversations
 by what it writes (cpWER), and by what it gives the transcript that was right and the codes that came (layouts are
 factorizations of the same codes, so these compare). Arguments choose layouts. Prints one JSON object.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from models.batch import collate
-from models.header import steps as complete
-from models.metrics import read_metrics
-from operators.transcribe import Transcribe
-from pipelines.road import Output
+from models.config.header import steps as complete
+from models.sequence.batch import collate
+from models.training.metrics import read_metrics
+from operators.evaluate.transcribe import Transcribe
+from pipelines.plan.road import Output
 from tests.bench.ablation import hubbub, newest
 from tests.bench.realism import SHARED
 from tests.models.support import packed

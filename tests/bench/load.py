@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from models.order import Stream
-from operators.dataset import Dataset, Partition, Receipt, Snapshot
+from models.training.order import Stream
 from operators.schema import PACKS
-from operators.shards import COMPONENT, GROUPED, PackShards
+from operators.store.dataset import Dataset, Partition, Receipt, Snapshot
+from operators.store.shards import COMPONENT, GROUPED, PackShards
 from tests.bench.pack import peer
 
 PACKS_PER_SHARD, COLUMNS, READS, ROUNDS = 16_384, 8192, 20_000, 9

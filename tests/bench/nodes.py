@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.recipes import demo, to_json
+from pipelines.recipes.recipe import demo, to_json
 from tests.pipelines.support import STAGES, losses, roots, run_on_two_nodes
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from models.loader import share, step_cost
-from models.order import GROUP_PACKS, WINDOW_PACKS, Span, Stream
-from operators.pack import Pack, gather
-from operators.packing import best_fit, lower_bound
+from models.training.loader import share, step_cost
+from models.training.order import GROUP_PACKS, WINDOW_PACKS, Span, Stream
+from operators.packing.pack import Pack, gather
+from operators.packing.plan import best_fit, lower_bound
 from operators.schema import DOCUMENTS
 from tests.bench.lengths import CAPACITY, conversation_lengths, hard_lengths
 
@@ -39,7 +39,7 @@ def rss_increase_mb(number):
     """What planning adds to the memory of a process that holds the lengths."""
     code = f"""
 import json
-from operators.packing import best_fit
+from operators.packing.plan import best_fit
 from tests.bench.lengths import CAPACITY, conversation_lengths
 
 def kilobytes(name):

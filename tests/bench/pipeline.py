@@ -15,11 +15,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from operators.dataset import Receipt
 from operators.digest import plain
-from pipelines import partitions as jobs
-from pipelines.recipes import Casting, Partitions, Recipe, demo, to_json
-from pipelines.road import Output, plan_road, sound_roots
+from operators.store.dataset import Receipt
+from pipelines.plan.road import Output, plan_road, sound_roots
+from pipelines.recipes.recipe import Casting, Partitions, Recipe, demo, to_json
+from pipelines.run import partitions as jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def copied(output, names, folder):
 def ray_overhead(output, recipe, folder):
     """Codes of realistic units, by Ray's one worker over a plain loop, in turn."""
     from cluster.session import connect
-    from pipelines.partitions import Job, build, make
+    from pipelines.run.partitions import Job, build, make
 
     roots, ratios = sound_roots(recipe, output), []
     with connect(None, 1):
@@ -117,10 +117,10 @@ def mlflow_overhead(folder, steps):
 
     from mlflow import MlflowClient
 
-    from pipelines import run as road
-    from pipelines.tracking import StageRun, Tracker
-    from pipelines.train import curve
-    from pipelines.walk import Options
+    from pipelines.plan.context import Options
+    from pipelines.reporting.tracking import StageRun, Tracker
+    from pipelines.run import run as road
+    from pipelines.stages.train import curve
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).search_experiments()

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from operators.cast import Cast, cast_table
-from operators.converse import Converse
-from operators.fit_prior import fit
-from operators.realism import figures, scorecard, talks_of
+from operators.corpus.cast import Cast, cast_table
 from operators.schema import UTTERANCES
-from operators.turn_taking import Prior, prior_of, read_rttm, talk_of, transition_matrix
+from operators.simulate.converse import Converse
+from operators.simulate.fit_prior import fit
+from operators.simulate.realism import figures, scorecard, talks_of
+from operators.simulate.turn_taking import Prior, prior_of, read_rttm, talk_of, transition_matrix
 
 SHARED = Path(os.environ.get("HUBBUB_SHARED", Path(__file__).parents[2] / "../shared")).resolve()
 RATE_HZ = 16_000

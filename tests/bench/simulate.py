@@ -23,13 +23,13 @@ import scipy.signal
 import soundfile
 from scipy.stats import ks_2samp, kstest
 
-from operators.cast import Casting, cast_table, plan_casts, split_rows
-from operators.converse import Converse
-from operators.manifest import Manifest, corpus_roots, index
-from operators.render import Piece, Render, convolve, read_source, with_roots
-from operators.render_kernels import to_pcm16 as pcm16
-from operators.rooms import Place, responses
-from operators.turn_taking import prior_of
+from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.simulate.converse import Converse
+from operators.simulate.render import Piece, Render, convolve, read_source, with_roots
+from operators.simulate.render_kernels import to_pcm16 as pcm16
+from operators.simulate.rooms import Place, responses
+from operators.simulate.turn_taking import prior_of
 
 RATE_HZ, SPEAKERS, EACH, ROUNDS = 16_000, 40, 50, 5
 
@@ -211,10 +211,10 @@ def peak_mb():
     code = """
 import json, sys
 from pathlib import Path
-from operators.cast import Casting, cast_table, plan_casts, split_rows
-from operators.converse import Converse
-from operators.manifest import Manifest, corpus_roots, index
-from operators.render import Render, with_roots
+from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.simulate.converse import Converse
+from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.simulate.render import Render, with_roots
 manifest = Manifest.parse(sys.argv[1])
 table, _ = index([manifest])
 casting = Casting(train_conversations=1, test_conversations=1, min_speakers=8, max_speakers=8, max_utterances=400,

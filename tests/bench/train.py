@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.batch import collate
-from models.flops import training_flops
-from models.loss import full_cross_entropy, linear_cross_entropy
-from models.options import Training
-from models.shape import SIZES
-from models.speech_lm import SpeechLM
-from models.training import compile_blocks, make_optimizers, train
-from pipelines.recipes import demo
-from pipelines.train import Preemption, header_of
+from models.config.options import Training
+from models.config.shape import SIZES
+from models.kernels.loss import full_cross_entropy, linear_cross_entropy
+from models.sequence.batch import collate
+from models.speech_lm.flops import training_flops
+from models.speech_lm.model import SpeechLM
+from models.training.loop import compile_blocks, make_optimizers, train
+from pipelines.recipes.recipe import demo
+from pipelines.stages.train import Preemption, header_of
 from tests.bench.plain_model import packed_loss, padded_loss
 from tests.models.support import GridSpec, Source, joined
 
@@ -44,8 +44,8 @@ def say(*words):
 def heard(seed, num_frames, num_text):
     """A document as the demo's: audio that is heard, then text that is predicted."""
     rng = np.random.default_rng(seed)
-    from models.codec import pack_codes
-    from models.documents import PackedDocuments
+    from models.codecs.codec import pack_codes
+    from models.sequence.documents import PackedDocuments
 
     columns = GRID.layout.num_columns(num_frames)
     total = 1 + columns + num_text

@@ -22,28 +22,26 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from models.codec import unpack_codes
-from models.options import Training
-from models.shape import Shape
-from models.speech_lm import SpeechLM
-from models.training import train
-from operators.cast import Casting
-from operators.compose import Compose
-from operators.converse import Converse
-from operators.dataset import Dataset
+from models.codecs.codec import unpack_codes
+from models.config.options import Training
+from models.config.shape import Shape
+from models.speech_lm.model import SpeechLM
+from models.training.loop import train
+from operators.corpus.cast import Casting
+from operators.corpus.manifest import corpus_roots, index
 from operators.digest import digest, plain
-from operators.encode import Encode
-from operators.manifest import corpus_roots, index
-from operators.pack import Pack
-from operators.recorded import index_recorded
-from operators.render import Render
-from operators.rooms import Place
+from operators.documents.compose import Compose
+from operators.documents.tasks import TASKS
+from operators.packing.pack import Pack
 from operators.schema import CONVERSATIONS, UTTERANCES
-from operators.shards import PackShards
-from operators.tasks import TASKS
-from pipelines.partitions import Job, make
-from pipelines.recipes import Corpus, Evaluation, Partitions, Recipe
-from pipelines.road import (
+from operators.simulate.converse import Converse
+from operators.simulate.recorded import index_recorded
+from operators.simulate.render import Render
+from operators.simulate.rooms import Place
+from operators.store.dataset import Dataset
+from operators.store.shards import PackShards
+from operators.tokenize.encode import Encode
+from pipelines.plan.road import (
     EVALUATE_VERSION,
     TRAIN_VERSION,
     Output,
@@ -54,7 +52,9 @@ from pipelines.road import (
     recordings_partition,
     sound_roots,
 )
-from pipelines.train import header_of
+from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
+from pipelines.run.partitions import Job, make
+from pipelines.stages.train import header_of
 
 FOLDER = Path(__file__).parent
 RATE_HZ = 16_000

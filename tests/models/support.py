@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from models.codec import CodecSpec, pack_codes
-from models.documents import GridSpec, PackedDocuments
-from models.layouts import make_layout
-from models.order import Span
-from models.shape import Shape, Vocabulary
-from models.speech_lm import SpeechLM
+from models.codecs.codec import CodecSpec, pack_codes
+from models.config.shape import Shape, Vocabulary
+from models.layouts.layouts import make_layout
+from models.sequence.documents import GridSpec, PackedDocuments
+from models.speech_lm.model import SpeechLM
+from models.training.order import Span
 
 K, V = 4, 16
 CODEC = CodecSpec(
@@ -109,7 +109,7 @@ def spans(sizes, grouped=False):
 
 
 class Source:
-    """Packs in memory, as a `models.loader.PackSource`."""
+    """Packs in memory, as a `models.training.loader.PackSource`."""
 
     digest = "toy" + "0" * 61  # as long as a real one
 
@@ -131,7 +131,7 @@ class Source:
 
 
 def header(grid):
-    from models.header import Header
+    from models.config.header import Header
 
     return Header(
         shape=SHAPE,

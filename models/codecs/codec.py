@@ -1,0 +1,162 @@
+"""The codec contract: audio to integer codes (K, T) and back.
+
+A new codec is one class in one file of this package that fills in `Codec`, and a line in `load_codec`: docs/codecs.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSpec:
+    """What a data set, a layout and a model need to know of a codec; written beside everything made with it."""
+
+    name: str
+    """The adapter's name, as `load_codec` takes it."""
+    sample_rate_hz: int
+    """Rate of the audio that goes in and comes out."""
+    hop_samples: int
+    """Samples between two frames: the frame rate is `sample_rate_hz / hop_samples`."""
+    num_codebooks: int
+    """Codes per frame (K)."""
+    codebook_size: int
+    """Values a code can take: 0 to `codebook_size - 1`."""
+    bits: int
+    """Bits a stored code takes: 4, 8 or 16."""
+    ordinal: bool
+    """Whether neighboring codes mean neighboring values, as the levels of a spectrogram do."""
+    causal: bool
+    """Whether a frame depends on nothing after its own hop."""
+    licence: str
+    """Licence of the weights, or of the constants."""
+    weights_digest: str
+    """Digest of the weights; of the constants where there are none."""
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second."""
+        return self.sample_rate_hz / self.hop_samples
+
+
+class Codec(Protocol):
+    """Encodes one waveform at a time, so that no padding can touch a code."""
+
+    @property
+    def spec(self) -> CodecSpec:
+        """The codec's fixed properties."""
+        ...
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return exactly how many frames `encode` makes of so many samples."""
+        ...
+
+    def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Return codes (K, T) of a waveform (N,) in [-1, 1]; T is `num_frames(N)`.
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        ...
+
+    def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
+        """Return the waveform (num_samples,) of codes (K, T)."""
+        ...
+
+
+NAMES = ("dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac")
+
+
+def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+    """Return each waveform's codes, several at once where the codec knows how to do that without changing one."""
+    at_once = getattr(codec, "encode_many", None)
+    return [codec.encode(wav) for wav in wavs] if at_once is None else at_once(wavs)
+
+
+@lru_cache(maxsize=4)
+def load_codec(name: str, weights: str | None = None, num_codebooks: int | None = None, device: str = "cpu") -> Codec:
+    """Load a codec by its adapter's name, once a process.
+
+    Args:
+        name: one of `NAMES`; dmel and pcm need no weights.
+        weights: folder of the weights, or the hub id of a transformers codec.
+        num_codebooks: how many of the codec's codebooks to use; its own default where None.
+        device: where a neural codec runs.
+
+    Raises:
+        ValueError: the name is unknown, or the weights or a package are missing.
+    """
+    if name == "dmel":
+        from models.codecs.dmel import DMel
+
+        if num_codebooks not in (None, DMel.NUM_CHANNELS):
+            raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
+        return DMel()
+    if name == "pcm":
+        from models.codecs.pcm import Pcm
+
+        if num_codebooks is not None:
+            raise ValueError("pcm is no codec: it has no codebooks to choose from")
+        return Pcm()
+    if name not in NAMES:
+        raise ValueError(f"there is no codec named {name!r}; there are {', '.join(NAMES)}")
+    if weights is None:
+        raise ValueError(f"codec {name} needs the folder of its weights: --encode.weights FOLDER")
+    match name:
+        case "lyra":
+            from models.codecs.lyra import Lyra
+
+            return Lyra(weights, num_codebooks=num_codebooks or Lyra.DEFAULT_NUM_CODEBOOKS)
+        case "units":
+            from models.codecs.units import Units
+
+            return Units(weights)
+        case "snac":
+            from models.codecs.snac import Snac
+
+            return Snac(weights)
+    from models.codecs.transformers_codecs import TransformersCodec
+
+    return TransformersCodec(name, weights, num_codebooks, device)
+
+
+def pack_codes(codes: NDArray[Any], bits: int) -> bytes:
+    """Write codes (K, T) frame by frame in the fewest bytes: so a span of frames is a span of bytes.
+
+    Args:
+        codes: integers below 2 ** bits; K must be even where bits is 4.
+        bits: 4, 8 or 16.
+
+    Raises:
+        ValueError: a code needs more than `bits` bits.
+
+    >>> pack_codes(np.array([[1, 2], [3, 4]]), bits=4).hex()
+    '3142'
+    """
+    if codes.size and (int(codes.max()) >= 1 << bits or int(codes.min()) < 0):
+        raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())} do not fit into {bits} bits")
+    frames = np.ascontiguousarray(codes.T)  # (T, K)
+    if bits == 4:
+        nibbles = frames.astype(np.uint8)
+        return (nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).tobytes()
+    return frames.astype("<u1" if bits == 8 else "<u2").tobytes()
+
+
+def unpack_codes(data: bytes | memoryview, num_codebooks: int, bits: int) -> NDArray[np.uint16]:
+    """Read codes (K, T) back: the inverse of `pack_codes`.
+
+    >>> unpack_codes(bytes.fromhex("3142"), num_codebooks=2, bits=4).tolist()
+    [[1, 2], [3, 4]]
+    """
+    if bits == 4:
+        pairs = np.frombuffer(data, dtype=np.uint8).reshape(-1, num_codebooks // 2)
+        frames = np.empty((len(pairs), num_codebooks), dtype=np.uint16)
+        frames[:, 0::2] = pairs & 15
+        frames[:, 1::2] = pairs >> 4
+    else:
+        frames = np.frombuffer(data, dtype="<u1" if bits == 8 else "<u2").reshape(-1, num_codebooks).astype(np.uint16)
+    return np.ascontiguousarray(frames.T)

@@ -1,0 +1,183 @@
+"""dMel: log-mel channels binned to 16 levels; a codec without weights, and the embedded default.
+
+Source: Bai et al. 2024, "dMel: Speech Tokenization Made Simple", arXiv:2407.15835, section 2.1: per-channel
+uniform quantization of the log-mel spectrogram. The constants are fixed, so that codes made by anyone agree.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import scipy  # its modules are loaded when they are used
+from numpy.typing import NDArray
+
+from models.codecs.codec import CodecSpec
+
+
+def mel_filterbank(num_channels: int, num_bins: int, sample_rate_hz: int) -> NDArray[np.float32]:
+    """Return triangular filters (num_bins, num_channels), equally spaced on the HTK mel scale, unit peak."""
+
+    def to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 2595.0 * np.log10(1.0 + hz / 700.0)
+
+    edges_mel = np.linspace(0.0, to_mel(np.array([sample_rate_hz / 2]))[0], num_channels + 2)
+    edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    bins_hz = np.linspace(0.0, sample_rate_hz / 2, num_bins)[:, None]
+    rising = (bins_hz - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
+    falling = (edges_hz[2:] - bins_hz) / (edges_hz[2:] - edges_hz[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+class DMel:
+    """80 log-mel channels of 50 ms windows every 25 ms, each in 16 uniform levels over a fixed range.
+
+    Frame t is centered on its own hop: its window reaches 200 samples to either side of samples
+    [400 t, 400 t + 400); outside the recording there is silence. So N samples make ceil(N / 400) frames.
+    """
+
+    SAMPLE_RATE_HZ = 16_000
+    NUM_CHANNELS = 80
+    NUM_LEVELS = 16
+    WINDOW_SAMPLES = 800
+    HOP_SAMPLES = 400
+    FFT_SAMPLES = 1024
+    # log10 of mel energy: of real read speech at -26 dBFS, 1 % of the cells lie below and 0.3 % above.
+    LOG_MIN = -5.0
+    LOG_MAX = 2.5
+    BLOCK_FRAMES = 128
+
+    @cached_property
+    def spec(self) -> CodecSpec:
+        """The codec's fixed properties."""
+        constants = (
+            self.SAMPLE_RATE_HZ, self.NUM_CHANNELS, self.NUM_LEVELS, self.WINDOW_SAMPLES,
+            self.HOP_SAMPLES, self.FFT_SAMPLES, self.LOG_MIN, self.LOG_MAX,
+        )  # fmt: skip
+        return CodecSpec(
+            name="dmel",
+            sample_rate_hz=self.SAMPLE_RATE_HZ,
+            hop_samples=self.HOP_SAMPLES,
+            num_codebooks=self.NUM_CHANNELS,
+            codebook_size=self.NUM_LEVELS,
+            bits=4,
+            ordinal=True,
+            causal=False,  # a window looks 200 samples ahead
+            licence="none: constants",
+            weights_digest=hashlib.blake2b(repr(constants).encode(), digest_size=32).hexdigest(),
+        )
+
+    @cached_property
+    def _filterbank(self) -> NDArray[np.float32]:
+        return mel_filterbank(self.NUM_CHANNELS, self.FFT_SAMPLES // 2 + 1, self.SAMPLE_RATE_HZ)
+
+    @cached_property
+    def _window(self) -> NDArray[np.float32]:
+        return np.hanning(self.WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return ceil(num_samples / 400)."""
+        return -(-num_samples // self.HOP_SAMPLES)
+
+    def _pad(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
+        side = (self.WINDOW_SAMPLES - self.HOP_SAMPLES) // 2
+        tail = self.num_frames(len(wav)) * self.HOP_SAMPLES - len(wav)
+        return np.pad(wav, (side, tail + side))
+
+    def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Return codes (80, T) of a 16 kHz waveform (N,) in [-1, 1].
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        scale = np.float32(self.NUM_LEVELS / (self.LOG_MAX - self.LOG_MIN))
+        codes = np.empty((self.num_frames(len(wav)), self.NUM_CHANNELS), dtype=np.uint16)
+        for start, block in self._blocks(wav):
+            level = (block - np.float32(self.LOG_MIN)) * scale
+            codes[start : start + len(block)] = np.clip(level, 0, self.NUM_LEVELS - 1)
+        return codes.T  # a view: frames lie one behind the other, as they are stored
+
+    def log_mel(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return log10 mel energies (T, 80) of a 16 kHz waveform (N,) in [-1, 1].
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        blocks = [block for _, block in self._blocks(wav)]
+        return np.concatenate([np.zeros((0, self.NUM_CHANNELS), np.float32), *blocks])
+
+    def _blocks(self, wav: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield first frame and log energies of blocks of frames."""
+        if wav.ndim != 1:
+            raise ValueError(f"dmel takes one channel (N,), not {wav.shape}")
+        if not np.isfinite(wav).all():
+            raise ValueError("the waveform holds NaN or infinity")
+        num_frames = self.num_frames(len(wav))
+        if not num_frames:
+            return
+        frames = np.lib.stride_tricks.sliding_window_view(self._pad(wav.astype(np.float32)), self.WINDOW_SAMPLES)
+        frames = frames[:: self.HOP_SAMPLES]
+        # The matrix product always has the same shape: its rounding then does not depend on the length of the
+        # recording, so a frame's codes are those of the same samples in any other recording.
+        # Buffers are used again: new ones cost more in page faults than the transform does.
+        power = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES // 2 + 1), dtype=np.float32)
+        windowed = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES), dtype=np.float32)
+        for start in range(0, num_frames, self.BLOCK_FRAMES):
+            rows = frames[start : start + self.BLOCK_FRAMES]
+            np.multiply(rows, self._window, out=windowed[: len(rows), : self.WINDOW_SAMPLES])
+            spectrum = scipy.fft.rfft(windowed[: len(rows)], axis=1)
+            np.multiply(spectrum.real, spectrum.real, out=power[: len(rows)])
+            power[: len(rows)] += spectrum.imag * spectrum.imag
+            energy = (power @ self._filterbank)[: len(rows)]
+            yield start, np.log10(np.maximum(energy, 1e-10))
+
+    def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
+        """Return a waveform whose log-mel spectrogram is near the bin centers, by Griffin-Lim.
+
+        Source: Griffin & Lim 1984; fast variant with momentum .99, Perraudin et al. 2013. The mel channels are
+        spread back over the spectrum by the filterbank's pseudo-inverse, clipped at zero.
+
+        Raises:
+            ValueError: a code is no level.
+        """
+        if codes.size and int(codes.max()) >= self.NUM_LEVELS:
+            raise ValueError(f"dmel: a code is {int(codes.max())}, but there are {self.NUM_LEVELS} levels")
+        width = (self.LOG_MAX - self.LOG_MIN) / self.NUM_LEVELS
+        levels = self.LOG_MIN + (codes.T.astype(np.float32) + np.float32(0.5)) * np.float32(width)
+        levels[codes.T == 0] = -np.inf  # the lowest level means silence, not its bin's center
+        return self.from_log_mel(levels, num_samples)
+
+    def from_log_mel(self, levels: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
+        """Return a waveform (num_samples,) whose log10 mel energies are near (T, 80), by Griffin-Lim; -inf is silence.
+
+        Source: as `decode`.
+        """
+        if not len(levels):
+            return np.zeros(num_samples, dtype=np.float32)
+        energy = 10.0**levels
+        magnitude = np.sqrt(np.maximum(energy @ np.linalg.pinv(self._filterbank), 0.0))  # (T, bins)
+        angles = np.exp(2j * np.pi * np.random.Generator(np.random.Philox(key=0)).random(magnitude.shape))
+        previous = np.zeros_like(angles)
+        for _ in range(32):
+            rebuilt = self._spectrum(self._overlap_add(magnitude * angles))
+            angles = rebuilt + 0.99 * (rebuilt - previous)
+            angles /= np.maximum(np.abs(angles), 1e-8)
+            previous = rebuilt
+        side = (self.WINDOW_SAMPLES - self.HOP_SAMPLES) // 2
+        wav = self._overlap_add(magnitude * angles)[side:]
+        wav = np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples]
+        return np.clip(wav, -1.0, 1.0).astype(np.float32)
+
+    def _spectrum(self, padded: NDArray[np.float64]) -> NDArray[np.complex128]:
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.WINDOW_SAMPLES)[:: self.HOP_SAMPLES]
+        return np.asarray(scipy.fft.rfft(frames * self._window, n=self.FFT_SAMPLES, axis=1))
+
+    def _overlap_add(self, spectrum: NDArray[np.complex128]) -> NDArray[np.float64]:
+        frames = scipy.fft.irfft(spectrum, n=self.FFT_SAMPLES, axis=1)[:, : self.WINDOW_SAMPLES] * self._window
+        length = (len(frames) - 1) * self.HOP_SAMPLES + self.WINDOW_SAMPLES
+        wav, weight = np.zeros(length), np.zeros(length)
+        for t, frame in enumerate(frames):
+            span = slice(t * self.HOP_SAMPLES, t * self.HOP_SAMPLES + self.WINDOW_SAMPLES)
+            wav[span] += frame
+            weight[span] += self._window**2
+        return wav / np.maximum(weight, 1e-3)

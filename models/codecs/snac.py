@@ -1,0 +1,127 @@
+"""SNAC: codes at several rates, interleaved into frames of the slowest one.
+
+A frame holds one code of the first level, two of the second and four of the third, in the order in which they are
+heard: 1, 2a, 3a, 3b, 2b, 3c, 3d. Source: Siuzdak et al. 2024, "SNAC: Multi-Scale Neural Audio Codec", arXiv:2410.14411.
+"""
+
+import hashlib
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.codecs.codec import CodecSpec
+
+
+def heard_order(strides: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return level and place within the frame of each code of a frame, a level's code before those beneath it.
+
+    >>> heard_order((4, 2, 1))
+    [(0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (2, 2), (2, 3)]
+    """
+
+    def below(level: int, place: int) -> list[tuple[int, int]]:
+        if level + 1 == len(strides):
+            return [(level, place)]
+        ratio = strides[level] // strides[level + 1]
+        return [(level, place)] + [x for i in range(ratio) for x in below(level + 1, place * ratio + i)]
+
+    return below(0, 0)
+
+
+class Snac:
+    """Runs the `snac` package's model from a local folder with config.json and safetensors."""
+
+    def __init__(self, weights: str) -> None:
+        """Load the weights.
+
+        Raises:
+            ValueError: the package or a file is missing, or strides do not divide each other.
+        """
+        try:
+            from snac import SNAC
+        except ImportError as error:
+            raise ValueError("codec snac needs a package: pip install 'hubbub[codecs]'") from error
+        from safetensors.torch import load_file
+
+        folder = Path(weights)
+        missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+        if missing:
+            hint = ""
+            if (folder / "pytorch_model.bin").is_file():
+                hint = "; its pytorch_model.bin is a pickle and is not read: convert it to safetensors once"
+            raise ValueError(f"codec snac: {folder} lacks {', '.join(missing)}{hint}")
+        self.model: Any = SNAC(**json.loads((folder / "config.json").read_text()))
+        self.model.load_state_dict(load_file(str(folder / "model.safetensors")))
+        self.model.eval()
+        self.strides = tuple(int(stride) for stride in self.model.vq_strides)
+        if any(a % b for a, b in zip(self.strides, self.strides[1:], strict=False)):
+            raise ValueError(f"codec snac: strides {self.strides} do not divide each other")
+        self.order = heard_order(self.strides)
+
+    @property
+    def _hop(self) -> int:
+        return int(self.model.hop_length) * self.strides[0] // self.strides[-1]
+
+    @cached_property
+    def spec(self) -> CodecSpec:
+        """The codec's fixed properties."""
+        state = hashlib.blake2b(digest_size=32)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            state.update(name.encode())
+            state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        return CodecSpec(
+            name="snac",
+            sample_rate_hz=int(self.model.sampling_rate),
+            hop_samples=self._hop,
+            num_codebooks=len(self.order),
+            codebook_size=int(self.model.codebook_size),
+            bits=8 if self.model.codebook_size <= 256 else 16,
+            ordinal=False,
+            causal=False,
+            licence="MIT",
+            weights_digest=state.hexdigest(),
+        )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return ceil(num_samples / hop), a hop being one code of the slowest level."""
+        return -(-num_samples // self._hop)
+
+    @torch.no_grad()
+    def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Return codes (K, T) of a waveform (N,) in [-1, 1].
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        if wav.ndim != 1 or not np.isfinite(wav).all():
+            raise ValueError("snac takes one channel (N,) without NaN or infinity")
+        frames = self.num_frames(len(wav))
+        if not frames:
+            return np.zeros((len(self.order), 0), np.uint16)
+        levels = self.model.encode(torch.from_numpy(wav.astype(np.float32))[None, None])
+        per = [self.strides[0] // stride for stride in self.strides]
+        grids = [level[0].numpy().reshape(-1, number)[:frames] for level, number in zip(levels, per, strict=True)]
+        return np.stack([grids[level][:, place] for level, place in self.order]).astype(np.uint16)
+
+    @torch.no_grad()
+    def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
+        """Return the waveform (num_samples,) of codes (K, T)."""
+        if not codes.shape[1]:
+            return np.zeros(num_samples, np.float32)
+        # Its attention wants whole windows: frames of zeros are added, and their sound cut off.
+        window = int(self.model.attn_window_size or 1)
+        unit = math.lcm(self.strides[0], window) // self.strides[0]
+        frames = -(-codes.shape[1] // unit) * unit
+        padded = np.pad(codes.astype(np.int64), ((0, 0), (0, frames - codes.shape[1])))
+        levels = [np.zeros((frames, self.strides[0] // stride), np.int64) for stride in self.strides]
+        for row, (level, place) in zip(padded, self.order, strict=True):
+            levels[level][:, place] = row
+        made = self.model.decode([torch.from_numpy(level.reshape(1, -1)) for level in levels])
+        wav = made.reshape(-1).numpy()
+        return np.asarray(np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples], dtype=np.float32)

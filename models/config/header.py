@@ -1,0 +1,56 @@
+"""What a checkpoint says of itself, and which there are. Free of torch; weights are `models.training.checkpoint`'s."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.codecs.codec import CodecSpec
+from models.config.shape import Shape, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a checkpoint must say to be used by somebody who has nothing else."""
+
+    shape: Shape
+    vocabulary: Vocabulary
+    codec: CodecSpec
+    codec_weights: str | None
+    layout: str
+    group: int
+    tokenizer: str
+    tokenizer_digest: str
+    tokenizer_file: str | None = None
+    """The user's tokenizer.json, copied into every checkpoint."""
+    deduplicate: bool = False
+    """Whether repeated frames of what is heard are left out."""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """Data sets with their Merkle roots, recipe digest, seed and code version."""
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Header":
+        """Read a header back."""
+        kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
+        shape = {name: tuple(value) if isinstance(value, list) else value for name, value in data["shape"].items()}
+        data = {**data, "shape": shape}
+        return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps whose checkpoints are complete, in order."""
+    return sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/checkpoint.json"))
+
+
+def read_header(path: Path) -> tuple[int, Header]:
+    """Return step and header of a checkpoint folder.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        data = json.loads((path / "checkpoint.json").read_text())
+        step = data.pop("step")
+        return step, Header.from_json(data)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of ours: {error}") from error

@@ -1,0 +1,238 @@
+"""Norms, rotation, SwiGLU and sums of embeddings in few passes, each with its gradient written out.
+
+At small widths these cost a CPU as much time as the matrix products do when autograd differentiates them operation by
+operation; here is what a CPU does instead. Where there is a GPU, `models.kernels.triton_kernels` stands in. What they
+equal, in values and gradients, stands in `models.speech_lm` (tests/models/kernels/test_fused.py). torch.compile makes
+kernels of its own, and needs neither.
+"""
+
+import functools
+import logging
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+
+def serves(x: torch.Tensor) -> bool:
+    """Return whether an input is better computed here than by torch's own operations."""
+    if torch.compiler.is_compiling():
+        return False
+    return gpu_kernels(x) is not None or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
+
+
+def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
+    """Return the Triton kernels where they serve an input: a GPU's, of 16 or 32 bits."""
+    if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    return tried_kernels(str(x.device))
+
+
+@functools.cache
+def tried_kernels(device: str) -> ModuleType | None:
+    """Return the Triton kernels where they do on a device what torch's own operations do; tried once a process.
+
+    HUBBUB_KERNELS=plain leaves them out.
+    """
+    if os.environ.get("HUBBUB_KERNELS") == "plain":
+        return None
+    try:
+        from models.kernels import triton_kernels
+        from models.kernels.kernel_trial import disagreements
+    except ImportError as error:
+        logging.getLogger(__name__).warning("no Triton here (%s): torch's own operations are used", error)
+        return None
+    try:
+        faults = disagreements(triton_kernels, torch.device(device))
+    except Exception as error:  # noqa: BLE001 whatever a compiler or a driver may raise: there is another way
+        faults = [f"{type(error).__name__}: {error}"]
+    if faults:
+        logging.getLogger(__name__).warning("Triton kernels are left out on %s: %s", device, "; ".join(faults))
+        return None
+    return triton_kernels
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Divide states (..., d) by their root mean square, and scale them by a weight (d,).
+
+    Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4.
+    """
+    if kernels := gpu_kernels(x):
+        return kernels.rms_norm(x, weight, eps)  # type: ignore[no-any-return]
+    out: torch.Tensor = _Norm.apply(x, weight.to(x.dtype), eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+def heads(
+    qkv: torch.Tensor,
+    scales: tuple[torch.Tensor | None, ...],
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    counts: tuple[int, int],
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cut queries (..., H, D), keys and values (..., G, D) out of one projection, the first two normed and rotated.
+
+    Args:
+        qkv: (..., (H + 2 G) D).
+        scales: weights (D,) of the queries' norm and of the keys', or none where there is no norm.
+        cos: (..., 1, D / 2), of each position.
+        sin: the same.
+        counts: H and G.
+        eps: of the norms.
+    """
+    if kernels := gpu_kernels(qkv):
+        return kernels.heads(qkv, scales, cos, sin, counts, eps)  # type: ignore[no-any-return]
+    q, k, v = _Heads.apply(qkv, *scales, cos.to(qkv.dtype), sin.to(qkv.dtype), counts, eps)  # type: ignore[no-untyped-call]
+    return q, k, v
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up (..., F) of both side by side (..., 2 F)."""
+    if kernels := gpu_kernels(gate_up):
+        return kernels.swiglu(gate_up)  # type: ignore[no-any-return]
+    out: torch.Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
+    return out
+
+
+def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Tensor) -> torch.Tensor:
+    """Sum, for each row of ids (A, S), the vectors of a table (R, d) that they name; frozen rows get no gradient."""
+    if kernels := gpu_kernels(table):
+        return kernels.embedding_sum(table, ids, frozen_rows)  # type: ignore[no-any-return]
+    out: torch.Tensor = _EmbeddingSum.apply(table, ids, frozen_rows)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _parts(qkv: torch.Tensor, counts: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """Return views (..., H, D), (..., G, D) and (..., G, D) of queries, keys and values side by side."""
+    sizes = [counts[0], counts[1], counts[1]]
+    return torch.split(qkv.view(*qkv.shape[:-1], sum(sizes), -1), sizes, dim=-2)
+
+
+def _norm_backward(
+    gradient: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
+    """Write the gradient of the input into `out`; return that of the weight."""
+    scaled = x * inverse
+    product = gradient * scaled
+    mean = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
+    torch.mul((gradient * weight).addcmul_(scaled, mean, value=-1), inverse, out=out)
+    return product.flatten(0, -2).sum(0)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, back: bool = False) -> torch.Tensor:
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (first, second), (one, other) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    sign = 1 if back else -1
+    torch.mul(first, cos, out=one).addcmul_(second, sin, value=sign)
+    torch.mul(second, cos, out=other).addcmul_(first, sin, value=-sign)
+    return out
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        inverse = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, inverse, weight)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        x, inverse, weight = ctx.saved_tensors
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        return out, _norm_backward(gradient, x, inverse, weight, out), None
+
+
+class _Heads(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: torch.Tensor,
+        q_weight: torch.Tensor | None,
+        k_weight: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        counts: tuple[int, int],
+        eps: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        *parts, v = _parts(qkv, counts)
+        turned, kept = [], []
+        for part, weight in zip(parts, (q_weight, k_weight), strict=True):
+            inverse = None
+            if weight is not None:
+                inverse = _inverse_rms(part, eps)
+                part = (part * inverse).mul_(weight)  # noqa: PLW2901
+            turned.append(_rotate(part, cos, sin))
+            kept.append(inverse)
+        ctx.counts = counts
+        ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin, *kept)
+        return turned[0], turned[1], v.contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        qkv, q_weight, k_weight, cos, sin, *kept = ctx.saved_tensors
+        out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+        *sources, _ = _parts(qkv, ctx.counts)
+        *places, last = _parts(out, ctx.counts)
+        last.copy_(gradients[2])
+        of_weights: list[torch.Tensor | None] = []
+        for part, place, gradient, weight, inverse in zip(
+            sources, places, gradients, (q_weight, k_weight), kept, strict=False
+        ):
+            turned = _rotate(gradient, cos, sin, back=True)
+            if weight is None:
+                place.copy_(turned)
+                of_weights.append(None)
+            else:
+                of_weights.append(_norm_backward(turned, part, inverse, weight, place))
+        return out, *of_weights, None, None, None, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (gate_up,) = ctx.saved_tensors
+        out = torch.empty_like(gate_up, memory_format=torch.contiguous_format)
+        (gate, up), (of_gate, of_up) = gate_up.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), gradient, out=of_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
+        return out
+
+
+class _EmbeddingSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Tensor) -> torch.Tensor:
+        ctx.num_rows = len(table)
+        ctx.save_for_backward(ids, frozen_rows)
+        return F.embedding_bag(ids, table, mode="sum")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        ids, frozen_rows = ctx.saved_tensors
+        if not ids.numel():
+            return gradient.new_zeros(ctx.num_rows, gradient.shape[-1]), None, None
+        # The gradient of a row of the table is a sum of embeddings too: of those who named it. torch's own backward
+        # pass goes by index on its own, three times slower.
+        flat = ids.flatten()
+        named_by = flat.to(torch.int32).sort(stable=True).indices.div_(ids.shape[1], rounding_mode="floor")
+        ends = torch.bincount(flat, minlength=ctx.num_rows).cumsum(0)
+        out = F.embedding_bag(named_by, gradient.contiguous(), F.pad(ends[:-1], (1, 0)), mode="sum")
+        return out.index_fill_(0, frozen_rows, 0.0), None, None

@@ -1,0 +1,174 @@
+"""Packs to tensors: the token grid is built here, when a batch is.
+
+A batch has no batch dimension. The columns of all its documents stand in one row, and `cu_seqlens` says where
+each begins and ends.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.codecs.codec import unpack_codes
+from models.sequence.documents import AUDIO, TEXT, Codes, GridSpec, PackedDocuments
+from models.sequence.tokenizer import ByteTokenizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Columns of one or more packs, and the cells that are predicted."""
+
+    text: torch.Tensor  # (N,) text cell of every column, 0 where there is none
+    audio: torch.Tensor  # (A, S) audio cells of the columns that have any; pad is the layout's vocab_size
+    audio_columns: torch.Tensor  # (A,) which columns those are
+    positions: torch.Tensor  # (N,) from 0 in every document
+    cu_seqlens: torch.Tensor  # (documents + 1,) int32
+    max_seqlen: int
+    text_from: torch.Tensor  # (Q,) column before each predicted text cell
+    text_targets: torch.Tensor  # (Q,)
+    text_weights: torch.Tensor  # (Q,) float32
+    audio_from: torch.Tensor  # (P,) column before each predicted audio column
+    audio_targets: torch.Tensor  # (P, S); pad is the layout's vocab_size and counts for nothing
+    audio_weights: torch.Tensor  # (P,) float32, of each cell
+    talker_spans: torch.Tensor  # (T, 3): who by arrival, start column, end column, of audio in prompts
+    boundaries: tuple[int, ...]  # cu_seqlens as plain integers
+    prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
+    num_frames: int = 0  # of audio, in all documents
+
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return the batch with every tensor changed."""
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
+        changed: dict[str, Any] = {name: change(v) for name, v in values if isinstance(v, torch.Tensor)}
+        return replace(self, **changed)
+
+    def unmasked(self) -> "Batch":
+        """Return the batch as if it were one document: what packing without a mask would train on."""
+        number = len(self.text)
+        whole = torch.tensor([0, number], dtype=torch.int32, device=self.cu_seqlens.device)
+        positions = torch.arange(number, device=self.positions.device)
+        return replace(
+            self, cu_seqlens=whole, boundaries=(0, number), max_seqlen=number, positions=positions, prompts=(1,)
+        )
+
+    def with_tag_weight(self, weight: float) -> "Batch":
+        """Return the batch with speakers' tags counting so many times in the loss."""
+        is_tag = (self.text_targets >= ByteTokenizer.FIRST_SPEAKER) & (self.text_targets < ByteTokenizer.FIRST_TEXT)
+        return replace(self, text_weights=torch.where(is_tag, self.text_weights * weight, self.text_weights))
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device."""
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def collate(
+    packs: Sequence[PackedDocuments], grid: GridSpec, augmented: Sequence[Callable[[Codes], Codes]] | None = None
+) -> Batch:
+    """Build one batch of packs, one behind the other.
+
+    Args:
+        packs: in order.
+        grid: what their integers mean.
+        augmented: per pack, what is done to audio of which nothing is predicted.
+
+    Raises:
+        ValueError: a code or a span lies outside what the grid or the pack has room for.
+    """
+    num_columns = sum(pack.num_columns for pack in packs)
+    text = np.zeros(num_columns, dtype=np.int64)
+    audio: list[NDArray[np.int32]] = []
+    audio_columns: list[NDArray[np.int64]] = []
+    ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
+    spans: dict[int, list[tuple[int, int, float]]] = {TEXT: [], AUDIO: []}
+    talkers: list[NDArray[np.int32]] = [np.zeros((0, 3), np.int32)]
+    base = frames = 0
+    for number, pack in enumerate(packs):
+        codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
+        used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
+        if used != [len(pack.text_tokens), codes.shape[1]]:
+            raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
+        token = frame = 0
+        for kind, start, length in pack.segments.tolist():
+            if kind == TEXT:
+                text[base + start : base + start + length] = pack.text_tokens[token : token + length]
+                token += length
+            else:
+                heard = codes[:, frame : frame + length].astype(np.int32)
+                if heard.size and int(heard.max()) >= grid.codebook_size:
+                    raise ValueError(
+                        f"pack {pack.pack_id}: a code is {int(heard.max())}, but the codebooks have "
+                        f"{grid.codebook_size} entries"
+                    )
+                if augmented is not None and not _is_predicted(pack, start, grid.layout.num_columns(length)):
+                    heard = augmented[number](heard)
+                columns = grid.layout.to_grid(heard)  # (S, C)
+                audio.append(columns.T)
+                audio_columns.append(np.arange(base + start, base + start + columns.shape[1]))
+                frame += length
+        for (kind, start, end), weight in zip(pack.loss_spans.tolist(), pack.loss_weights.tolist(), strict=True):
+            spans[kind].append((base + start, base + end, weight))
+        talkers.append(pack.talker_spans + np.array([0, base, base], np.int32))
+        ends.append(base + pack.cu_seqlens[1:].astype(np.int64))
+        base += pack.num_columns
+        frames += frame
+
+    streams = grid.layout.num_streams
+    audio_cells = np.concatenate(audio) if audio else np.zeros((0, streams), dtype=np.int32)
+    columns_of = np.concatenate(audio_columns) if audio_columns else np.zeros(0, dtype=np.int64)
+    if audio_cells.size and int(audio_cells.max()) > grid.layout.vocab_size:
+        raise ValueError(
+            f"an audio cell holds {int(audio_cells.max())}, but the layout has ids below {grid.layout.vocab_size}"
+        )
+    cu_seqlens = np.concatenate(ends)
+    lengths = np.diff(cu_seqlens)
+    starts = np.repeat(cu_seqlens[:-1], lengths)
+
+    text_at, text_weights = _targets(spans[TEXT])
+    audio_at, audio_weights = _targets(spans[AUDIO])
+    row_of = np.full(num_columns, -1, dtype=np.int64)
+    row_of[columns_of] = np.arange(len(columns_of))
+    wanted = row_of[audio_at]
+    if (wanted < 0).any():
+        raise ValueError("an audio loss span covers a column without audio")
+    for at in (text_at, audio_at):
+        if at.size and (starts[at] == at).any():
+            raise ValueError("a loss span covers a document's first column, which nothing comes before")
+    return Batch(
+        text=torch.from_numpy(text),
+        audio=torch.from_numpy(audio_cells.astype(np.int64)),
+        audio_columns=torch.from_numpy(columns_of),
+        positions=torch.from_numpy(np.arange(num_columns) - starts),
+        cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+        max_seqlen=int(lengths.max(initial=0)),
+        text_from=torch.from_numpy(text_at - 1),
+        text_targets=torch.from_numpy(text[text_at]),
+        text_weights=torch.from_numpy(text_weights),
+        audio_from=torch.from_numpy(audio_at - 1),
+        audio_targets=torch.from_numpy(audio_cells[wanted].astype(np.int64)),
+        audio_weights=torch.from_numpy(audio_weights),
+        talker_spans=torch.from_numpy(np.concatenate(talkers).astype(np.int64)),
+        boundaries=tuple(cu_seqlens.tolist()),
+        prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
+        num_frames=frames,
+    )
+
+
+def _is_predicted(pack: PackedDocuments, start: int, columns: int) -> bool:
+    spans = pack.loss_spans[pack.loss_spans[:, 0] == AUDIO]
+    return bool(((spans[:, 1] < start + columns) & (spans[:, 2] > start)).any())
+
+
+def _prompts(cu_seqlens: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[int, ...]:
+    first = np.append(predicted, cu_seqlens[-1])[np.searchsorted(predicted, cu_seqlens[:-1])]
+    prompts: list[int] = (np.minimum(first, cu_seqlens[1:]) - cu_seqlens[:-1]).tolist()
+    return tuple(prompts)
+
+
+def _targets(spans: Sequence[tuple[int, int, float]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    columns = [np.arange(start, end, dtype=np.int64) for start, end, _ in spans]
+    weights = [np.full(end - start, weight, dtype=np.float32) for start, end, weight in spans]
+    if not columns:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    return np.concatenate(columns), np.concatenate(weights)

@@ -1,0 +1,237 @@
+"""Generation of text and audio: prompts prefilled packed, then one column a step for all of them at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.layouts.layouts import CoarseFirst, Layout
+from models.sequence.batch import collate
+from models.sequence.documents import GridSpec, PackedDocuments
+from models.sequence.grammar import Grammar
+from models.speech_lm.attention import choose_backend
+from models.speech_lm.depth import DepthTransformer
+from models.speech_lm.model import SpeechLM
+
+
+@torch.no_grad()
+def greedy_text(
+    model: SpeechLM,
+    prompts: Sequence[PackedDocuments],
+    grid: GridSpec,
+    *,
+    end: int,
+    max_tokens: int,
+    grammars: Sequence[Grammar[Any]] | None = None,
+) -> list[list[int]]:
+    """Continue each prompt with the likeliest text token until `end`.
+
+    Args:
+        model: the speech-LLM; its device is used.
+        prompts: packs of one document each, without loss spans.
+        grid: what their integers mean.
+        end: the token that ends an answer.
+        max_tokens: an answer's greatest length.
+        grammars: what each answer may look like; anything where none are given.
+
+    Returns:
+        The tokens of each answer, without `end`.
+    """
+    if not prompts:
+        return []
+    model.eval()
+    device = next(model.parameters()).device
+    batch = collate(prompts, grid).to(device)
+    hidden, cache = model.prefill(batch, room=max_tokens, backend=choose_backend(device.type))
+    answers: list[list[int]] = [[] for _ in prompts]
+    running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    states = [grammar.start() for grammar in grammars or ()]
+    for number in range(max_tokens):
+        logits = model.text_logits(hidden).float()
+        logits[:, 0] = -torch.inf  # pad is no text
+        if grammars:
+            may = [grammar.mask(state) for grammar, state in zip(grammars, states, strict=True)]
+            logits.masked_fill_(~torch.stack(may).to(device), -torch.inf)
+        tokens = logits.argmax(dim=-1)
+        running &= tokens != end
+        if not bool(running.any()):
+            break
+        for answer, token, goes_on in zip(answers, tokens.tolist(), running.tolist(), strict=True):
+            if goes_on:
+                answer.append(token)
+        if grammars:
+            written = zip(grammars, states, tokens.tolist(), running.tolist(), strict=True)
+            states = [g.advance(state, token) if goes_on else state for g, state, token, goes_on in written]
+        if number + 1 < max_tokens:
+            hidden = model.step(tokens, cache)
+    return answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a cell is drawn from its distribution."""
+
+    temperature: float = 1.0
+    """Below 1 sharper, above flatter; 0 takes the likeliest."""
+    top_p: float = 0.95
+    """Nucleus: the likeliest ids that make up this share. Holtzman et al. 2020, arXiv:1904.09751, section 3.1."""
+    repetition_window: int = 10
+    """Columns in which an id may not come too often."""
+    repetition_share: float = 0.5
+    """Above this share of them it is drawn again, from all ids. Chen et al. 2024, "VALL-E 2", arXiv:2406.05370, 3.3."""
+    seed: int = 0
+    """Prompt number i has generator seed + i: what else is made at once changes nothing."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.repetition_window < 0:
+            raise ValueError("sampling: temperature >= 0, 0 < top_p <= 1 and repetition_window >= 0 must hold")
+
+    def draw(self, logits: torch.Tensor, uniforms: torch.Tensor, recent: torch.Tensor | None) -> torch.Tensor:
+        """Return an id for each row.
+
+        Args:
+            logits: (B, V).
+            uniforms: (B, 2) in [0, 1).
+            recent: (B, W) ids that came before, where repetition counts.
+        """
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        probabilities = torch.softmax(logits.double() / self.temperature, dim=-1)
+        ranked, order = probabilities.sort(dim=-1, descending=True)
+        kept = ranked.where(ranked.cumsum(dim=-1) - ranked < self.top_p, torch.zeros_like(ranked))
+        chosen = order.gather(1, _inverse(kept, uniforms[:, 0])[:, None])[:, 0]
+        if recent is None or not recent.shape[1]:
+            return chosen
+        often = (recent == chosen[:, None]).double().mean(dim=-1) > self.repetition_share
+        return torch.where(often, _inverse(probabilities, uniforms[:, 1]), chosen)
+
+
+def _inverse(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return where each row's running sum of weights passes a share of the whole."""
+    running = weights.cumsum(dim=-1)
+    passed = (running <= uniforms[:, None] * running[:, -1:]).sum(dim=-1)
+    return passed.clamp(max=weights.shape[1] - 1)
+
+
+def frames_in(layout: Layout, columns: int) -> int:
+    """Return how many whole frames so many columns hold.
+
+    >>> from models.layouts.layouts import Delay
+    >>> frames_in(Delay(4, 16), 13)
+    10
+    """
+    low, high = 0, columns * layout.num_streams + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if layout.num_columns(middle) <= columns else (low, middle)
+    return low
+
+
+@torch.no_grad()
+def generate_audio(
+    model: SpeechLM,
+    prompts: Sequence[PackedDocuments],
+    grid: GridSpec,
+    *,
+    given: Sequence[NDArray[np.uint16]],
+    max_frames: int,
+    end: int,
+    sampling: Sampling | None = None,
+) -> list[NDArray[np.uint16]]:
+    """Make the audio that comes after each prompt, until the model ends it.
+
+    Args:
+        model: the speech-LLM; its device is used.
+        prompts: packs of one document each, up to the token that audio follows.
+        grid: what their integers mean.
+        given: the first frames (K, P) of each answer, to be continued; P may be 0.
+        max_frames: of an answer. The coarse-first layout cannot end sooner: it makes exactly so many.
+        end: the text token that ends audio.
+        sampling: how cells are drawn.
+
+    Returns:
+        Codes (K, T) of each answer, `given` first.
+    """
+    if not prompts:
+        return []
+    sampling, layout = sampling or Sampling(), grid.layout
+    model.eval()
+    device = next(model.parameters()).device
+    most = layout.num_columns(max_frames)
+    hidden, cache = model.prefill(collate(prompts, grid).to(device), most, choose_backend(device.type))
+    forced, is_free = (
+        torch.from_numpy(np.stack(part)).to(device)
+        for part in zip(*(_forced(layout, one, grid, max_frames) for one in given), strict=True)
+    )  # (B, S, C)
+    generators = [torch.Generator().manual_seed(sampling.seed + number) for number in range(len(prompts))]
+    made = torch.empty((len(prompts), layout.num_streams, most), dtype=torch.int64, device=device)
+    lengths = torch.full((len(prompts),), most)
+    behind = torch.tensor([layout.num_columns(one.shape[1]) for one in given])
+    running = torch.ones(len(prompts), dtype=torch.bool)
+    for column in range(most):
+        # An answer may end behind all that is given of it.
+        may_end = running & (column >= behind) & (not isinstance(layout, CoarseFirst))
+        drawn = [torch.rand((layout.num_streams + 1, 2), generator=one) for one in generators]
+        uniforms = torch.stack(drawn).to(device)
+        if bool(may_end.any()):
+            pair = model.text_logits(hidden)[:, [0, end]].float()
+            stops = sampling.draw(pair, uniforms[:, -1], None).bool().cpu() & may_end
+            lengths[stops] = column
+            running &= ~stops
+            if not bool(running.any()):
+                break
+        ids = layout.id_range(column, max_frames)
+        cells = _cells(
+            model, hidden, forced[:, :, column], is_free[:, :, column], uniforms, made[:, :, :column], ids, sampling
+        )
+        made[:, :, column] = cells
+        if column + 1 < most:
+            hidden = model.step(torch.zeros(len(prompts), dtype=torch.int64, device=device), cache, cells)
+    answers = []
+    for row, length in zip(made.cpu().numpy(), lengths.tolist(), strict=True):
+        frames = max_frames if length == most else frames_in(layout, length)
+        codes = layout.from_grid(row[:, : layout.num_columns(frames)], frames)
+        answers.append(codes.astype(np.uint16))
+    return answers
+
+
+def _forced(
+    layout: Layout, given: NDArray[np.uint16], grid: GridSpec, max_frames: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the cells (S, C) that are not to be drawn (given frames, and corners of pad), and which are."""
+    codes = np.zeros((grid.num_codebooks, max_frames), np.int64)
+    codes[:, : given.shape[1]] = given[:, :max_frames]
+    other = codes.copy()
+    other[:, given.shape[1] :] = 1
+    one, two = layout.to_grid(codes), layout.to_grid(other)
+    return one.astype(np.int64), one != two
+
+
+def _cells(
+    model: SpeechLM, hidden: torch.Tensor, forced: torch.Tensor, is_free: torch.Tensor, uniforms: torch.Tensor,
+    before: torch.Tensor, ids: tuple[int, int], sampling: Sampling,
+) -> torch.Tensor:  # fmt: skip
+    """Return a column's cells (B, S), of ids in a range."""
+    size, head, window = model.vocabulary.codebook_size, model.audio_head, sampling.repetition_window
+    recent = before[:, :, before.shape[2] - window :] if 0 < window <= before.shape[2] else None
+    assert head is not None
+    cells = forced.clone()
+    flat = None if isinstance(head, DepthTransformer) else head(hidden).view(len(hidden), -1, size)
+    for stream in range(forced.shape[1]):
+        if not bool(is_free[:, stream].any()):
+            continue
+        if isinstance(head, DepthTransformer):
+            state = head.states(hidden, cells[:, :stream])[:, -1]
+            logits = state @ head.head.weight.view(-1, size, state.shape[1])[stream].T
+        else:
+            assert flat is not None
+            logits = flat[:, stream]
+        low, high = ids
+        came = None if recent is None else recent[:, stream] - low
+        drawn = sampling.draw(logits[:, low:high].float(), uniforms[:, stream], came) + low
+        cells[:, stream] = torch.where(is_free[:, stream], drawn, cells[:, stream])
+    return cells

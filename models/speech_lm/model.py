@@ -1,0 +1,289 @@
+"""The speech-LLM: a decoder-only transformer over the token grid. Read this file first.
+
+A column's vector is the sum of the embeddings of its cells: one of text and S of audio. Pre-norm blocks with
+rotary positions that start at 0 in every document, grouped-query attention and SwiGLU follow; one linear head
+predicts the next column's text cell, one its audio cells (or, in the depth layout, a small transformer
+predicts them one after the other).
+
+Sources: those of its parts (`transformer.py`); Copet et al. 2023, "MusicGen", arXiv:2306.05284, section 2.2
+(sum of codebook embeddings, a head each).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from models.config.options import Backend
+from models.config.shape import Shape, Vocabulary
+from models.kernels import fused
+from models.kernels.loss import linear_cross_entropy, target_weight
+from models.sequence.batch import Batch
+from models.speech_lm.activity import activity_loss
+from models.speech_lm.attention import packed_attention
+from models.speech_lm.ctc import ctc_loss
+from models.speech_lm.depth import DepthTransformer
+from models.speech_lm.front_end import FrontEnd
+from models.speech_lm.lora import freeze_all_but_updates
+from models.speech_lm.transformer import Block, RMSNorm, rotary
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the sequences being generated, one padded row each."""
+
+    keys: list[torch.Tensor]  # per layer (B, L, G, D)
+    values: list[torch.Tensor]  # per layer (B, L, G, D)
+    lengths: torch.Tensor  # (B,) columns in use
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums over the cells that count, to be divided by the sum of weights of all ranks."""
+
+    total: torch.Tensor  # weighted sum of cross-entropies, with gradient
+    weight: torch.Tensor  # sum of the weights
+    text_total: torch.Tensor
+    text_weight: torch.Tensor
+    audio_total: torch.Tensor
+    audio_weight: torch.Tensor
+
+
+class SpeechLM(nn.Module):
+    """Predicts every next column of a packed batch."""
+
+    def __init__(self, shape: Shape, vocabulary: Vocabulary) -> None:
+        """Build the modules; weights are drawn by `initialize`."""
+        super().__init__()
+        self.shape, self.vocabulary = shape, vocabulary
+        self.text_embedding = nn.Embedding(vocabulary.text_size, shape.dim, padding_idx=0)
+        # One table for all streams: stream s's id v is row s (V + 1) + v; row V of each stream is pad and stays zero.
+        rows = vocabulary.num_streams * (vocabulary.codebook_size + 1)
+        continuous = shape.encoder is not None
+        self.audio_embedding = None if continuous else nn.Embedding(rows, shape.dim)
+        self.front_end = (
+            None if shape.encoder is None else FrontEnd(shape.encoder, shape.projector, shape.encoder_rank, shape.dim)
+        )
+        self.audio_norm = RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
+        self.text_head = None if shape.tie_text else nn.Linear(shape.dim, vocabulary.text_size, bias=False)
+        heads = vocabulary.num_streams * vocabulary.codebook_size
+        self.audio_head: nn.Linear | DepthTransformer | None = None  # what is continuous is heard, not predicted
+        if not continuous:
+            self.audio_head = (
+                DepthTransformer(shape, vocabulary) if vocabulary.depth else nn.Linear(shape.dim, heads, bias=False)
+            )
+        if shape.lora_rank:
+            freeze_all_but_updates(self.blocks)
+            self.norm.requires_grad_(False)
+        self.recompute = False
+        """Whether what a block does is done again in the backward pass, instead of kept."""
+        offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
+        self.register_buffer("stream_offsets", offsets, persistent=False)
+        self.stream_offsets: torch.Tensor
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> "SpeechLM":
+        """Draw the weights: normal(0, .02), outputs of blocks scaled down by depth (GPT-2), pads zero.
+
+        Where codes are ordinal, a stream's embeddings start on a line, level by level, with a tenth of the noise: the
+        sum over streams is then a linear projection of the spectrogram. It finds the way from sound to text sooner
+        (an earlier demo corpus, 750 steps: loss .149 instead of .169).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in sorted(self.named_parameters()):
+            if parameter.dim() < 2:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            spread = 0.02
+            if name.endswith(("attention.out.weight", "ffn.down.weight")):
+                spread /= math.sqrt(2 * self.shape.num_layers)
+            if name.endswith("update_up") or "update_up." in name:
+                spread = 0.0  # an update begins as nothing
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+        self.text_embedding.weight[0] = 0.0
+        if self.audio_embedding is None:
+            return self
+        if self.vocabulary.ordinal:
+            size = self.vocabulary.codebook_size
+            levels = (torch.arange(size) - (size - 1) / 2) / (size * 0.2887)  # unit spread
+            directions = torch.randn(self.vocabulary.num_streams, 1, self.shape.dim, generator=generator) * 0.02
+            table = self.audio_embedding.weight.view(self.vocabulary.num_streams, size + 1, self.shape.dim)
+            table.mul_(0.1)[:, :size] += levels[:, None] * directions
+        pads = torch.arange(1, self.vocabulary.num_streams + 1) * (self.vocabulary.codebook_size + 1) - 1
+        self.audio_embedding.weight[pads] = 0.0
+        if isinstance(self.audio_head, DepthTransformer):
+            self.audio_head.embedding.weight[pads] = 0.0
+        return self
+
+    def num_parameters(self) -> int:
+        """Return the number of trained values."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
+        """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
+        x = self.text_embedding(text)
+        if self.front_end is not None:
+            heard = self.front_end(audio, audio_columns)
+            if not len(audio):
+                return torch.add(x, heard.sum())  # nothing: but every parameter gets a gradient, on every rank
+            added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(heard).to(x.dtype))
+            return added
+        assert self.audio_embedding is not None
+        pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
+        # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
+        if fused.serves(table):
+            summed = fused.embedding_sum(table, audio + self.stream_offsets, self.stream_offsets + pad)
+        else:
+            counted = (audio != pad).to(table.dtype)
+            summed = F.embedding_bag(audio + self.stream_offsets, table, mode="sum", per_sample_weights=counted)
+        x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
+        assert isinstance(x, torch.Tensor)
+        return x
+
+    @property
+    def text_weight(self) -> torch.Tensor:
+        """The matrix (V, d) that predicts text."""
+        return self.text_embedding.weight if self.text_head is None else self.text_head.weight
+
+    def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits of the next text cell (..., V) of states (..., d)."""
+        return F.linear(hidden, self.text_weight)
+
+    def states(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
+        """Return the states (N, d) from which the next column is predicted."""
+        return self._run(batch, backend, keep=False)[0]
+
+    def _run(
+        self, batch: Batch, backend: Backend, keep: bool
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        x = self.embed(batch.text, batch.audio, batch.audio_columns)
+        cos, sin = rotary(batch.positions, self.shape)
+        prompts = batch.prompts if self.shape.prompt_attention == "both" else None
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
+
+        kept = []
+        readable = x
+        for number, block in enumerate(self.blocks):
+            if number == self.shape.num_layers - 1:
+                readable = x
+            if self.recompute and torch.is_grad_enabled():
+                x, k, v = checkpoint(block, x, cos, sin, attend, use_reentrant=False)
+            else:
+                x, k, v = block(x, cos, sin, attend)
+            if keep:
+                kept.append((k, v))
+        out: torch.Tensor = self.norm(x)
+        return out, kept, readable
+
+    def forward(
+        self,
+        batch: Batch,
+        backend: Backend = "loop",
+        z_weight: float = 0.0,
+        stream_weights: torch.Tensor | None = None,
+        ctc_weight: float = 0.0,
+        activity_weight: float = 0.0,
+    ) -> Loss:
+        """Return the summed loss of a batch; see `operators.schema` for which cells count.
+
+        Args:
+            batch: packed documents.
+            backend: of attention.
+            z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
+            stream_weights: (S,) weight of each audio stream, beside that of the span.
+            ctc_weight: of the CTC loss that helps to find what was said in what is heard (`models.speech_lm.ctc`).
+            activity_weight: of the loss that helps to tell who is heard where (`activity.py`); it is asked of what
+                the last block reads, for what that makes of a prompt nothing attends to.
+        """
+        hidden, _, readable = self._run(batch, backend, keep=False)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        pad = self.vocabulary.codebook_size
+        text_targets = batch.text_targets[:, None]
+        text_total = linear_cross_entropy(
+            hidden[batch.text_from], self.text_weight, text_targets, batch.text_weights, z_weight=z_weight
+        )
+        audio_states, audio_weights = hidden[batch.audio_from], batch.audio_weights
+        if stream_weights is not None:
+            audio_weights = audio_weights[:, None] * stream_weights
+        if self.audio_head is None:
+            if len(audio_states):
+                raise ValueError("audio that is heard through an encoder cannot be predicted")
+            audio_total = hidden.new_zeros((), dtype=text_total.dtype)
+        elif isinstance(self.audio_head, DepthTransformer):
+            audio_total = self.audio_head.loss(audio_states, batch.audio_targets, audio_weights)
+        else:
+            audio_total = linear_cross_entropy(
+                audio_states, self.audio_head.weight, batch.audio_targets, audio_weights, pad, z_weight
+            )
+        text_weight = target_weight(text_targets, batch.text_weights)
+        audio_weight = target_weight(batch.audio_targets, audio_weights, ignored=pad)
+        total = text_total + audio_total
+        if ctc_weight:
+            total = total + ctc_weight * ctc_loss(hidden, self.text_weight, batch)
+        if activity_weight:
+            total = total + activity_weight * activity_loss(self.norm(readable), self.text_weight, batch)
+        return Loss(total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight)
+
+    @torch.no_grad()
+    def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:
+        """Read prompts packed in one batch; return the last state of each (B, d), and a cache with room for more.
+
+        Source: Zhao et al. 2024, "Prepacking", arXiv:2404.09529: prompts of any lengths prefilled without padding.
+        """
+        hidden, kept, _ = self._run(batch, backend, keep=True)
+        lengths = batch.cu_seqlens.diff().to(torch.int64)
+        size = (
+            len(lengths),
+            int(lengths.max()) + room,
+            self.shape.num_kv_heads,
+            self.shape.head_dim,
+        )
+        row = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+        cache = KeyValueCache([], [], lengths)
+        for keys, values in kept:
+            for rows, stored in ((keys, cache.keys), (values, cache.values)):
+                padded = rows.new_zeros(size)
+                padded[row, batch.positions] = rows
+                stored.append(padded)
+        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], cache
+
+    @torch.no_grad()
+    def step(self, text: torch.Tensor, cache: KeyValueCache, audio: torch.Tensor | None = None) -> torch.Tensor:
+        """Append one column to every sequence of the cache; return its states (B, d).
+
+        Args:
+            text: (B,) text cells.
+            cache: grows by a column.
+            audio: (B, S) audio cells, where the columns are of audio.
+        """
+        if audio is None:
+            x = self.text_embedding(text)
+        else:
+            x = self.embed(text, audio, torch.arange(len(text), device=text.device))
+        cos, sin = rotary(cache.lengths, self.shape)
+        rows = torch.arange(len(text), device=x.device)
+        longest = int(cache.lengths.max()) + 1
+        seen = torch.arange(longest, device=x.device)[None] <= cache.lengths[:, None]  # (B, L)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
+            q, k, v = block.begin(x, cos, sin)
+            keys[rows, cache.lengths], values[rows, cache.lengths] = k, v
+            attended = F.scaled_dot_product_attention(
+                q[:, :, None],  # (B, H, 1, D)
+                keys[:, :longest].transpose(1, 2),
+                values[:, :longest].transpose(1, 2),
+                attn_mask=seen[:, None, None],
+                enable_gqa=self.shape.num_heads != self.shape.num_kv_heads,
+            )
+            x = block.finish(x, attended[:, :, 0])
+        cache.lengths = cache.lengths + 1
+        out: torch.Tensor = self.norm(x)
+        return out

@@ -1,0 +1,137 @@
+"""The transformer's parts: pre-norm blocks of grouped-query attention with rotary positions, and SwiGLU.
+
+Sources: Touvron et al. 2023, "LLaMA", arXiv:2302.13971, section 2.2 (RMSNorm, SwiGLU, RoPE); Ainslie et al. 2023,
+"GQA", arXiv:2305.13245; Henry et al. 2020, "Query-Key Normalization", arXiv:2010.04245.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.config.shape import Shape
+from models.kernels import fused
+from models.speech_lm.lora import LoRALinear
+
+
+def rotary(positions: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines (N, 1, head_dim / 2) of each position.
+
+    Slow frequencies are stretched where the shape says so, as in Dubey et al. 2024, "Llama 3", arXiv:2407.21783.
+    """
+    exponents = torch.arange(0, shape.head_dim, 2, device=positions.device, dtype=torch.float32) / shape.head_dim
+    frequencies = shape.rope_theta**-exponents
+    if shape.rope_scaling:
+        factor, low, high, length = shape.rope_scaling
+        turns = length * frequencies / (2 * math.pi)  # in the length that the LLM was first trained for
+        smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        frequencies = frequencies * (smooth + (1.0 - smooth) / factor)
+    angles = positions[:, None].float() * frequencies
+    return angles.cos()[:, None], angles.sin()[:, None]
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn each pair (x[i], x[i + D/2]) of heads (N, H, D) by its angle."""
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight is kept in float32 and used in whatever its input is in, so that the fused kernel serves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized states."""
+        if fused.serves(x):
+            return fused.rms_norm(x, self.weight, self.eps or 0.0)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+def linear(shape: Shape, inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
+    """Return a matrix of a block, with a low-rank update where the shape has one."""
+    if shape.lora_rank:
+        return LoRALinear(inputs, outputs, shape.lora_rank, shape.lora_alpha, bias=bias)
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Queries (..., H, D), keys and values (..., G, D) to what each query gathers (..., H, D)."""
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.head_dim = shape.head_dim
+        self.num_heads, self.num_kv_heads, self.norm_eps = shape.num_heads, shape.num_kv_heads, shape.norm_eps
+        width = (shape.num_heads + 2 * shape.num_kv_heads) * self.head_dim
+        self.qkv = linear(shape, shape.dim, width, bias=shape.qkv_bias)
+        self.out = linear(shape, shape.num_heads * self.head_dim, shape.dim)
+        self.q_norm = RMSNorm(self.head_dim, eps=shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, eps=shape.norm_eps) if shape.qk_norm else nn.Identity()
+
+    def heads(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries (N, H, D), keys (N, G, D) and values (N, G, D) of states (N, d)."""
+        sizes = [self.num_heads * self.head_dim, *[self.num_kv_heads * self.head_dim] * 2]
+        qkv = self.qkv(x)
+        if fused.serves(qkv):
+            norms = (self.q_norm, self.k_norm)
+            scales = tuple(norm.weight if isinstance(norm, RMSNorm) else None for norm in norms)
+            return fused.heads(qkv, scales, cos, sin, (self.num_heads, self.num_kv_heads), self.norm_eps)
+        q, k, v = qkv.split(sizes, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
+        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_up = linear(shape, shape.dim, 2 * shape.ffn_dim)
+        self.down = linear(shape, shape.ffn_dim, shape.dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return states (N, d)."""
+        gate_up = self.gate_up(x)
+        if fused.serves(gate_up):
+            inner = fused.swiglu(gate_up)
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            inner = F.silu(gate) * up
+        out: torch.Tensor = self.down(inner)
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + swiglu(norm(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.dim, eps=shape.norm_eps)
+        self.attention = Attention(shape)
+        self.ffn_norm = RMSNorm(shape.dim, eps=shape.norm_eps)
+        self.ffn = SwiGLU(shape)
+
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states (N, d), and the keys and values (N, G, D) that were attended to."""
+        q, k, v = self.begin(x, cos, sin)
+        return self.finish(x, attend(q, k, v)), k, v
+
+    def begin(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries, keys and values: all before attention, as `finish` is all behind it."""
+        return self.attention.heads(self.attention_norm(x), cos, sin)
+
+    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Add what attention gathered (N, H, D), then the feed-forward part."""
+        x = x + self.attention.out(attended.flatten(-2))
+        out: torch.Tensor = x + self.ffn(self.ffn_norm(x))
+        return out

@@ -1,0 +1,165 @@
+"""Checkpoints: safetensors and JSON, never a pickle; a folder appears whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.config.header import Header, read_header, steps
+from models.speech_lm.front_end import encoder_digest
+from models.speech_lm.model import SpeechLM
+from models.training.distributed import like, whole
+
+
+class Place(TypedDict):
+    """Where a training stands in the stream of packs."""
+
+    position: int
+    seed: int
+    packs: str
+    """Digest of the packs that the stream goes through."""
+    grad_norms: list[float]
+    """Of the last steps: what a spike is measured against."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A copy of everything that a training would need to go on, on the CPU."""
+
+    weights: dict[str, torch.Tensor]
+    averaged: dict[str, torch.Tensor]
+    """The running mean of the weights, where one is kept."""
+    moments: dict[str, torch.Tensor]
+    """The optimizer's, as `<parameter>:<moment>`."""
+
+
+def copy_state(
+    model: SpeechLM,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+    averaged: Mapping[str, torch.Tensor] | None = None,
+) -> State:
+    """Copy weights and moments; where parameters lie on several ranks, all of them must call this."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    moments = {
+        f"{names[id(parameter)]}:{key}": whole(value)
+        for optimizer in optimizers
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    means = {name: whole(tensor) for name, tensor in (averaged or {}).items()}
+    return State(weights, means, moments)
+
+
+def save(folder: Path, step: int, state: State, header: Header, place: Place | None = None) -> Path:
+    """Write `step-<step>` below a folder, or leave the one that is there; return it.
+
+    `model.safetensors` is what a user takes: the running mean where one is kept, beside `raw.safetensors`.
+
+    Args:
+        folder: of all checkpoints of a training.
+        step: steps done.
+        state: what is written.
+        header: what explains it.
+        place: where the stream of packs goes on.
+
+    Raises:
+        OSError: the disk is full; nothing is left behind, earlier checkpoints stay.
+    """
+    target = folder / f"step-{step:06d}"
+    if target.exists():
+        return target
+    staged = folder / f".step-{step:06d}-{os.getpid()}"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        save_file({**state.weights, **state.averaged}, str(staged / "model.safetensors"))
+        if state.averaged:
+            save_file(state.weights, str(staged / "raw.safetensors"))
+        if state.moments:
+            save_file(state.moments, str(staged / "optimizer.safetensors"))
+        if place is not None:
+            (staged / "loader.json").write_text(json.dumps(place))
+        if header.tokenizer_file is not None:
+            shutil.copyfile(header.tokenizer_file, staged / "tokenizer.json")
+        text = json.dumps({"step": step, **asdict(header)}, indent=1, sort_keys=True)
+        (staged / "checkpoint.json").write_text(text + "\n")
+        for path in staged.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        try:
+            os.rename(staged, target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return target
+
+
+def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechLM, int, Header]:
+    """Return model, step and header of a checkpoint folder.
+
+    Args:
+        path: the folder.
+        device: where the model goes.
+        raw: take the weights that were trained, not their running mean.
+
+    Raises:
+        ValueError: it is not a checkpoint, or its weights do not fit its header.
+    """
+    step, header = read_header(path)
+    name = header.shape.encoder
+    if name is not None and encoder_digest(name) != header.vocabulary.encoder_digest:
+        raise ValueError(f"{path} hears through another encoder than what is now at {name}")
+    model = SpeechLM(header.shape, header.vocabulary)
+    trained = path / "raw.safetensors"
+    try:
+        model.load_state_dict(load_file(str(trained if raw and trained.exists() else path / "model.safetensors")))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights of {path} do not load: {str(error).splitlines()[0]}") from error
+    return model.to(device), step, header
+
+
+def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Put the optimizers' moments back, each parameter's to the one that updates it."""
+    owner = {id(p): one for one in optimizers for group in one.param_groups for p in group["params"]}
+    saved: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(str(path / "optimizer.safetensors")).items():
+        name, _, moment = key.rpartition(":")
+        saved.setdefault(name, {})[moment] = value
+    for name, parameter in model.named_parameters():
+        if name in saved:
+            owner[id(parameter)].state[parameter] = {
+                moment: value if moment == "step" else like(value, parameter) for moment, value in saved[name].items()
+            }
+
+
+def check_place(path: Path, packs: str, seed: int) -> list[float]:
+    """Check that a checkpoint's place is one in the stream that is to go on; return the last gradients' norms.
+
+    Raises:
+        ValueError: it has seen other packs, or the same in another order.
+    """
+    place = json.loads((path / "loader.json").read_text())
+    if (place["packs"], place["seed"]) != (packs, seed):
+        raise ValueError(
+            f"{path} stands in the stream of packs {place['packs'][:12]} with seed {place['seed']}, "
+            f"not of packs {packs[:12]} with seed {seed}; train into another folder"
+        )
+    norms: list[float] = place.get("grad_norms", [])
+    return norms
+
+
+def prune(folder: Path, keep: int, best: Sequence[int] = ()) -> None:
+    """Remove all but the first checkpoint (the untrained model), the newest `keep` and the best."""
+    for step in [step for step in steps(folder) if step][:-keep]:
+        if step not in best:
+            shutil.rmtree(folder / f"step-{step:06d}", ignore_errors=True)

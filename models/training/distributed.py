@@ -1,0 +1,78 @@
+"""Several ranks: sums over them, and parameters that each holds a part of (FSDP2)."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from models.speech_lm.model import SpeechLM
+
+
+def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
+    """Replace tensors by their sums over all ranks, by one collective; nothing to do for a single rank."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def of_first_rank(number: int) -> int:
+    """Return what rank 0 says, on every rank."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    told = torch.tensor([number], device=device)
+    dist.broadcast(told, 0)
+    return int(told)
+
+
+def shard(model: SpeechLM, precision: str) -> None:
+    """Leave each rank a part of every parameter; the whole is gathered block by block when it is needed.
+
+    Gradients are summed over ranks, not averaged: the loss is divided once, by the weight of the global batch.
+    Source: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277, section 3.2; `torch.distributed.fsdp.fully_shard`.
+    """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if precision == "bf16"
+        else MixedPrecisionPolicy()
+    )
+    for block in model.blocks:
+        fully_shard(block, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(enable=True)
+
+
+def _is_spread(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is a DTensor, without half a second of imports where there is none."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a tensor on the CPU, put together from all ranks' parts: every rank must ask for it."""
+    full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return full.detach().to("cpu", copy=True).contiguous()
+
+
+def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Return a whole tensor laid out as a parameter is."""
+    value = value.to(parameter.device)
+    if _is_spread(parameter):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(parameter, DTensor)
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return value
+
+
+def local_value(tensor: Any) -> float:
+    """Return a scalar that may be spread over ranks."""
+    return float(tensor.full_tensor() if _is_spread(tensor) else tensor)

@@ -1,0 +1,156 @@
+"""Packs of each step, shared out between ranks and made into batches ahead of time; a place in it is one integer."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from models.sequence.batch import Batch, collate
+from models.sequence.documents import Codes, GridSpec, PackedDocuments
+from models.training.augment import Augment
+from models.training.order import Span, Stream
+
+
+class PackSource(Protocol):
+    """Packs by index, counted through all shards."""
+
+    @property
+    def components(self) -> Mapping[str, Sequence[Span]]:
+        """Where the packs of each component are."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """What the packs are: another digest, other packs."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return a pack's columns, and the sum of its documents' squared columns."""
+        ...
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Be told which packs will be asked for soon."""
+        ...
+
+    def __getitem__(self, index: int) -> PackedDocuments:
+        """Return one pack."""
+        ...
+
+
+def step_cost(num_columns: int, sum_squares: int, dim: int) -> float:
+    """Return what a pack costs in floating-point operations, per layer and up to a factor.
+
+    Matrices cost 24 d^2 a column, attention 2 d for each pair of columns of a document.
+    Source: Narayanan et al. 2021, arXiv:2104.04473, section 5.1, causal attention counted once.
+    """
+    return 24.0 * dim * dim * num_columns + 2.0 * dim * sum_squares
+
+
+def share(costs: Sequence[float], world_size: int) -> list[list[int]]:
+    """Share packs out between ranks: as many to each, but for one, and at nearly equal cost.
+
+    The costliest pack goes to the rank with the least to do that may still take one. Every rank computes the same.
+
+    >>> share([4.0, 1.0, 1.0, 2.0], world_size=2)
+    [[0, 2], [1, 3]]
+    """
+    limit = -(-len(costs) // world_size)
+    loads = np.zeros(world_size)
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        rank = int(np.argmin(loads))
+        shares[rank].append(index)
+        loads[rank] = loads[rank] + costs[index] if len(shares[rank]) < limit else np.inf
+    return [sorted(chosen) for chosen in shares]
+
+
+@dataclass(frozen=True)
+class StepPacks:
+    """What one rank does in one step."""
+
+    step: int
+    epoch: int
+    """How often the step's first pack was seen before."""
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Makes each step's batches while the step before is computed."""
+
+    source: PackSource
+    stream: Stream
+    grid: GridSpec
+    packs_per_step: int
+    packs_per_pass: int = 1
+    rank: int = 0
+    world_size: int = 1
+    dim: int = 1024
+    """Width of the model: what attention costs beside the rest."""
+    augment: Augment | None = None
+    """What is done to audio that is only heard; drawn by seed and position, whoever reads the pack."""
+    seed: int = 0
+    """Root of the augmentation's draws."""
+    ahead: int = 2
+    """Steps made ahead."""
+    pin: bool = False
+    """Whether batches lie in pinned memory, for copies that nothing waits for."""
+
+    def indices(self, step: int) -> list[int]:
+        """Return the packs of a step, counted from 1, over all ranks."""
+        first = (step - 1) * self.packs_per_step
+        return [self.stream.at(position) for position in range(first, first + self.packs_per_step)]
+
+    def places_of(self, indices: Sequence[int]) -> list[int]:
+        """Return which of a step's packs are this rank's, by their place in the step."""
+        if self.world_size == 1:
+            return list(range(len(indices)))
+        costs = [step_cost(*self.source.size(index), self.dim) for index in indices]
+        return share(costs, self.world_size)[self.rank]
+
+    def share_of(self, indices: Sequence[int]) -> list[int]:
+        """Return this rank's packs of a step."""
+        return [indices[place] for place in self.places_of(indices)]
+
+    def load(self, step: int) -> StepPacks:
+        """Return a step's batches."""
+        first, indices = (step - 1) * self.packs_per_step, self.indices(step)
+        places = self.places_of(indices)
+        packs = [self.source[indices[place]] for place in places]
+        change = [self._augmented(first + place) for place in places] if self.augment else None
+        batches = [
+            collate(
+                packs[start : start + self.packs_per_pass],
+                self.grid,
+                change and change[start : start + self.packs_per_pass],
+            )
+            for start in range(0, len(packs), self.packs_per_pass)
+        ]
+        if self.pin:
+            batches = [batch.apply(torch.Tensor.pin_memory) for batch in batches]
+        return StepPacks(step, self.stream.epoch(first), tuple(batches))
+
+    def _augmented(self, position: int) -> Callable[[Codes], Codes]:
+        draw = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), position]))
+        augment = self.augment or Augment()
+        return lambda codes: augment(codes, self.grid.codebook_size, draw)
+
+    def steps(self, first: int, last: int) -> Iterator[StepPacks]:
+        """Yield steps first..last; what goes wrong with a pack is raised when its step comes."""
+        with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+            coming: list[Future[StepPacks]] = []
+            load: Callable[[int], StepPacks] = self.load
+            told = first - 1
+            try:
+                for step in range(first, last + 1):
+                    while told < min(last, step + 4 * self.ahead):
+                        told += 1
+                        self.source.prefetch(self.indices(told))
+                    while len(coming) < self.ahead and step + len(coming) <= last:
+                        coming.append(pool.submit(load, step + len(coming)))
+                    yield coming.pop(0).result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)

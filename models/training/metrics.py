@@ -1,0 +1,65 @@
+"""What each training step was like, as a file of lines that survives kills. Free of torch."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step was like."""
+
+    step: int
+    loss: float
+    """What is minimized, a cell; with the weights of CTC and z-loss."""
+    text_loss: float
+    """Cross-entropy of a text cell; with the z-loss."""
+    audio_loss: float
+    """Of an audio cell."""
+    grad_norm: float
+    lr: float
+    num_columns: int
+    num_documents: int
+    seconds: float
+    wait_seconds: float = 0.0
+    """Of them, waiting for packs."""
+    epoch: int = 0
+    """Above 0, packs come again."""
+    num_frames: int = 0
+    """Frames of audio in the documents."""
+    flops: float = 0.0
+    """Floating-point operations, as `models.speech_lm.flops` counts them."""
+    skipped: bool = False
+    """Whether the step was bad and left out."""
+    num_ranks: int = 1
+    """Workers that shared its packs."""
+
+
+class MetricsFile:
+    """One JSON line a step; lines of steps that a resumed run makes again are dropped first."""
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        """Open the file, keeping the steps that the checkpoint covers."""
+        kept = [record for record in read_metrics(path) if record.step <= keep_until]
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        staged.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
+        os.replace(staged, path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def append(self, record: StepRecord) -> None:
+        """Write one step."""
+        self._file.write(json.dumps(asdict(record)) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[StepRecord]:
+    """Return the steps of a metrics file; a line cut short by a kill ends it."""
+    records: list[StepRecord] = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(StepRecord(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError):
+                break
+    return records

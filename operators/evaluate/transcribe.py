@@ -1,0 +1,192 @@
+"""Codes to words: a checkpoint writes down who said what."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from models.codecs.codec import CodecSpec
+from models.config.header import Header
+from models.layouts.layouts import make_layout
+from models.sequence.documents import GridSpec, PackedDocuments
+from models.sequence.grammar import ArrivalGrammar, TimedGrammar
+from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
+from models.speech_lm.generate import greedy_text
+from models.speech_lm.model import SpeechLM
+from models.training.checkpoint import load
+from operators.digest import digest_file
+from operators.documents.compose import Compose, codec_of
+from operators.documents.document import Window
+from operators.errors import InputError
+from operators.schema import CODES, HYPOTHESES, table
+
+_TIME = re.compile(r"\[\d+\.\d\d\]?|^\d*\.?\d\d\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcribe:
+    """Writes down each conversation, window by window, by greedy decoding."""
+
+    checkpoint: str
+    """Folder of the checkpoint."""
+    window_s: float = 30.0
+    """Longest stretch heard at once; longer conversations are cut where the reference says nobody speaks."""
+    max_tokens: int = 256
+    """Longest answer."""
+    batch_size: int = 16
+    """Windows decoded at once."""
+    constrain: bool = True
+    """Whether only what the task's grammar knows is written: tags in order of arrival, times that do not go back."""
+    task: Literal["asr", "asr_timed"] = "asr"
+    """Which of the transcriptions that it was trained on the model is asked for."""
+    device: str = "cpu"
+    """Where the model runs."""
+
+    reads: ClassVar[pa.Schema] = CODES
+    writes: ClassVar[pa.Schema] = HYPOTHESES
+    version: ClassVar[str] = "2"
+
+    @cached_property
+    def _loaded(self) -> tuple[SpeechLM, Header]:
+        try:
+            model, _, header = load(Path(self.checkpoint), self.device)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        return model.eval(), header
+
+    @cached_property
+    def tokenizer(self) -> ByteTokenizer:
+        """The tokenizer that the checkpoint was trained with.
+
+        Raises:
+            InputError: it is of another version of this program.
+        """
+        file = Path(self.checkpoint) / "tokenizer.json"
+        tokenizer = load_tokenizer(str(file) if file.exists() else "bytes")
+        header = self.header
+        if header.tokenizer_digest != tokenizer.digest:
+            raise InputError(f"{self.checkpoint} was trained with tokenizer {header.tokenizer}, not {tokenizer.name}")
+        return tokenizer
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the checkpoint's weights."""
+        return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
+
+    @property
+    def model(self) -> SpeechLM:
+        """The checkpoint's model."""
+        return self._loaded[0]
+
+    @property
+    def header(self) -> Header:
+        """What the checkpoint says of itself."""
+        return self._loaded[1]
+
+    @cached_property
+    def grid(self) -> GridSpec:
+        """How the checkpoint's columns are built."""
+        codec = self.header.codec
+        layout = make_layout(self.header.layout, codec.num_codebooks, codec.codebook_size, self.header.group)
+        return GridSpec(layout, codec.num_codebooks, codec.codebook_size, codec.bits)
+
+    def check_codec(self, codec: CodecSpec) -> None:
+        """Check that codes are of the codec that the model was trained on.
+
+        Raises:
+            InputError: they are not.
+        """
+        ours = self.header.codec
+        if (ours.name, ours.num_codebooks, ours.weights_digest) != (
+            codec.name,
+            codec.num_codebooks,
+            codec.weights_digest,
+        ):
+            raise InputError(
+                f"{self.checkpoint} was trained on codec {ours.name} with {ours.num_codebooks} codebooks "
+                f"({ours.weights_digest[:8]}); these codes are {codec.name} with {codec.num_codebooks} "
+                f"({codec.weights_digest[:8]})"
+            )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return who said what in each conversation; several windows' answers stand one behind the other."""
+        codec = codec_of(batch.schema)
+        self.check_codec(codec)
+        rows = batch.to_pylist()
+        compose = self.compose
+        pieces = [(i, window) for i, row in enumerate(rows) for window in compose.windows(row, codec)]
+        prompts = [self.prompt(rows[i], window, codec) for i, window in pieces]
+        answers = self.answer(prompts)
+        turns: list[list[tuple[str, str]]] = [[] for _ in rows]
+        tokens = [0] * len(rows)
+        for (i, _), answer in zip(pieces, answers, strict=True):
+            turns[i] += self.turns(answer)
+            tokens[i] += len(answer)
+        return table(
+            [
+                {
+                    "conversation_id": row["conversation_id"],
+                    "checkpoint": self.weights_digest,
+                    "turns": [{"speaker": tag, "text": text} for tag, text in turns[i]],
+                    "num_tokens": tokens[i],
+                }
+                for i, row in enumerate(rows)
+            ],
+            HYPOTHESES,
+        )
+
+    @cached_property
+    def compose(self) -> Compose:
+        """How prompts are made: as the checkpoint's documents were."""
+        file = Path(self.checkpoint) / "tokenizer.json"
+        layout: Any = self.header.layout
+        return Compose(
+            window_s=self.window_s,
+            layout=layout,
+            group=self.header.group,
+            tokenizer=str(file) if file.exists() else "bytes",
+            deduplicate=self.header.deduplicate,
+        )
+
+    def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec) -> PackedDocuments:
+        """Return the transcription prompt of one window of a conversation (a row of CODES)."""
+        return self.compose.asr_question(row, window, codec, self.task).prompt()
+
+    def grammar(self, prompt: PackedDocuments) -> ArrivalGrammar | TimedGrammar:
+        """Return what an answer to a prompt may look like; speakers that the prompt names are known."""
+        tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
+        named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
+        carried = int(named.max()) + 1 if len(named) else 0
+        if self.task == "asr_timed" and self.header.tokenizer_file is None:
+            return TimedGrammar(self.tokenizer, self.window_s + 1.0, carried)
+        return ArrivalGrammar(self.tokenizer, carried)
+
+    def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
+        """Return an answer's turns: speaker tag and words, times left out."""
+        found = self.tokenizer.turns(answer)
+        if self.task == "asr_timed":
+            found = [(tag, " ".join(_TIME.sub(" ", text).split())) for tag, text in found]
+        return [(tag, text) for tag, text in found if text]
+
+    def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
+        """Return each prompt's answer, decoded `batch_size` at a time, neighbors in length together."""
+        model, _ = self._loaded
+        order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
+        answers: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            made = greedy_text(
+                model,
+                [prompts[i] for i in chosen],
+                self.grid,
+                end=ByteTokenizer.END,
+                max_tokens=self.max_tokens,
+                grammars=[self.grammar(prompts[i]) for i in chosen] if self.constrain else None,
+            )
+            for i, answer in zip(chosen, made, strict=True):
+                answers[i] = answer
+        return answers

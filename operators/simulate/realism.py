@@ -1,0 +1,280 @@
+"""How far simulated conversations are from recorded ones: distances of what people do, with intervals by recording."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp, wasserstein_distance
+
+from operators.errors import InputError
+from operators.simulate.turn_taking import (
+    Prior,
+    Segment,
+    Talk,
+    host_bin,
+    intraclass,
+    offsets,
+    shares,
+    talk_of,
+    transition_matrix,
+)
+
+Floats = NDArray[np.float64]
+
+MEASURES: Mapping[str, str] = {
+    "offset": "floor-transfer offset: signed time from one speaker's end to the next one's start",
+    "pause": "pause before the same speaker goes on",
+    "overlap": "overlap where the floor changes",
+    "backchannel": "length of segments inside another's",
+    "segment": "length of segments that hold the floor",
+    "turn": "length of a speaker's stretch on the floor, pauses included",
+}
+
+
+def talks_of(conversations: pa.Table) -> list[Talk]:
+    """Return what happens in each row of CONVERSATIONS."""
+    found = []
+    for row in conversations.select(["conversation_id", "sample_rate_hz", "turns"]).to_pylist():
+        rate_hz = row["sample_rate_hz"]
+        spoken = [
+            Segment(t["start_sample"] / rate_hz, (t["start_sample"] + t["num_samples"]) / rate_hz, t["speaker"])
+            for t in row["turns"]
+        ]
+        found.append(talk_of(row["conversation_id"], spoken))
+    return found
+
+
+def values_of(measure: str, talk: Talk) -> list[float]:
+    """Return a conversation's values of a measure, in seconds."""
+    match measure:
+        case "offset":
+            return [value for _, value in offsets(talk)]
+        case "pause":
+            return [event.offset_s for event in talk.events if event.kind == "hold"]
+        case "overlap":
+            return [-event.offset_s for event in talk.events if event.kind == "switch_overlap"]
+        case "backchannel":
+            return [event.duration_s for event in talk.events if event.kind == "backchannel"]
+        case "segment":
+            return list(talk.floors_s)
+        case "turn":
+            return _turns(talk)
+    raise ValueError(f"there is no measure {measure}; there are {', '.join(MEASURES)}")
+
+
+def _turns(talk: Talk) -> list[float]:
+    if not talk.segments:
+        return []
+    lengths, holder, start, end = [], talk.segments[0].speaker, talk.segments[0].start_s, talk.segments[0].end_s
+    for event in talk.events:
+        if event.kind == "backchannel":
+            continue
+        begin = end + event.offset_s
+        if event.speaker != holder:
+            lengths.append(end - start)
+            holder, start = event.speaker, begin
+        end = begin + event.duration_s
+    return [*lengths, end - start]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a set of conversations is like, beyond distributions."""
+
+    overlap_share: float
+    silence_share: float
+    three_speaker_share: float
+    overlap_share_sd: float
+    """Standard deviation over conversations."""
+    silence_share_sd: float
+    conversation_icc: float
+    speaker_icc: float
+    partner_correlation: float | None
+    """Correlation over two-speaker conversations of the partners' mean offsets; none where there are too few."""
+    offset_autocorrelation: tuple[float, ...]
+    """At lags 1 to 5, over conversations' own means."""
+    turn_entropy_bits: float
+    """Of who is next, given who has the floor."""
+    backchannels_per_host: tuple[float, ...]
+    """By the length of the host: 0, 2, 5, 10 and 20 s on."""
+    gap_survival: tuple[float, ...]
+    """Share of gaps at changes of speaker that last longer than each of SURVIVAL_S."""
+    overlap_share_interval: tuple[float, float]
+    """95 % interval, by drawing conversations again."""
+    silence_share_interval: tuple[float, float]
+    three_speaker_share_interval: tuple[float, float]
+
+
+SURVIVAL_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+
+
+def _again(parts: Sequence[Mapping[str, float]], share: str, of: str, draws: int = 200) -> tuple[float, float]:
+    """Return the 95 % interval of a share over drawn conversations."""
+    amounts = np.array([[part[share] * part[of], part[of]] for part in parts])
+    picks = np.random.default_rng(0).integers(0, len(parts), (draws, len(parts)))
+    sums = amounts[picks].sum(1)
+    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1e-9), [0.025, 0.975]).tolist()
+    return low, high
+
+
+def figures(talks: Sequence[Talk]) -> Figures:
+    """Return what conversations are like; shares are of all time (silence) or of all speech, summed over them."""
+    parts = [shares(talk) for talk in talks if talk.segments]
+    total, speech = sum(p["total_s"] for p in parts), sum(p["speech_s"] for p in parts)
+    groups = [values_of("offset", talk) for talk in talks]
+    by_speaker: list[list[float]] = []
+    partners = []
+    for talk in talks:
+        own: dict[str, list[float]] = {}
+        for speaker, value in offsets(talk):
+            own.setdefault(speaker, []).append(value)
+        by_speaker += list(own.values())
+        if len(own) == 2 and min(map(len, own.values())) >= 5:
+            partners.append([float(np.mean(values)) for values in own.values()])
+    gaps = np.array([value for group in groups for value in group if value >= 0])
+    hosts, numbers = np.zeros(5), np.zeros(5)
+    for talk in talks:
+        bins = host_bin(talk.floors_s)
+        np.add.at(hosts, bins, np.array(talk.hosts, dtype=np.float64))
+        np.add.at(numbers, bins, 1)
+    return Figures(
+        overlap_share=sum(p["overlap"] * p["speech_s"] for p in parts) / speech,
+        silence_share=sum(p["silence"] * p["total_s"] for p in parts) / total,
+        three_speaker_share=sum(p["three"] * p["speech_s"] for p in parts) / speech,
+        overlap_share_sd=float(np.std([p["overlap"] for p in parts])),
+        silence_share_sd=float(np.std([p["silence"] for p in parts])),
+        conversation_icc=intraclass(groups),
+        speaker_icc=intraclass(by_speaker),
+        # Either of two may come first: counted both ways, the correlation does not depend on it.
+        partner_correlation=float(np.corrcoef(np.array([*partners, *(p[::-1] for p in partners)]).T)[0, 1])
+        if len(partners) >= 20
+        else None,
+        offset_autocorrelation=tuple(_autocorrelation(groups, lag) for lag in range(1, 6)),
+        turn_entropy_bits=_turn_entropy(talks),
+        backchannels_per_host=tuple((hosts / np.maximum(1, numbers)).round(4).tolist()),
+        gap_survival=tuple(float(np.mean(gaps > limit)) if len(gaps) else 0.0 for limit in SURVIVAL_S),
+        overlap_share_interval=_again(parts, "overlap", "speech_s"),
+        silence_share_interval=_again(parts, "silence", "total_s"),
+        three_speaker_share_interval=_again(parts, "three", "speech_s"),
+    )
+
+
+def _autocorrelation(groups: Sequence[Sequence[float]], lag: int) -> float:
+    pairs = [(a - m, b - m) for g in groups if len(g) > lag for m in [float(np.mean(g))]
+             for a, b in zip(g, g[lag:], strict=False)]  # fmt: skip
+    return float(np.corrcoef(np.array(pairs).T)[0, 1]) if len(pairs) > 2 else 0.0
+
+
+def _turn_entropy(talks: Sequence[Talk]) -> float:
+    total = weight = 0.0
+    for talk in talks:
+        counts: dict[str, dict[str, int]] = {}
+        for event in talk.events:
+            if event.kind.startswith("switch"):
+                row = counts.setdefault(event.before, {})
+                row[event.speaker] = row.get(event.speaker, 0) + 1
+        for row in counts.values():
+            number = sum(row.values())
+            total -= sum(n * np.log2(n / number) for n in row.values())
+            weight += number
+    return float(total / weight) if weight else 0.0
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two distributions are from each other."""
+
+    ks: float
+    w1_s: float
+    ks_low: float
+    """95 % interval, by drawing simulated conversations again."""
+    ks_high: float
+    median: float
+    median_real: float
+    number: int
+    number_real: int
+
+
+def distance(measure: str, simulated: Sequence[Talk], real: Sequence[float], draws: int = 100) -> Distance:
+    """Compare a measure of simulated conversations with values from recorded ones.
+
+    Raises:
+        InputError: there is nothing to compare.
+    """
+    groups = [np.array(values_of(measure, talk)) for talk in simulated]
+    values = np.concatenate([np.zeros(0), *groups])
+    if not len(values) or not len(real):
+        raise InputError(f"there is no {measure} in {'the simulated' if not len(values) else 'the recorded'} talk")
+    rng = np.random.default_rng(0)
+    again = []
+    for _ in range(draws):
+        drawn = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
+        if len(drawn):
+            again.append(float(ks_2samp(drawn, real).statistic))
+    low, high = np.quantile(again, [0.025, 0.975]).tolist() if again else (0.0, 1.0)
+    return Distance(
+        ks=float(ks_2samp(values, real).statistic),
+        w1_s=float(wasserstein_distance(values, real)),
+        ks_low=low,
+        ks_high=high,
+        median=float(np.median(values)),
+        median_real=float(np.median(np.asarray(real))),
+        number=len(values),
+        number_real=len(real),
+    )
+
+
+def scorecard(simulated: Sequence[Talk], real: Sequence[Talk], draws: int = 100) -> dict[str, object]:
+    """Compare simulated conversations with recorded ones, measure by measure.
+
+    Raises:
+        InputError: there is no talk in one of them.
+    """
+    distances: dict[str, object] = {}
+    for measure in MEASURES:
+        reference = [value for talk in real for value in values_of(measure, talk)]
+        try:
+            distances[measure] = asdict(distance(measure, simulated, reference, draws))
+        except InputError:
+            distances[measure] = None
+    matrices = [transition_matrix(talks) for talks in (simulated, real)]
+    return {
+        "distances": distances,
+        "simulated": asdict(figures(simulated)),
+        "real": asdict(figures(real)),
+        "transition_matrix": matrices[0].round(4).tolist(),
+        "transition_matrix_real": matrices[1].round(4).tolist(),
+        "transition_tv": transition_tv(*matrices),
+        "num_conversations": len(simulated),
+        "num_conversations_real": len(real),
+    }
+
+
+def transition_tv(one: Floats, other: Floats) -> float:
+    """Return the greatest total-variation distance of the rows of two transition matrices."""
+    return float(0.5 * np.abs(one - other).sum(1).max())
+
+
+def against_prior(simulated: Sequence[Talk], prior: Prior, draws: int = 100) -> dict[str, object]:
+    """Compare simulated conversations with the distributions of a prior."""
+    levels = (np.arange(2000) + 0.5) / 2000
+
+    def drawn(table: Sequence[float]) -> list[float]:
+        values: list[float] = np.interp(levels, np.linspace(0, 1, len(table)), table).tolist()
+        return values
+
+    tables: dict[str, Callable[[], list[float]]] = {
+        "offset": lambda: drawn(prior.offset_s),
+        "pause": lambda: drawn(prior.pause_s),
+        "overlap": lambda: [-value for value in drawn(prior.offset_s) if value < 0],
+        "segment": lambda: drawn(prior.segment_s),
+    }
+    found: dict[str, object] = {}
+    for measure, table in tables.items():
+        try:
+            found[measure] = asdict(distance(measure, simulated, table(), draws))
+        except InputError:
+            found[measure] = None
+    return {"distances": found, "simulated": asdict(figures(simulated)), "num_conversations": len(simulated)}

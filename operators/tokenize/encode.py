@@ -1,0 +1,145 @@
+"""Audio to codes: the costly step, done once; layouts and tasks are chosen later, without encoding again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.codecs.codec import Codec, CodecSpec, encode_many, load_codec, pack_codes
+from operators.corpus.annotations import to_frames
+from operators.errors import InputError
+from operators.schema import AUDIO, CODES, table
+
+_PER_STEP = np.float32(1 / 32768)
+
+
+def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
+    """Put waveforms of like length together, as many as fit with their padding.
+
+    Args:
+        lengths: samples of each.
+        longest: samples of a batch at most, padding included; each by itself where 0.
+
+    >>> batches([5, 1, 4, 1], longest=8)
+    [[1, 3], [2], [0]]
+    """
+    if not longest:
+        return [[i] for i in range(len(lengths))]
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        # A batch is as long as its last; what is a tenth shorter than that stands in another.
+        fits = found and (len(found[-1]) + 1) * lengths[i] <= longest and lengths[found[-1][0]] >= 0.9 * lengths[i]
+        if fits:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Encodes each mixture alone, so that no code depends on what else is in the batch."""
+
+    codec: Literal[
+        "dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac"
+    ] = "dmel"
+    """Adapter: dmel needs no weights, the others their folder."""
+    weights: str | None = None
+    """Folder of the codec's weights; of transformers codecs also a hub id, which is then fetched."""
+    num_codebooks: int | None = None
+    """Codebooks to use of a codec that has a choice; its default where None."""
+    stems: bool = False
+    """Whether the stems that rendering makes are encoded too: what speaker extraction is trained towards."""
+    batch_s: float = 0.0
+    """Seconds of audio encoded at once, of like length; 0 encodes one at a time."""
+    device: str = "cpu"
+    """Where a neural codec runs."""
+
+    reads: ClassVar[pa.Schema] = AUDIO
+    writes: ClassVar[pa.Schema] = CODES
+    version: ClassVar[str] = "2"
+
+    @cached_property
+    def loaded(self) -> Codec:
+        """The codec, loaded when first used.
+
+        Raises:
+            InputError: weights or a package are missing.
+        """
+        try:
+            return load_codec(self.codec, self.weights, self.num_codebooks, self.device)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    @property
+    def spec(self) -> CodecSpec:
+        """The codec's fixed properties."""
+        return self.loaded.spec
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the loaded weights behind: a worker loads its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "loaded"}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return codes and turns in frames."""
+        wavs = [samples.values.to_numpy() for samples in batch["samples"]]
+        stems = [list(listed) if self.stems else [] for listed in batch["stems"]]
+        wavs += [stem["samples"].values.to_numpy() for listed in stems for stem in listed]
+        coded = self.encode_all(wavs)
+        of_stems = iter(coded[batch.num_rows :])
+        rows = []
+        for i, row in enumerate(batch.drop_columns(["samples", "far_samples", "stems"]).to_pylist()):
+            rows.append(
+                {
+                    "conversation_id": row["conversation_id"],
+                    "origin": row["origin"],
+                    "split": row["split"],
+                    "num_samples": row["num_samples"],
+                    "num_frames": coded[i].shape[1],
+                    "codes": pack_codes(coded[i], self.spec.bits),
+                    "speakers": row["speakers"],
+                    "turns": [self._turn(turn) for turn in row["turns"]],
+                    "stems": [
+                        {
+                            "speaker": stem["speaker"].as_py(),
+                            "kind": stem["kind"].as_py(),
+                            "codes": pack_codes(next(of_stems), self.spec.bits),
+                        }
+                        for stem in stems[i]
+                    ],
+                }
+            )
+        return table(rows, CODES)
+
+    def encode_all(self, wavs: Sequence[NDArray[np.int16]]) -> list[NDArray[np.uint16]]:
+        """Return each waveform's codes, whatever else is there.
+
+        With `batch_s`, waveforms of like length are encoded together, so that little of a batch is padding; codecs
+        batch only what cannot change a code.
+        """
+        found: dict[int, NDArray[np.uint16]] = {}
+        for held in batches([len(wav) for wav in wavs], self.batch_s * self.spec.sample_rate_hz):
+            given = [np.multiply(wavs[i], _PER_STEP, dtype=np.float32) for i in held]
+            made = encode_many(self.loaded, given) if len(given) > 1 else [self.loaded.encode(given[0])]
+            found.update(zip(held, made, strict=True))
+        return [found[i] for i in range(len(wavs))]
+
+    def _turn(self, turn: dict[str, Any]) -> dict[str, Any]:
+        hop = self.spec.hop_samples
+        start_frame, num_frames = to_frames(turn["start_sample"], turn["num_samples"], hop)
+        words = [(word["word"], *to_frames(word["start_sample"], word["num_samples"], hop)) for word in turn["words"]]
+        return {
+            "utterance_id": turn["utterance_id"],
+            "speaker": turn["speaker"],
+            "start_frame": start_frame,
+            "num_frames": num_frames,
+            "text": turn["text"],
+            "text_normalized": turn["text_normalized"],
+            "gender": turn["gender"],
+            "language": turn["language"],
+            "words": [{"word": w, "start_frame": s, "num_frames": n} for w, s, n in words],
+        }

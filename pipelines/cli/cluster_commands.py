@@ -1,0 +1,178 @@
+"""`hubbub cluster ...`: hand a run to a cluster, see what became of it, and find beforehand what would stop it."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cluster import jobs, preflight
+from cluster.session import Session, connect
+from operators.errors import InputError
+from pipelines.recipes.recipe import RECIPE_VARIABLE, Recipe
+from pipelines.reporting import console
+from pipelines.reporting.tracking import code_version
+
+_STAGES = ("run", "simulate", "tokenize", "pack", "train", "evaluate")
+_PASSED_ON = (
+    "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+)  # fmt: skip
+"""Variables that a job is given of ours; never a secret, for whoever sees the dashboard sees them."""
+DASHBOARD = "http://127.0.0.1:8265"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitArguments:
+    """Hand a command to a cluster, once: hubbub cluster submit [OPTIONS] -- run my.yaml --store s3://..."""
+
+    address: str = os.environ.get("RAY_DASHBOARD_ADDRESS", DASHBOARD)
+    """The head's dashboard; RAY_DASHBOARD_ADDRESS by default."""
+    key: str | None = None
+    """What makes two requests the same one; command, recipe, code version and today's date by default."""
+    wait: bool = False
+    """Stay until it ends, show what it prints, and end as it does."""
+    again: bool = False
+    """Submit although the same was done."""
+    env: tuple[str, ...] = ()
+    """Further variables of this environment that the job gets; the dashboard shows them, so keep secrets on nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusArguments:
+    """Show what was submitted, and what became of it."""
+
+    key: Annotated[str | None, tyro.conf.Positional] = None
+    """Of one request; everything of ours where none is given."""
+    address: str = os.environ.get("RAY_DASHBOARD_ADDRESS", DASHBOARD)
+    """The head's dashboard; RAY_DASHBOARD_ADDRESS by default."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightArguments:
+    """Find what would stop a run on a cluster, without starting one."""
+
+    ray_address: str = "auto"
+    """The cluster."""
+    paths: tuple[Path, ...] = ()
+    """Folders that every node must see."""
+    train_workers: int = 1
+    """Workers of Ray Train."""
+    partition_gb: float = 0.5
+    """Size of the largest partition."""
+
+
+def _submit(arguments: Sequence[str]) -> None:
+    own, command = list(arguments), []
+    if "--" in own:
+        own, command = own[: own.index("--")], own[own.index("--") + 1 :]
+    parsed = tyro.cli(SubmitArguments, prog="hubbub cluster submit", args=own)
+    if not command or command[0] not in _STAGES:
+        raise InputError(f"hubbub cluster submit wants -- and a command behind it: {', '.join(_STAGES)}")
+    unset = [name for name in parsed.env if name not in os.environ]
+    if unset:
+        raise InputError(f"--env {unset[0]}: there is no such variable here")
+    env = {name: os.environ[name] for name in (*_PASSED_ON, *parsed.env) if name in os.environ}
+    text = ""
+    if len(command) > 1 and Path(command[1]).suffix in (".yaml", ".yml", ".json"):
+        try:  # the cluster does not see our files
+            text = Path(command[1]).read_text()
+        except OSError as error:
+            raise InputError(f"recipe file {command[1]} cannot be read: {error.strerror}") from error
+        env[RECIPE_VARIABLE] = text
+        command[1] = f"env:{RECIPE_VARIABLE}"
+    if not any(one == "--ray-address" or one.startswith("--ray-address=") for one in command):
+        command += ["--ray-address", "auto"]
+    today = datetime.now(UTC).date().isoformat()
+    key = parsed.key or jobs.key_of(command, text, json.dumps(code_version(), sort_keys=True), today)
+    try:
+        job, new = jobs.submit(parsed.address, command, key, env=env, again=parsed.again)
+        console.line("job", f"{job.submission_id}, {'submitted' if new else 'already there: ' + job.status.lower()}")
+        if parsed.wait:
+            job = jobs.follow(parsed.address, job.submission_id)
+    except jobs.Refused as error:
+        raise InputError(str(error)) from error
+    if not parsed.wait:
+        console.line("status", f"{console.program('hubbub')} cluster status {key} --address {parsed.address}")
+        return
+    console.line("job", f"{job.submission_id} {job.status.lower()}")
+    if job.status != "SUCCEEDED":
+        console.ERR.print(f"[red]error[/red]     {job.submission_id} {job.status.lower()}", markup=True)
+        sys.exit(3)
+
+
+def _status(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(StatusArguments, prog="hubbub cluster status", args=list(arguments))
+    try:
+        found = jobs.attempts(parsed.address, parsed.key)
+    except jobs.Refused as error:
+        raise InputError(str(error)) from error
+    if parsed.json:
+        print(json.dumps([vars(job) for job in found], indent=1))
+        return
+    if not found:
+        raise InputError(f"nothing {f'of key {parsed.key} ' if parsed.key else ''}was submitted to {parsed.address}")
+    rows = [[job.key, job.submission_id, job.status.lower(), job.message[:100]] for job in found]
+    console.table("", ["key", "job", "status", "message"], rows)
+
+
+def _preflight(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(PreflightArguments, prog="hubbub cluster preflight", args=list(arguments))
+    try:
+        with connect(parsed.ray_address, None):
+            nodes = preflight.look([str(path.absolute()) for path in parsed.paths])
+    except ConnectionError as error:
+        raise InputError(str(error)) from error
+    rows = [
+        [
+            node.name, f"{node.cpus:.0f}", f"{node.gpus:.0f}", f"{node.object_store_bytes / 1e9:.1f} GB",
+            f"{node.free_bytes / 1e9:.0f} GB", str(node.versions.get("hubbub")), str(node.versions.get("torch")),
+        ]
+        for node in nodes
+    ]  # fmt: skip
+    console.table("", ["node", "CPUs", "GPUs", "object store", "free", "hubbub", "torch"], rows)
+    size = int(parsed.partition_gb * 1e9)
+    found = preflight.problems(nodes, train_workers=parsed.train_workers, partition_bytes=size)
+    if found:
+        raise InputError("; ".join(found))
+    console.line("preflight", "nothing that would stop a run")
+
+
+def check_cluster(recipe: Recipe, session: Session, output: Path, store: str, train_workers: int) -> None:
+    """Check a cluster that was joined before work is given to it.
+
+    Raises:
+        InputError: names everything that would stop the run.
+    """
+    if session.address == "local":
+        return
+    manifests = [*recipe.corpus.manifests, *recipe.corpus.recorded]
+    paths = [text.partition("=")[2] if "=" in text else text for text in manifests]
+    paths = [path for path in paths if "://" not in path] + ([] if store else [str(output.absolute())])
+    neural = recipe.encode.codec not in ("dmel", "pcm", "lyra", "units")
+    nodes = [node for node in preflight.look(paths) if node.cpus or not node.alive]  # a head may do no work
+    if not nodes:  # they come when there is work for them
+        console.notice("no node offers a CPU yet; work waits until one does")
+        return
+    found = preflight.problems(nodes, train_workers=train_workers, gpu_stages=neural and session.num_gpus > 0)
+    if found:
+        raise InputError(f"the cluster at {session.address} cannot do this: {'; '.join(found)}")
+
+
+def cluster(arguments: Sequence[str]) -> None:
+    """Run one of the cluster's verbs.
+
+    Raises:
+        InputError: there is no such verb, or the cluster cannot be reached.
+    """
+    verbs = {"submit": _submit, "status": _status, "preflight": _preflight}
+    if not arguments or arguments[0] not in verbs:
+        raise InputError(f"hubbub cluster wants one of {', '.join(verbs)}")
+    verbs[arguments[0]](arguments[1:])

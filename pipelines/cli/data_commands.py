@@ -1,0 +1,295 @@
+"""`hubbub data ...`: the rarer verbs, and what each takes."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from operators.errors import InputError
+from pipelines.reporting import console
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveArguments:
+    """Write data sets as Parquet to keep or to send, or bring them back byte for byte."""
+
+    action: Annotated[Literal["archive", "restore"], tyro.conf.Positional]
+    """archive: output folder -> Parquet; restore: Parquet -> output folder."""
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    archive: Annotated[str, tyro.conf.Positional]
+    """Folder or URL of the Parquet files."""
+    names: tuple[str, ...] = ("utterances", "conversations", "codes", "packs")
+    """Data sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitArguments:
+    """Estimate how people take turns from who spoke when."""
+
+    rttms: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """RTTM files of recorded conversations."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("prior.json")
+    """File that --converse.prior takes."""
+    name: str = "own"
+    """Name of the prior."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreArguments:
+    """Compare simulated conversations with recorded ones."""
+
+    simulated: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """A run's output folder, or RTTM files."""
+    against: tuple[str, ...] = ("meeting",)
+    """A preset (meeting, telephone, broadcast), a file that `hubbub data fit` wrote, or RTTM files."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder of scorecard.html and scorecard.json; the first input's folder by default."""
+
+
+def _fit(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(FitArguments, prog="hubbub data fit", args=list(arguments))
+    from pipelines.inspect.realism import fit_prior
+
+    fit_prior(parsed.rttms, parsed.output, parsed.name)
+
+
+def _score(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ScoreArguments, prog="hubbub data score", args=list(arguments))
+    from pipelines.inspect.realism import score
+
+    first = parsed.simulated[0]
+    score(parsed.simulated, parsed.against, parsed.output or (first if first.is_dir() else first.parent) / "scorecard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignArguments:
+    """Find when each word is said; write the corpus as lhotse recordings and supervisions with alignments."""
+
+    manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Manifests of single speakers: PATH or SPLIT=PATH."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("aligned")
+    """Folder of the lhotse manifest."""
+    language: str = "en"
+    """Language of the aligner, and of rows that name none."""
+    workers: int | None = None
+    """Processes; as many as there are cores by default."""
+
+
+def _align(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(AlignArguments, prog="hubbub data align", args=list(arguments))
+    from pipelines.upkeep.align import align_corpus
+
+    align_corpus(parsed.manifests, parsed.output, parsed.language, parsed.workers or os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write conversations with their sound and truth for other toolkits."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where the export goes."""
+    format: Literal["lhotse", "shar"] = "lhotse"
+    """lhotse: recordings (FLAC), supervisions and cuts; shar: lhotse's tar shards."""
+    split: Literal["train", "test"] | None = None
+    """Only this split."""
+
+
+def _export(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ExportArguments, prog="hubbub data export", args=list(arguments))
+    from pipelines.upkeep.export import export
+
+    export(parsed.output, parsed.folder, parsed.format, parsed.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitsArguments:
+    """Find k-means units in a corpus: a codec of your own, for --encode.codec units."""
+
+    manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Manifests of single speakers: PATH or SPLIT=PATH; the train split is used where there is one."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("units")
+    """Folder of the units."""
+    features: Literal["mel", "mfcc", "encoder"] = "mel"
+    """Log-mel spectrograms (can be made sound again), cepstra, or an encoder's hidden states."""
+    encoder: str | None = None
+    """Folder or hub id of the encoder (HuBERT, WavLM, ...)."""
+    layer: int = 6
+    """Its layer."""
+    units: int = 500
+    """Number of units."""
+    hours: float = 10.0
+    """Speech listened to at most."""
+    seed: int = 0
+    """Of the draw and of the search."""
+
+
+def _units(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(UnitsArguments, prog="hubbub data units", args=list(arguments))
+    if (parsed.encoder is not None) != (parsed.features == "encoder"):
+        raise InputError("--encoder FOLDER goes with --features encoder")
+    from pipelines.upkeep.units import make_units
+
+    description: dict[str, object] = {"kind": parsed.features}
+    if parsed.encoder is not None:
+        description |= {"weights": parsed.encoder, "layer": parsed.layer}
+    make_units(parsed.manifests, parsed.output, description, parsed.units, parsed.hours, parsed.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenArguments:
+    """Decode documents, packs or conversations to sound and text, on one page with players."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    ids: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Conversations, documents or packs; the first few where none is named."""
+    page: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder of the page; OUTPUT/listen by default."""
+    number: int = 10
+    """How many are shown."""
+    dataset: Literal["packs", "codes"] = "packs"
+    """packs: documents as training reads them; codes: whole conversations."""
+
+
+def _listen(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ListenArguments, prog="hubbub data listen", args=list(arguments))
+    from pipelines.inspect.listen import listen
+
+    listen(parsed.output, parsed.page or parsed.output / "listen", parsed.ids, parsed.number, parsed.dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpactArguments:
+    """Say what a voice is in: data sets, checkpoints, figures, and the first training step that heard it."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    speaker: str
+    """The speaker, as the manifests call them."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def _impact(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ImpactArguments, prog="hubbub data impact", args=list(arguments))
+    from pipelines.upkeep.impact import impact, show
+
+    found = impact(parsed.output, parsed.speaker)
+    if parsed.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceArguments:
+    """Follow columns of a pack back to recordings, speakers, licences and offsets."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    pack: Annotated[str, tyro.conf.Positional]
+    """The pack's id."""
+    columns: tuple[int, int] | None = None
+    """First column and the one behind the last; all by default."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def _trace(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(TraceArguments, prog="hubbub data trace", args=list(arguments))
+    from pipelines.inspect.trace import show, trace
+
+    rows = trace(parsed.output, parsed.pack, *(parsed.columns or ()))
+    if parsed.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GcArguments:
+    """Show what no kept run needs, and remove it when told so."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    keep_trainings: int = 1000
+    """Newest trainings that are kept, with all that they were made from."""
+    yes: bool = False
+    """Remove it."""
+
+
+def _gc(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(GcArguments, prog="hubbub data gc", args=list(arguments))
+    from pipelines.upkeep.gc import collect
+
+    collect(parsed.output, parsed.keep_trainings, parsed.yes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HfArguments:
+    """Write a checkpoint's text side as a Hugging Face folder, audio's parameters beside it."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A step-... folder, or a run's output folder, whose newest is taken."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where it goes."""
+
+
+def _hf(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(HfArguments, prog="hubbub data hf", args=list(arguments))
+    from models.speech_lm.pretrained import export
+    from models.training.checkpoint import load
+    from pipelines.plan.start import newest_checkpoint
+
+    path = newest_checkpoint(parsed.checkpoint)
+    try:
+        model, _, header = load(path)
+        export(model, header, parsed.folder)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    console.line("written", f"{parsed.folder}, from {path}")
+    if model.shape.prompt_attention == "both":
+        console.notice("the model sees prompts in both directions; transformers' classes see them causally")
+
+
+def data(arguments: Sequence[str]) -> None:
+    """Run one of the rarer verbs.
+
+    Raises:
+        InputError: there is no such verb, or what it is given cannot be used.
+    """
+    verbs = {
+        "fit": _fit, "score": _score, "align": _align, "export": _export, "units": _units, "listen": _listen,
+        "impact": _impact, "trace": _trace, "gc": _gc, "hf": _hf,
+        "archive": _archive, "restore": _archive
+    }  # fmt: skip
+    if not arguments or arguments[0] not in verbs:
+        raise InputError(f"hubbub data wants one of {', '.join(verbs)}")
+    verb = arguments[0]
+    verbs[verb](arguments if verbs[verb] is _archive else arguments[1:])
+
+
+def _archive(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ArchiveArguments, prog="hubbub data", args=list(arguments))
+    from pipelines.plan.road import Output
+
+    for name in parsed.names:
+        dataset = Output(parsed.output).dataset(name)
+        if parsed.action == "restore":
+            snapshot = dataset.restore(parsed.archive)
+            console.line(
+                name, f"{len(snapshot.receipts)} partitions, Merkle root {snapshot.merkle_root[:12]}, as committed"
+            )
+            continue
+        latest = dataset.latest()
+        if latest is None:
+            raise InputError(f"there is no data set {name} in {parsed.output}")
+        size, before = dataset.archive(latest, parsed.archive), sum(r.num_bytes for r in latest.receipts)
+        console.line(name, f"{console.count(size)} bytes of Parquet from {console.count(before)} of Arrow")

@@ -1,0 +1,208 @@
+"""One walk down the road: what is open, what it has made so far, and what it says on the way."""
+
+import fcntl
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.session import Session, connect
+from operators.errors import InputError
+from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
+from pipelines.cli.cluster_commands import check_cluster
+from pipelines.plan.road import Output
+from pipelines.recipes.recipe import Recipe
+from pipelines.reporting import console
+from pipelines.reporting.tracking import StageRun, Tracker, warm
+
+
+def resize_every_s() -> float:
+    """Return how often elastic training asks whether there are more workers now: HUBBUB_RESIZE_EVERY_S, or a minute.
+
+    Each time that there are costs the steps since the last checkpoint.
+
+    Raises:
+        InputError: it is no number, or not positive.
+    """
+    text = os.environ.get("HUBBUB_RESIZE_EVERY_S", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"HUBBUB_RESIZE_EVERY_S is {text!r}; it must be a number of seconds")
+    return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a recipe is run; changes no result."""
+
+    output: Path
+    """Folder for everything that is made; on a cluster, one that every node sees."""
+    workers: int | None = None
+    """Processes of a local Ray; as many as there are cores by default."""
+    train_workers: int = 1
+    """Workers of Ray Train; their packs are a step's packs, shared out."""
+    min_train_workers: int = 0
+    """With how few of them training goes on while nodes are missing; 0 waits for all."""
+    ray_address: str | None = None
+    """Cluster to join instead of a local Ray."""
+    store: str = ""
+    """URL of data sets and checkpoints (s3://bucket/runs/x), where not every node sees the output folder."""
+    update: bool = False
+    """Go on in an output folder that holds another recipe's results; what still fits is kept."""
+    checkpoint: Path | None = None
+    """Checkpoint to judge instead of the recipe's own."""
+    truth: tuple[str, ...] = ()
+    """Truth files to write: rttm, stm, seglst, ctm, sot, activity."""
+    register: str | None = None
+    """Name in MLflow's model registry that the judged checkpoint becomes a version of."""
+    sweep: str = ""
+    """MLflow run that this one stands below."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers of workers before anything is made."""
+        if not 0 <= self.min_train_workers <= self.train_workers:
+            raise InputError(
+                f"--min-train-workers {self.min_train_workers} must lie between 0 and --train-workers "
+                f"{self.train_workers}"
+            )
+        resize_every_s()
+
+
+@dataclass
+class Road:
+    """One walk down the road: what is open, and what it has made so far."""
+
+    recipe: Recipe
+    options: Options
+    stack: ExitStack
+    made_by: dict[str, Any]
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    _session: Session | None = None
+    _tracker: Tracker | None = None
+    unrecorded: frozenset[str] = frozenset()
+    """Stages that are done, but whose runs a kill left open."""
+    did_work: bool = False
+    _warming: threading.Thread | None = None
+
+    def expect_work(self) -> None:
+        """Load the tracking client beside what comes first: seconds that nobody then waits for."""
+        if self._warming is None and self._tracker is None:
+            self._warming = threading.Thread(target=warm, args=(self.output,), daemon=True)
+            self._warming.start()
+
+    @property
+    def output(self) -> Output:
+        """Where everything goes."""
+        return Output(self.options.output, self.options.store)
+
+    def session(self) -> Session:
+        """Return Ray, started when first needed."""
+        if self._session is None:
+            try:
+                self._session = self.stack.enter_context(connect(self.options.ray_address, self.options.workers))
+            except ConnectionError as error:
+                raise InputError(f"{error}; start one, or leave out --ray-address for a local one") from error
+            options = self.options
+            check_cluster(
+                self.recipe, self._session, options.output, self.output.store,
+                options.min_train_workers or options.train_workers,
+            )  # fmt: skip
+        return self._session
+
+    def tracker(self) -> Tracker:
+        """Return the tracking server's runs, begun when there is work to record."""
+        if self._tracker is None:
+            if self._warming is not None:
+                self._warming.join()
+            self._tracker = Tracker(self.recipe, self.output, self.options.sweep)
+        self.did_work = True
+        return self._tracker
+
+    def journal(self, stage: str, event: str) -> None:
+        """Note when a stage begins and ends: for whoever watches from outside."""
+        with open(self.options.output / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), "stage": stage, "event": event}) + "\n")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[StageRun]:
+        """Record one stage."""
+        self.journal(name, "start")
+        with self.tracker().stage(name) as run:
+            yield run
+        self.journal(name, "end")
+
+
+def refuse_above(bad: list[Quarantined], total: int, share: float, road: Road) -> None:
+    """Stop where more rows are bad than the recipe allows; write all of them down first."""
+    if bad and len(bad) > share * total:
+        road.quarantined += bad
+        path = write_quarantine(road)
+        first = f"{bad[0].row_id}: {bad[0].reason}"
+        raise InputError(
+            f"{len(bad)} of {total} rows cannot be used, the first being {first}; all are in {path}. "
+            f"Mend or filter them (--corpus.where), or go on without them: "
+            f"--corpus.max-bad-share {len(bad) / total + 5e-5:.4f}"
+        )
+
+
+def write_quarantine(road: Road) -> Path:
+    """Write down what could not be used, and why."""
+    path = road.options.output / "quarantine.jsonl"
+    rows = sorted({(q.row_id, q.reason) for q in road.quarantined})
+    text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def take_snapshot(road: Road, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
+    """Commit a data set's next snapshot, and remember it."""
+    road.snapshots[dataset.name] = dataset.snapshot(receipts, inputs, road.made_by)
+    return road.snapshots[dataset.name]
+
+
+def describe(snapshot: Snapshot) -> str:
+    """Say how much a snapshot holds."""
+    parts = [f"{console.count(snapshot.num_rows)} rows in {len(snapshot.receipts)} partitions"]
+    if audio_s := snapshot.total("audio_s"):
+        parts.append(console.hours(audio_s))
+    if room := snapshot.total("room"):
+        parts.append(f"{console.count(snapshot.total('columns'))} columns, {snapshot.total('columns') / room:.2%} full")
+    if bad := sum(len(receipt.quarantined) for receipt in snapshot.receipts):
+        parts.append(f"{bad} quarantined (quarantine.jsonl says why)")
+    return ", ".join(parts)
+
+
+def said(name: str, fresh: bool, text: str) -> None:
+    """Say what a stage made, or that nothing had to be made."""
+    console.line(name, f"{text}{' (fresh)' if fresh else ''}")
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; the system frees it when the holder dies.
+
+    Raises:
+        InputError: another run is at work there.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise InputError(
+                f"another run (process {file.read().strip() or '?'}) is at work in {folder}; wait for it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,187 @@
+"""What a training starts from: nothing, a checkpoint of ours, a pretrained text LLM, or the last checkpoint here."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.config.header import Header, read_header, steps
+from models.config.shape import Shape
+from models.training.mirror import Mirror
+from operators.digest import digest, digest_file
+from operators.errors import InputError
+from pipelines.recipes.recipe import Recipe
+
+if TYPE_CHECKING:  # where nothing is started from, a plan does without torch
+    from models.speech_lm.model import SpeechLM
+
+_DECISION = "start.json"
+"""What `last` was when a training began: the same command goes on from there, however often it is given."""
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """Return a checkpoint folder, given one, a training's folder or an output folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    for pattern in ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/*/step-*/checkpoint.json"):
+        found = sorted(path.glob(pattern), key=lambda one: (one.stat().st_mtime, one.parent.name))
+        if found:
+            return found[-1].parent
+    raise InputError(f"there is no checkpoint at {path}; --checkpoint takes a step-... folder or a run's output folder")
+
+
+def _ours(name: str) -> Path | None:
+    """Return a checkpoint of ours by its folder, or by the output folder whose newest is meant."""
+    folder = Path(name).expanduser()
+    if (folder / "checkpoint.json").is_file():
+        return folder
+    return newest_checkpoint(folder) if (folder / "checkpoints").is_dir() else None
+
+
+def shape_of(recipe: Recipe) -> Shape:
+    """Return the size of the model that a recipe trains: a pretrained one's, where it starts from one.
+
+    Raises:
+        InputError: what it is to start from cannot be used.
+    """
+    name = recipe.train.start_from
+    if name is None or name == "last":
+        return recipe.model
+    try:
+        ours = _ours(name)
+        if ours is None:
+            from models.speech_lm.pretrained import find, read_shape
+
+            return read_shape(find(name), recipe.model)
+        _, header = read_header(ours)
+    except ValueError as error:
+        raise InputError(f"train.start_from: {error}") from error
+    # Updates of low rank may be added to what has none.
+    return replace(header.shape, lora_rank=recipe.model.lora_rank, lora_alpha=recipe.model.lora_alpha)
+
+
+def check_start(recipe: Recipe, header: Header) -> None:
+    """Check that a recipe's start knows the same integers as its packs will hold.
+
+    Raises:
+        InputError: names what differs.
+    """
+    name = recipe.train.start_from
+    ours = None if name in (None, "last") else _ours(str(name))
+    if ours is None:
+        return
+    _, theirs = read_header(ours)
+    for what in ("vocabulary", "codec", "layout", "group", "tokenizer_digest"):
+        if getattr(theirs, what) != getattr(header, what):
+            raise InputError(
+                f"train.start_from: {ours} was trained with another {what.removesuffix('_digest')} "
+                f"({_short(getattr(theirs, what))}) than the recipe's ({_short(getattr(header, what))})"
+            )
+
+
+def _short(value: Any) -> str:
+    return str(getattr(value, "name", value))[:80]
+
+
+def start_digest(recipe: Recipe) -> str | None:
+    """Return what stands for the start in a training's key."""
+    name = recipe.train.start_from
+    if name is None or name == "last":
+        return name
+    ours = _ours(name)
+    if ours is not None:
+        return digest_file(ours / "model.safetensors")
+    from models.speech_lm.pretrained import find
+
+    return digest([digest_file(path) for path in sorted(find(name).glob("*.safetensors"))])
+
+
+def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None) -> dict[str, Any]:
+    """Return where a training starts, as it stands in its lineage; `last` is decided once and kept.
+
+    Args:
+        recipe: whose training it is.
+        folder: of the training; other trainings' folders lie beside it.
+        header: what its checkpoints will say.
+        url: where trainings are copied to, if anywhere; `last` is then looked for there.
+
+    Returns:
+        `kind` (scratch, checkpoint, pretrained), and where there is one `path`, `weights_digest` and `step`.
+    """
+    path = folder / _DECISION
+    mirror = Mirror(folder, url) if url else None
+    if mirror:
+        mirror.fetch_loose()
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    name = recipe.train.start_from
+    if name == "last" and mirror:
+        _bring_newest(mirror)
+    chosen = _last(folder, header) if name == "last" else _ours(name) if name else None
+    if chosen is not None:
+        step, _ = read_header(chosen)
+        weights = digest_file(chosen / "model.safetensors")
+        made = {"kind": "checkpoint", "path": str(chosen.absolute()), "weights_digest": weights, "step": step}
+    elif name is None or name == "last":
+        made = {"kind": "scratch", "why": "asked for" if name is None else "no checkpoint of this kind here yet"}
+    else:
+        from models.speech_lm.pretrained import find
+
+        made = {"kind": "pretrained", "path": str(find(name).absolute()), "weights_digest": start_digest(recipe)}
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made, indent=1) + "\n")
+    if mirror:
+        mirror.send_loose()
+    return made
+
+
+def _bring_newest(mirror: Mirror) -> None:
+    """Fetch the newest checkpoint of each other training at the URL; their order in time is kept."""
+    found = [(one, done[-1]) for one in mirror.beside() if (done := one.steps()) and done[-1]]
+    for one, step in sorted(found, key=lambda pair: pair[0].written_at(pair[1])):
+        one.fetch([step])
+        os.utime(one.folder / f"step-{step:06d}" / "checkpoint.json", times=None)
+
+
+def _last(own: Path, header: Header) -> Path | None:
+    """Return the newest checkpoint of other trainings here that knows the same integers and has the same size."""
+    found = []
+    for folder in own.parent.glob("*"):
+        done = steps(folder)
+        if folder == own or not done or not done[-1]:
+            continue
+        path = folder / f"step-{done[-1]:06d}"
+        _, theirs = read_header(path)
+        same = ("shape", "vocabulary", "codec", "layout", "group", "tokenizer_digest")
+        if all(getattr(theirs, what) == getattr(header, what) for what in same):
+            found.append(((path / "checkpoint.json").stat().st_mtime_ns, path))
+    return max(found)[1] if found else None
+
+
+def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
+    """Put the weights of a start into an initialized model.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    try:
+        if start["kind"] == "pretrained":
+            from models.speech_lm.pretrained import load_weights
+
+            load_weights(Path(start["path"]), model)
+        elif start["kind"] == "checkpoint":
+            from models.training.checkpoint import load
+
+            weights = load(Path(start["path"]))[0].state_dict()
+            missing, odd = model.load_state_dict(weights, strict=False)
+            wrong = [*odd, *(name for name in missing if not name.endswith(("update_up", "update_down")))]
+            if wrong:
+                raise InputError(f"train.start_from: {start['path']} does not fit the model: {wrong[0]}")
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"train.start_from: {str(error).splitlines()[0]}") from error
+    return model

@@ -1,0 +1,178 @@
+"""data impact: what a voice is in: data sets, checkpoints, figures, and the first training step that heard it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from models.config.header import read_header
+from models.training.order import Stream
+from operators.errors import InputError
+from operators.store.dataset import Snapshot
+from operators.store.shards import PackShards
+from pipelines.plan.road import Output, plan_road
+from pipelines.recipes.recipe import Recipe
+from pipelines.reporting import console
+from pipelines.upkeep.export import recipe_of
+
+
+@dataclass(frozen=True)
+class Touched:
+    """How much of one data set holds the voice."""
+
+    dataset: str
+    merkle_root: str
+    rows: int
+    of_rows: int
+    partitions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training has heard of it."""
+
+    folder: str
+    packs: str
+    """Merkle root of the packs."""
+    first_step: int | None
+    """First step whose packs hold the voice; None where none does, or where it cannot be told."""
+    checkpoints: tuple[str, ...]
+    """Those that have heard it."""
+    note: str = ""
+
+
+def impact(folder: Path, speaker: str) -> dict[str, Any]:
+    """Return what a speaker's voice is in, in the newest snapshots of an output folder.
+
+    Raises:
+        InputError: it is no output folder, or nobody in it is called so.
+    """
+    recipe, output = recipe_of(folder), Output(folder)
+    utterances = _newest(output, "utterances")
+    own = output.dataset("utterances").read(utterances).filter(pc.field("speaker") == speaker)
+    conversations = _newest(output, "conversations")
+    talks, touched = _of_voice(output, conversations, speaker)
+    if not own.num_rows and not talks:
+        raise InputError(
+            f"nobody in {folder} is called {speaker}; hubbub data export or the truth files list the names"
+        )
+    found = [Touched("utterances", utterances.merkle_root, own.num_rows, utterances.num_rows, ()), touched]
+    for name in ("audio", "codes"):
+        snapshot = output.dataset(name).latest()
+        if snapshot is not None:
+            found.append(_of_conversations(output, snapshot, talks, ["conversation_id"]))
+    packs = output.dataset("packs").latest()
+    if packs is not None:
+        found.append(_of_conversations(output, packs, talks, ["documents"]))
+    # The key says that packs, model, mixture, steps and seed are those of the recipe that lies here.
+    training = plan_road(recipe, output).training_key[:12]
+    folders = sorted((folder / "checkpoints").glob("*"))
+    trained = [_training(recipe, output, path, training, packs, talks) for path in folders]
+    heard = {name for one in trained for name in one.checkpoints}
+    figures = []
+    for path in sorted((folder / "evaluation").glob("*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        judged = Path(metrics["trained"]["checkpoint"])
+        if "/".join(judged.parts[-2:]) in heard:
+            rate = metrics["trained"]["cpwer"]["rate"]
+            figures.append({"metrics": str(path), "checkpoint": str(judged), "cpwer": rate})
+    return {
+        "speaker": speaker,
+        "licences": sorted({str(x) for x in own["licence"].to_pylist()}),
+        "datasets": [asdict(one) for one in found],
+        "trainings": [asdict(one) for one in trained],
+        "figures": figures,
+    }
+
+
+def _newest(output: Output, name: str) -> Snapshot:
+    snapshot = output.dataset(name).latest()
+    if snapshot is None:
+        raise InputError(f"there is no data set at {output.dataset(name).url()}; make it with hubbub run")
+    return snapshot
+
+
+def _of_voice(output: Output, snapshot: Snapshot, speaker: str) -> tuple[set[str], Touched]:
+    """Return the conversations in which somebody speaks."""
+    talks: set[str] = set()
+    partitions = []
+    for receipt in snapshot.receipts:
+        before = len(talks)
+        for batch in output.dataset("conversations").batches(receipt):
+            for row in batch.select(["conversation_id", "speakers"]).to_pylist():
+                if speaker in row["speakers"]:
+                    talks.add(row["conversation_id"])
+        if len(talks) > before:
+            partitions.append(receipt.partition_id)
+    return talks, Touched("conversations", snapshot.merkle_root, len(talks), snapshot.num_rows, tuple(partitions))
+
+
+def _of_conversations(output: Output, snapshot: Snapshot, talks: set[str], columns: list[str]) -> Touched:
+    """Count the rows that hold any of some conversations."""
+    rows, partitions = 0, []
+    for receipt in snapshot.receipts:
+        number = 0
+        for batch in output.dataset(snapshot.name).batches(receipt):
+            number += sum(_holds(row, talks) for row in batch.select(columns).to_pylist())
+        rows += number
+        if number:
+            partitions.append(receipt.partition_id)
+    return Touched(snapshot.name, snapshot.merkle_root, rows, snapshot.num_rows, tuple(partitions))
+
+
+def _holds(row: dict[str, Any], talks: set[str]) -> bool:
+    if "documents" in row:
+        return any(document["conversation_id"] in talks for document in row["documents"])
+    return row["conversation_id"] in talks
+
+
+def _training(
+    recipe: Recipe, output: Output, folder: Path, training: str, newest: Snapshot | None, talks: set[str]
+) -> Trained:
+    """Follow the order in which a training takes its packs to the first that holds the voice."""
+    steps = sorted(folder.glob("step-*/checkpoint.json"))
+    name = str(folder)
+    if not steps:
+        return Trained(name, "", None, (), "no checkpoint yet")
+    _, header = read_header(steps[-1].parent)
+    root = str(header.lineage.get("datasets", {}).get("packs", ""))
+    dataset = output.dataset("packs")
+    numbers = range(newest.number, 0, -1) if newest else range(0)
+    snapshot = next((s for n in numbers if (s := dataset.numbered(n)) and s.merkle_root == root), None)
+    if snapshot is None or folder.name != training:
+        return Trained(name, root, None, (), "trained by another recipe: what it heard when is not told here")
+    shards = PackShards(dataset, snapshot, recipe.train.on_bad_shard)
+    holds = [
+        _holds(row, talks)
+        for receipt in snapshot.receipts
+        for batch in dataset.batches(receipt)
+        for row in batch.select(["documents"]).to_pylist()
+    ]
+    config = recipe.train
+    stream = Stream(shards.components, recipe.seed, config.mixture, config.packs_per_step, config.steps)
+    positions = range(config.steps * config.packs_per_step)
+    first = next((p // config.packs_per_step + 1 for p in positions if holds[stream.at(p)]), None)
+    heard = tuple(f"{folder.name}/{path.parent.name}" for path in steps if first and int(path.parent.name[5:]) >= first)
+    return Trained(name, root, first, heard)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print what a voice is in."""
+    rows = [
+        [d["dataset"], f"{d['rows']:,} of {d['of_rows']:,}", str(len(d["partitions"])), d["merkle_root"][:12]]
+        for d in found["datasets"]
+    ]
+    console.line("voice", f"{found['speaker']}, licence {', '.join(found['licences']) or 'unknown'}")
+    console.table("", ["data set", "rows with it", "partitions", "Merkle root"], rows)
+    for training in found["trainings"]:
+        if training["note"]:
+            console.line("training", f"{training['folder']}: {training['note']}")
+        elif training["first_step"] is None:
+            console.line("training", f"{training['folder']} has not heard it")
+        else:
+            names = ", ".join(Path(name).name for name in training["checkpoints"]) or "none that is kept"
+            console.line("training", f"{training['folder']} heard it first in step {training['first_step']}: {names}")
+    for figure in found["figures"]:
+        console.line("figure", f"cpWER {figure['cpwer']:.1%} in {figure['metrics']}")

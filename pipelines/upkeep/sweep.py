@@ -1,0 +1,107 @@
+"""sweep: a small grid of recipes in one output folder, as nested runs that share every stage they can."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from operators.digest import plain
+from operators.errors import InputError
+from operators.store import storage
+from pipelines.plan.context import Options
+from pipelines.recipes.recipe import Recipe, from_mapping, to_json
+from pipelines.reporting import console
+from pipelines.reporting.tracking import SweepRun
+from pipelines.run.run import run
+
+
+def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[tuple[str, list[Any]]]:
+    """Read `train.lr=1e-3,3e-3` into fields of the recipe and their values.
+
+    Raises:
+        InputError: a field does not exist, or has no value.
+
+    >>> parse_grid(["train.lr=1e-3,3e-3"], Recipe())
+    [('train.lr', ['1e-3', '3e-3'])]
+    """
+    grid = []
+    for text in texts:
+        name, sign, values = text.partition("=")
+        listed = [yaml.safe_load(value) for value in values.split(",") if value]
+        if not sign or not listed:
+            raise InputError(f"--grid {text} is not FIELD=VALUE,VALUE as in train.lr=1e-3,3e-3")
+        node: Any = plain(recipe)
+        for part in name.split("."):
+            if not isinstance(node, dict) or part not in node:
+                raise InputError(f"--grid {text}: the recipe has no field {name}")
+            node = node[part]
+        grid.append((name, listed))
+    return grid
+
+
+def with_values(recipe: Recipe, values: Sequence[tuple[str, Any]]) -> Recipe:
+    """Return a recipe with some fields changed.
+
+    Raises:
+        InputError: a value is of the wrong kind.
+    """
+    data = plain(recipe)
+    for name, value in values:
+        *path, last = name.split(".")
+        node = data
+        for part in path:
+            node = node[part]
+        node[last] = value
+    made: Recipe = from_mapping(Recipe, data, "sweep")
+    return made
+
+
+def sweep(recipe: Recipe, grid: Sequence[str], options: Options) -> list[dict[str, Any]]:
+    """Run every combination; print a table, best first; leave the best one's recipe in the folder.
+
+    Raises:
+        InputError: the grid is wrong, or a run stops.
+    """
+    axes = parse_grid(grid, recipe)
+    if not axes:
+        raise InputError("hubbub sweep wants --grid FIELD=VALUE,VALUE ...")
+    cells = [
+        list(zip([name for name, _ in axes], values, strict=True))
+        for values in itertools.product(*(v for _, v in axes))
+    ]
+    recipes = [with_values(recipe, cell) for cell in cells]  # all are read before the first is run
+    options.output.mkdir(parents=True, exist_ok=True)
+    parent = SweepRun(recipe, options.output, list(grid))
+    found = []
+    for number, (cell, one) in enumerate(zip(cells, recipes, strict=True), 1):
+        said = ", ".join(f"{name} {value}" for name, value in cell)
+        console.line("sweep", f"{number} of {len(cells)}: {said}")
+        mine = Options(**{**vars(options), "update": True, "sweep": parent.run_id})
+        result = run(one, mine)
+        found.append(
+            {
+                "values": dict(cell),
+                "recipe_digest": one.digest,
+                "cpwer": result["metrics"]["trained"]["cpwer"]["rate"],
+                "low": result["metrics"]["trained"]["cpwer"]["low"],
+                "high": result["metrics"]["trained"]["cpwer"]["high"],
+                "last_loss": result["training"].get("last_loss"),
+                "checkpoint": str(result["plan"].checkpoint_of("trained")),
+            }
+        )
+    order = sorted(range(len(found)), key=lambda i: float(found[i]["cpwer"]))
+    best = recipes[order[0]]
+    storage.replace_bytes(to_json(best).encode(), str(options.output / "recipe.json"))
+    storage.replace_bytes((json.dumps(found, indent=1) + "\n").encode(), str(options.output / "sweep.json"))
+    parent.finish({"best.cpwer": found[order[0]]["cpwer"]}, options.output / "sweep.json")
+    rows = [
+        [
+            *(str(value) for value in found[i]["values"].values()), f"{found[i]['last_loss']:.3f}",
+            f"{found[i]['cpwer']:.1%}", f"{found[i]['low']:.1%} to {found[i]['high']:.1%}",
+        ]
+        for i in order
+    ]  # fmt: skip
+    console.table("", [*(name for name, _ in axes), "last loss", "cpWER", "95 % interval"], rows)
+    return [found[i] for i in order]

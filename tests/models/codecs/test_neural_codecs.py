@@ -1,0 +1,262 @@
+"""Neural codecs with small random weights, saved and loaded by the real code, against the libraries called directly."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from models.codecs.codec import encode_many, load_codec, pack_codes, unpack_codes
+from models.codecs.transformers_codecs import TransformersCodec
+
+transformers = pytest.importorskip("transformers", reason="transformers (extra `codecs`) is not installed")
+
+
+def small(name):
+    torch.manual_seed(0)
+    dac = {
+        "encoder_hidden_size": 8,
+        "decoder_hidden_size": 32,
+        "n_codebooks": 3,
+        "codebook_size": 32,
+        "codebook_dim": 4,
+    }
+    hubert = transformers.HubertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    bert = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+        "feature_projection_input_dim": 160, "model_type": "wav2vec2-bert", "conv_depthwise_kernel_size": 3,
+    }  # fmt: skip
+    one_codebook = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 16, "encoder_hidden_size": 4, "quantization_dim": 64,
+        "semantic_model_config": bert,
+    }  # fmt: skip
+    match name:
+        case "mimi":
+            config = transformers.MimiConfig(
+                hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+                head_dim=16, intermediate_size=64, codebook_dim=16, codebook_size=32, num_quantizers=4,
+                vector_quantization_hidden_dimension=16, upsample_groups=32,
+            )  # fmt: skip
+            return transformers.MimiModel(config)
+        case "encodec":
+            return transformers.EncodecModel(
+                transformers.EncodecConfig(num_filters=4, hidden_size=16, codebook_size=32, num_lstm_layers=1,
+                                           target_bandwidths=[1.5, 3.0])
+            )  # fmt: skip
+        case "dac":
+            return transformers.DacModel(transformers.DacConfig(**dac))
+        case "xcodec":
+            ratios = {"downsampling_ratios": [8, 5, 4, 2], "upsampling_ratios": [8, 5, 4, 2], "hidden_size": 32}
+            config = transformers.XcodecConfig(
+                codebook_size=32, semantic_model_config=hubert.to_dict(),
+                acoustic_model_config=transformers.DacConfig(**dac, **ratios).to_dict(),
+            )  # fmt: skip
+            return transformers.XcodecModel(config)
+        case "xcodec2":
+            return transformers.Xcodec2Model(transformers.Xcodec2Config(**one_codebook))
+        case "neucodec":
+            return transformers.NeuCodecModel(transformers.NeuCodecConfig(**one_codebook))
+    raise AssertionError(name)
+
+
+@pytest.fixture(scope="module", params=["mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec"])
+def loaded(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / request.param
+    small(request.param).save_pretrained(folder)
+    return load_codec(request.param, str(folder)), folder
+
+
+def noise(codec, seconds, seed=0):
+    number = round(seconds * codec.spec.sample_rate_hz)
+    return np.random.default_rng(seed).normal(0, 0.1, number).astype(np.float32)
+
+
+def test_every_length_makes_the_promised_number_of_frames(loaded):
+    codec, _ = loaded
+    hop = codec.spec.hop_samples
+    for number in (0, 1, hop - 1, hop, hop + 1, 7 * hop, 7 * hop + 1, codec.spec.sample_rate_hz):
+        codes = codec.encode(noise(codec, 1)[:number])
+        assert codes.dtype == np.uint16
+        assert codes.shape == (codec.spec.num_codebooks, codec.num_frames(number)) == (len(codes), -(-number // hop))
+        if codes.shape[1] != 1 or codec.features is None:  # one channel a group and one frame is nothing to normalize
+            assert codec.decode(codes, number).shape == (number,)
+    assert not codes.size or codes.max() < codec.spec.codebook_size
+    assert np.array_equal(unpack_codes(pack_codes(codes, codec.spec.bits), len(codes), codec.spec.bits), codes)
+
+
+def test_codes_are_the_librarys_own(loaded):
+    codec, folder = loaded
+    wav = noise(codec, 0.5)
+    wav = wav[: len(wav) // codec.spec.hop_samples * codec.spec.hop_samples]
+    model = type(codec.model).from_pretrained(folder).eval()
+    given = torch.from_numpy(wav)[None, None]
+    options = {"bandwidth": model.config.target_bandwidths[-1]} if codec.name in ("encodec", "xcodec") else {}
+    if codec.features is not None:
+        # As the library's extractors pad: a hop behind, and half a hop around for X-Codec 2.
+        longer = np.pad(wav, (0, 320))
+        extract = transformers.SeamlessM4TFeatureExtractor()
+        made = extract(np.pad(longer, 160 if codec.name == "xcodec2" else 0), sampling_rate=16_000, return_tensors="pt")
+        given, options = torch.from_numpy(longer)[None, None], {"input_features": made["input_features"]}
+    with torch.no_grad():
+        theirs = model.encode(given, **options).audio_codes.reshape(codec.spec.num_codebooks, -1).numpy()
+    assert np.array_equal(codec.encode(wav), theirs[:, : codec.num_frames(len(wav))])
+
+
+def test_together_is_as_alone_and_the_weights_have_a_digest(loaded):
+    codec, folder = loaded
+    wavs = [noise(codec, seconds, seed) for seed, seconds in enumerate((0.6, 1.0, 0.81))]
+    for one, other in zip(encode_many(codec, wavs), [codec.encode(wav) for wav in wavs], strict=True):
+        assert np.array_equal(one, other)
+    alike = [noise(codec, 0.5, seed) for seed in range(3)]
+    for one, other in zip(encode_many(codec, alike), [codec.encode(wav) for wav in alike], strict=True):
+        assert np.array_equal(one, other)
+    again = TransformersCodec(codec.name, str(folder))
+    assert again.spec == codec.spec
+    with torch.no_grad():
+        next(again.model.parameters()).add_(1.0)
+    again.__dict__.pop("spec", None)
+    assert again.spec.weights_digest != codec.spec.weights_digest
+
+
+def test_long_recordings_have_exact_seams_where_state_is_kept_and_close_ones_elsewhere(loaded, monkeypatch):
+    codec, _ = loaded
+    wav = noise(codec, 6.0)
+    whole = codec.encode(wav)
+    monkeypatch.setattr("models.codecs.transformers_codecs.PIECE_S", 2.0)
+    monkeypatch.setattr("models.codecs.transformers_codecs.CONTEXT_S", 1.0)
+    pieces = codec.encode(wav)
+    assert pieces.shape == whole.shape
+    same = float((pieces == whole).mean())
+    if codec.name == "mimi":
+        assert same == 1.0
+    elif codec.name in ("dac", "encodec"):
+        assert same > 0.99
+    else:  # attention or normalization over the whole recording: pieces are other recordings
+        assert same > 0.3
+
+
+def test_what_cannot_be_encoded_or_decoded_is_refused(loaded):
+    codec, _ = loaded
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        codec.encode(np.full(4000, np.nan, np.float32))
+    with pytest.raises(ValueError, match="one channel"):
+        codec.encode(np.zeros((2, 4000), np.float32))
+    wrong = np.full((codec.spec.num_codebooks, 3), codec.spec.codebook_size, np.int64)
+    with pytest.raises(ValueError, match="its codebooks have"):
+        codec.decode(wrong, 100)
+    silent = codec.encode(np.zeros(codec.spec.sample_rate_hz // 2, np.float32))
+    assert silent.shape[1] == codec.num_frames(codec.spec.sample_rate_hz // 2)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(ValueError, match="needs the folder of its weights"):
+        load_codec("mimi")
+    with pytest.raises(ValueError, match="there is no folder"):
+        load_codec("mimi", str(tmp_path / "none"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"lacks model.safetensors"):
+        load_codec("mimi", str(tmp_path))
+    with pytest.raises(ValueError, match="there is no codec named 'mimo'"):
+        load_codec("mimo", str(tmp_path))
+
+
+def test_fewer_codebooks_are_the_first_ones(tmp_path):
+    small("mimi").save_pretrained(tmp_path)
+    four, two = load_codec("mimi", str(tmp_path)), load_codec("mimi", str(tmp_path), 2)
+    wav = noise(four, 1.0)
+    assert np.array_equal(four.encode(wav)[:2], two.encode(wav))
+    assert two.spec.num_codebooks == 2
+    with pytest.raises(ValueError, match=r"has 1 to 4 codebooks; not 5"):
+        load_codec("mimi", str(tmp_path), 5)
+
+
+def write_snac(folder):
+    from safetensors.torch import save_file
+    from snac import SNAC
+
+    torch.manual_seed(0)
+    config = {"sampling_rate": 24_000, "encoder_dim": 8, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 64,
+              "decoder_rates": [8, 8, 4, 2], "attn_window_size": None, "codebook_size": 64, "codebook_dim": 4,
+              "vq_strides": [4, 2, 1], "noise": False}  # fmt: skip
+    model = SNAC(**config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    return model.eval()
+
+
+def test_snac_interleaves_its_levels_and_finds_them_again(tmp_path):
+    pytest.importorskip("snac", reason="snac (extra `codecs`) is not installed")
+    model = write_snac(tmp_path)
+    codec = load_codec("snac", str(tmp_path))
+    assert (codec.spec.num_codebooks, codec.spec.hop_samples) == (7, 2048)
+    wav = noise(codec, 1.0)
+    codes = codec.encode(wav)
+    assert codes.shape == (7, codec.num_frames(len(wav)))
+    with torch.no_grad():
+        levels = [level[0].numpy() for level in model.encode(torch.from_numpy(wav)[None, None])]
+    frames = codes.shape[1]
+    assert np.array_equal(codes[0], levels[0][:frames])
+    assert np.array_equal(codes[[1, 4]].T.reshape(-1), levels[1][: 2 * frames])
+    assert np.array_equal(codes[[2, 3, 5, 6]].T.reshape(-1), levels[2][: 4 * frames])
+    with torch.no_grad():
+        theirs = model.decode([torch.from_numpy(level)[None] for level in levels]).reshape(-1).numpy()
+    assert np.allclose(codec.decode(codes, len(wav)), theirs[: len(wav)], atol=1e-5)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    load_codec.cache_clear()
+    with pytest.raises(ValueError, match="is a pickle and is not read"):
+        load_codec("snac", str(tmp_path))
+
+
+def test_units_are_the_nearest_centers_and_mel_units_sound_again(tmp_path):
+    from models.codecs.units import Units, features_of, fit_units, save_units
+
+    rng = np.random.default_rng(0)
+    t = np.arange(16_000) / 16_000
+    wavs = [
+        (0.2 * np.sin(2 * np.pi * hz * t) + 0.01 * rng.normal(size=16_000)).astype(np.float32)
+        for hz in (200, 800, 2000)
+    ]
+    for kind in ("mel", "mfcc"):
+        features = features_of({"kind": kind})
+        centers = fit_units([features(wav) for wav in wavs], 8, seed=0)
+        assert np.array_equal(centers, fit_units([features(wav) for wav in wavs], 8, seed=0))
+        save_units(tmp_path / kind, centers, {"kind": kind})
+        codec = load_codec("units", str(tmp_path / kind))
+        for wav in wavs:
+            near = ((features(wav)[:, None] - centers[None]) ** 2).sum(-1).argmin(1)
+            assert (codec.encode(wav)[0] == near).mean() > 0.99  # ties apart
+        assert codec.encode(wavs[0]).shape == (1, codec.num_frames(16_000))
+        assert len(np.unique([np.bincount(codec.encode(wav)[0]).argmax() for wav in wavs])) == 3
+    again = Units(str(tmp_path / "mel"))
+    heard = again.decode(again.encode(wavs[1]), 16_000)
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert abs(int(spectrum.argmax()) - 800) < 60
+    with pytest.raises(ValueError, match="cannot be made sound again"):
+        load_codec("units", str(tmp_path / "mfcc")).decode(np.zeros((1, 3), np.uint16), 100)
+    with pytest.raises(ValueError, match="too few for 9 units"):
+        fit_units([np.zeros((3, 2), np.float32)], 9, seed=0)
+
+
+def test_units_of_an_encoder_that_the_user_names(tmp_path):
+    from models.codecs.units import features_of, fit_units, save_units
+
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    transformers.HubertModel(config).save_pretrained(tmp_path / "hubert")
+    description = {"kind": "encoder", "weights": str(tmp_path / "hubert"), "layer": 1}
+    features = features_of(description)
+    wav = np.random.default_rng(0).normal(0, 0.1, 16_001).astype(np.float32)
+    assert features(wav).shape == (51, 32)
+    save_units(tmp_path / "units", fit_units([features(wav)], 16, seed=0), description)
+    codec = load_codec("units", str(tmp_path / "units"))
+    assert codec.encode(wav).shape == (1, codec.num_frames(len(wav)))
+    with pytest.raises(ValueError, match="has layers 0 to 2; not 3"):
+        features_of({**description, "layer": 3})

@@ -1,0 +1,183 @@
+"""Hearing through a pretrained encoder, with small random weights: packed equals alone, frozen stays frozen."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.codecs.codec import load_codec, pack_codes
+from models.config.header import Header
+from models.config.options import Training
+from models.config.shape import Vocabulary
+from models.layouts.layouts import make_layout
+from models.sequence.batch import collate
+from models.sequence.documents import GridSpec, PackedDocuments
+from models.speech_lm.front_end import Queries, encoder_digest, load_encoder
+from models.speech_lm.generate import greedy_text
+from models.speech_lm.model import SpeechLM
+from models.training import checkpoint
+from models.training.loop import train
+from models.training.metrics import read_metrics
+from tests.models.support import SHAPE, Source, joined
+
+transformers = pytest.importorskip("transformers")
+PCM = load_codec("pcm")
+GRID = GridSpec(make_layout("parallel", 1280, 1 << 16), 1280, 1 << 16, 16)
+KINDS = ("whisper", "wavlm", "hubert")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def encoder(request, tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder") / request.param
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    convolutions = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    if request.param == "whisper":
+        config = transformers.WhisperConfig(
+            d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+            encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=20, max_source_positions=100, vocab_size=60,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        )  # fmt: skip
+        transformers.WhisperModel(config).save_pretrained(folder)
+    elif request.param == "wavlm":
+        transformers.WavLMModel(transformers.WavLMConfig(**small, **convolutions)).save_pretrained(folder)
+    else:
+        transformers.HubertModel(transformers.HubertConfig(**small, **convolutions)).save_pretrained(folder)
+    return str(folder)
+
+
+def model_for(encoder, **shape):
+    vocabulary = Vocabulary(
+        text_size=40, num_streams=1280, codebook_size=1 << 16, ordinal=True, encoder_digest=encoder_digest(encoder)
+    )
+    return SpeechLM(replace(SHAPE, encoder=encoder, **shape), vocabulary).initialize(0)
+
+
+def document(seed, seconds=0.5, num_text=4):
+    rng = np.random.default_rng(seed)
+    codes = PCM.encode((0.1 * rng.standard_normal(int(seconds * 16_000))).astype(np.float32))
+    columns = codes.shape[1]
+    total = 1 + columns + num_text
+    return PackedDocuments(
+        pack_id=f"d{seed}", num_columns=total, cu_seqlens=np.array([0, total], np.int32),
+        segments=np.array([[0, 0, 1], [1, 1, columns], [0, 1 + columns, num_text]], np.int32),
+        text_tokens=rng.integers(1, 40, 1 + num_text).astype(np.int32), codes=pack_codes(codes, 16),
+        loss_spans=np.array([[0, 1 + columns, total]], np.int32), loss_weights=np.ones(1, np.float32),
+        document_ids=(f"d{seed}",),
+    )  # fmt: skip
+
+
+def test_samples_come_back_as_they_were():
+    wav = (np.random.default_rng(0).integers(-32768, 32768, 5000) / 32768).astype(np.float32)
+    codes = PCM.encode(wav)
+    assert codes.shape == (1280, 4)
+    assert np.array_equal(PCM.decode(codes, 5000), wav)
+    assert not PCM.decode(codes, 6000)[5000:].any()
+
+
+@pytest.mark.parametrize("projector", ["mlp", "queries"])
+def test_packed_equals_each_document_alone(encoder, projector):
+    model = model_for(encoder, projector=projector)
+    documents = [document(seed, seconds) for seed, seconds in enumerate((0.5, 1.31, 0.09))]
+    results = []
+    for batches in ([collate([d], GRID) for d in documents], [collate([joined(documents)], GRID)]):
+        model.zero_grad()
+        total = sum(model(batch).total for batch in batches)
+        total.backward()
+        results.append((float(total.detach()), {n: p.grad.clone() for n, p in model.named_parameters()}))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=2e-3, atol=2e-5, msg=name)
+    assert (
+        results[0][1]["front_end.projector." + ("inner" if projector == "mlp" else "into") + ".weight"].abs().sum() > 0
+    )
+
+
+def test_the_encoder_is_frozen_and_no_part_of_a_checkpoint(encoder):
+    model = model_for(encoder)
+    assert not any("hearing" in name for name in model.state_dict())
+    held = load_encoder(encoder)
+    model(collate([document(1)], GRID)).total.backward()
+    inside = dict(model.front_end.hearing._held[0].named_parameters())
+    assert all(parameter.grad is None for parameter in inside.values())
+    assert all(torch.equal(inside[name], parameter) for name, parameter in held.named_parameters())
+
+
+def test_updates_of_the_encoder_begin_as_nothing_and_learn(encoder):
+    batch = collate([joined([document(1), document(2)])], GRID)
+    model = model_for(encoder, encoder_rank=2)
+    front = model.front_end
+    with torch.no_grad():
+        samples = batch.audio, batch.audio_columns
+        before = front(*samples)
+        updates = [p for name, p in model.named_parameters() if ".update_up." in name]
+        assert len(updates) == 4  # queries and values of two layers
+        for update in updates:
+            update.normal_(std=0.5)
+        assert not torch.allclose(front(*samples), before, atol=1e-4)
+        for update in updates:
+            update.zero_()
+        torch.testing.assert_close(front(*samples), before)
+    model(batch).total.backward()
+    assert all(update.grad.abs().sum() > 0 for update in updates)
+
+
+def test_a_window_of_queries_sees_its_own_columns_only():
+    torch.manual_seed(0)
+    projector = Queries(8, 64)
+    frames = torch.randn(4 * 10, 8)
+    with torch.no_grad():
+        whole = projector(frames)
+        assert whole.shape == (10, 64)
+        torch.testing.assert_close(projector(frames[: 4 * 8]), whole[:8])  # two windows of four
+        changed = frames.clone()
+        changed[-1] += 1
+        assert torch.equal(projector(changed)[:8], whole[:8])
+        assert not torch.equal(projector(changed)[8:], whole[8:])
+
+
+def header(model):
+    return Header(
+        shape=model.shape, vocabulary=model.vocabulary, codec=PCM.spec, codec_weights=None, layout="parallel", group=1,
+        tokenizer="toy", tokenizer_digest="0",
+    )  # fmt: skip
+
+
+def test_training_goes_on_and_a_checkpoint_names_its_encoder(encoder, tmp_path):
+    packs = [joined([document(2 * i), document(2 * i + 1, 0.7)], f"p{i}") for i in range(3)]
+    config = Training(steps=6, packs_per_step=2, warmup_steps=1, checkpoint_every=2, lr=3e-3)
+
+    def go(folder, **options):
+        folder.mkdir(exist_ok=True)
+        model = model_for(encoder, encoder_rank=2)
+        train(model, Source(packs), GRID, config, seed=0, folder=folder, header=header(model), **options)
+        return [record.loss for record in read_metrics(folder / "metrics.jsonl")]
+
+    def stop(record):
+        if record.step == 4:
+            raise KeyboardInterrupt
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "cut", on_step=stop)
+    assert go(tmp_path / "cut") == whole
+    assert whole[-1] < whole[0]
+    path = tmp_path / "whole/step-000006"
+    model, _, _ = checkpoint.load(path)
+    prompt = replace(document(3), loss_spans=np.zeros((0, 3), np.int32), loss_weights=np.zeros(0, np.float32))
+    assert len(greedy_text(model, [prompt], GRID, end=1, max_tokens=3)[0]) <= 3
+    text = json.loads((path / "checkpoint.json").read_text())
+    text["vocabulary"]["encoder_digest"] = "0" * 64
+    (path / "checkpoint.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match="hears through another encoder"):
+        checkpoint.load(path)
+
+
+def test_what_is_no_encoder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        load_encoder(str(tmp_path / "nothing"))
+    transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(tmp_path / "gpt")
+    with pytest.raises(ValueError, match="is a gpt2; there are whisper"):
+        load_encoder(str(tmp_path / "gpt"))

@@ -1,0 +1,305 @@
+"""What training can be told: precision, sharding, running means, bad steps, preemption; each against plain training."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.config.header import steps
+from models.config.options import Training
+from models.kernels.loss import full_cross_entropy, linear_cross_entropy
+from models.sequence.batch import collate
+from models.speech_lm.flops import training_flops
+from models.training.loop import Judge, checkpoint, train
+from models.training.metrics import read_metrics
+from tests.models.support import Source, document, grid_spec, header, joined, model_for
+from tests.models.test_training import CONFIG, GRID, _free_port, losses, packs, run
+
+
+def changed(**options):
+    return replace(CONFIG, **options)
+
+
+@pytest.mark.parametrize("z_weight", [0.0, 1e-2])
+def test_loss_and_gradients_are_those_of_all_logits_at_once(z_weight):
+    torch.manual_seed(0)
+    hidden = torch.randn(37, 12, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(33, 12, dtype=torch.float64, requires_grad=True)
+    targets, weights = torch.randint(0, 12, (37, 3)), torch.rand(37, 3, dtype=torch.float64)  # 11 is ignored
+    ours = linear_cross_entropy(hidden, weight, targets, weights, 11, z_weight, chunk=8)
+    plain = full_cross_entropy(hidden, weight, targets, weights, 11, z_weight)
+    torch.testing.assert_close(ours, plain)
+    grads = [torch.autograd.grad(loss * 1.7, (hidden, weight)) for loss in (ours, plain)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_cross_entropy(h, w, targets, weights, 11, z_weight, chunk=8), (hidden, weight)
+    )
+
+
+def test_no_rows_make_no_loss():
+    grid = grid_spec()
+    model = model_for(grid)
+    silent = document(grid, 3, num_frames=1)  # nothing of its audio is predicted
+    loss = model(collate([silent], grid))
+    loss.total.backward()
+    assert float(loss.audio_weight) == float(loss.audio_total.detach()) == 0.0
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_blocks_done_again_change_nothing(tmp_path):
+    run(tmp_path / "kept")
+    run(tmp_path / "again", changed(recompute=True))
+    assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+def test_bf16_learns_what_float32_does(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "half", changed(precision="bf16"))
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "whole"), rel=2e-2)
+    model, _, _ = checkpoint.load(tmp_path / "half/step-000010")
+    assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
+
+
+def test_muon_goes_on_as_if_never_stopped(tmp_path):
+    config = changed(optimizer="muon", steps=16, checkpoint_every=5, lr=2e-2)
+    run(tmp_path / "whole", config)
+    run(tmp_path / "adamw", replace(config, optimizer="adamw"))
+    assert np.mean(losses(tmp_path / "whole")[-5:]) < 0.9 * np.mean(losses(tmp_path / "whole")[:5])
+    assert losses(tmp_path / "whole")[2] != losses(tmp_path / "adamw")[2]
+
+    def stop(record):
+        if record.step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", config, on_step=stop)
+    run(tmp_path / "cut", config)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    names = [tmp_path / f"{which}/step-000016/model.safetensors" for which in ("whole", "cut")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    with pytest.raises(ValueError, match="take adamw"):
+        changed(optimizer="muon", shard="full")
+
+
+def test_the_running_mean_is_what_is_kept_for_use(tmp_path):
+    run(tmp_path / "plain", changed(checkpoint_every=1, keep_checkpoints=20))
+    run(tmp_path / "mean", changed(ema_decay=0.8))
+    assert losses(tmp_path / "plain") == losses(tmp_path / "mean")
+    mean = checkpoint.load(tmp_path / "plain/step-000000")[0].state_dict()
+    for step in range(1, 11):
+        weights = checkpoint.load(tmp_path / f"plain/step-{step:06d}")[0].state_dict()
+        mean = {name: torch.lerp(mean[name], weights[name], 1 - 0.8) for name in mean}
+    used = checkpoint.load(tmp_path / "mean/step-000010")[0].state_dict()
+    raw = checkpoint.load(tmp_path / "mean/step-000010", raw=True)[0].state_dict()
+    for name, value in mean.items():
+        torch.testing.assert_close(used[name], value, rtol=1e-5, atol=1e-7)
+        assert torch.equal(raw[name], weights[name])
+
+
+def test_a_resumed_running_mean_is_the_uninterrupted_one(tmp_path):
+    run(tmp_path / "whole", changed(ema_decay=0.9))
+
+    def stop(record):
+        if record.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", changed(ema_decay=0.9), on_step=stop)
+    run(tmp_path / "cut", changed(ema_decay=0.9))
+    for name in ("model", "raw"):
+        paths = [tmp_path / f"{which}/step-000010/{name}.safetensors" for which in ("whole", "cut")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def _poisoned(at):
+    """Packs of which one makes a gradient that is no number: its loss weights are infinite."""
+    made = packs()
+    made[at] = replace(made[at], loss_weights=np.full_like(made[at].loss_weights, np.inf))
+    return Source(made, (4, 5))
+
+
+def test_bad_steps_are_left_out_and_written_down(tmp_path):
+    run(tmp_path, changed(on_bad_step="skip"), source=_poisoned(3))
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    noted = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert [r.step for r in records if r.skipped] == [one["step"] for one in noted] != []
+    assert all("p3" in one["packs"] for one in noted)
+    assert all(np.isfinite(r.loss) for r in records if not r.skipped)
+    weights = checkpoint.load(tmp_path / "step-000010")[0].state_dict()
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    with pytest.raises(FloatingPointError, match="p3"):
+        run(tmp_path / "stops", source=_poisoned(3))
+
+
+def test_a_spike_is_told_from_what_is_usual():
+    judge = Judge(5.0, [])
+    assert [judge.fault(1.0, 1.0 + i % 3) for i in range(30)] == [None] * 30
+    assert "usually 2" in judge.fault(1.0, 11.0)
+    assert judge.fault(1.0, 9.0) is None
+    assert "nan" in judge.fault(1.0, float("nan"))
+
+
+def test_a_machine_that_is_taken_away_leaves_a_checkpoint(tmp_path):
+    run(tmp_path / "whole")
+    asked = iter([False, False, False, False, True])
+    model = model_for(GRID, dtype=torch.float32)
+    arguments = {"seed": 7, "header": header(GRID), "folder": tmp_path / "cut"}
+    (tmp_path / "cut").mkdir()
+    last = train(model, Source(packs(), (4, 5)), GRID, CONFIG, **arguments, should_stop=lambda: next(asked))
+    assert last == 5
+    assert steps(tmp_path / "cut")[-1] == 5
+    source = Source(packs(), (4, 5))
+    run(tmp_path / "cut", source=source)
+    assert len(source.read) == 5 * 4
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_the_best_checkpoints_are_kept_beside_the_newest(tmp_path):
+    config = changed(steps=12, checkpoint_every=2, keep_checkpoints=1, keep_best=2)
+    run(tmp_path, config)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    before = {step: np.mean([r.loss for r in records if step - 2 < r.step <= step]) for step in range(2, 13, 2)}
+    best = sorted(before, key=before.get)[:2]
+    assert set(steps(tmp_path)) == {0, 12, *best}
+
+
+def test_weights_of_streams_scale_their_losses():
+    grid = grid_spec()
+    model = model_for(grid)
+    batch = collate([joined([document(grid, seed) for seed in range(4)])], grid)
+    one = [model(batch, stream_weights=torch.eye(4)[k].double()) for k in range(4)]
+    whole = model(batch)
+    assert float(sum(loss.audio_total for loss in one).detach()) == pytest.approx(float(whole.audio_total.detach()))
+    assert float(sum(loss.audio_weight for loss in one)) == pytest.approx(float(whole.audio_weight))
+
+
+def test_tags_of_speakers_count_as_often_as_told():
+    from models.sequence.tokenizer import ByteTokenizer
+
+    batch = collate([document(GRID, 1, num_text=6)], GRID)
+    targets = torch.tensor(
+        [ByteTokenizer.FIRST_SPEAKER + 2, 100, ByteTokenizer.END, ByteTokenizer.FIRST_SPEAKER, 60, 55]
+    )
+    weighed = replace(batch, text_targets=targets).with_tag_weight(3.0)
+    assert weighed.text_weights.tolist() == [3.0, 1.0, 1.0, 3.0, 1.0, 1.0]
+
+
+def test_operations_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    grid = grid_spec()
+    model = model_for(grid, dtype=torch.float32)
+    batch = collate([joined([document(grid, seed, num_frames=30) for seed in range(3)])], grid)
+    with FlopCounterMode(display=False) as counter:
+        model(batch).total.backward()
+    # On a CPU, short documents' scores are whole squares, of which we count what a column sees; torch does not count
+    # products that are added in place, as those of the heads' gradients.
+    hidden = sum(n * (n - 1) // 2 for n in batch.cu_seqlens.diff().tolist())
+    attention = 12 * 32 * 2 * hidden
+    in_place = 2 * 32 * (40 * len(batch.text_from) + 64 * len(batch.audio_from))
+    assert training_flops(model.shape, model.vocabulary, batch) + attention - in_place == counter.get_total_flops()
+
+
+def _sharded(rank, world_size, folder, port):
+    import os
+
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    config = changed(shard="full", ema_decay=0.5)
+    run(folder, replace(config, steps=6), rank=rank, world_size=world_size)
+    run(folder, config, rank=rank, world_size=world_size)
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ranks_that_each_hold_a_part_make_the_same_steps(tmp_path):
+    """FSDP2 on two ranks, stopped and gone on, against one rank with all parameters."""
+    import torch.multiprocessing as mp
+
+    run(tmp_path / "one", changed(ema_decay=0.5, steps=6))
+    run(tmp_path / "one", changed(ema_decay=0.5))
+    (tmp_path / "two").mkdir()
+    mp.spawn(_sharded, args=(2, tmp_path / "two", _free_port()), nprocs=2)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    for raw in (False, True):
+        states = [checkpoint.load(tmp_path / f"{n}/step-000010", raw=raw)[0].state_dict() for n in ("one", "two")]
+        for name, value in states[0].items():
+            torch.testing.assert_close(states[1][name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_is_the_same_and_no_length_compiles_anew():
+    import shutil
+
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    torch._dynamo.reset()
+    from torch._dynamo.testing import CompileCounter
+
+    grid = grid_spec()
+    model = model_for(grid, dtype=torch.float32)
+    batches = [collate([document(grid, seed, num_frames=5 + 3 * seed, num_text=3)], grid) for seed in range(5)]
+    plain = [float(model(batch).total.detach()) for batch in batches]
+    counter = CompileCounter()
+    for block in model.blocks:
+        block.begin = torch.compile(block.begin, dynamic=True, backend=counter)
+        block.finish = torch.compile(block.finish, dynamic=True, backend=counter)
+    compiled = [float(model(batch).total.detach()) for batch in batches]
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    first = counter.frame_count
+    assert [float(model(batch).total.detach()) for batch in batches] == pytest.approx(plain, rel=1e-5)
+    assert counter.frame_count == first <= 2 * 2 * len(model.blocks)
+
+
+def test_streams_must_be_as_many_as_the_layout_has():
+    model = model_for(GRID, dtype=torch.float32)
+    config = Training(steps=1, stream_weights=(1.0,))
+    with pytest.raises(ValueError, match="the layout has 4 streams"):
+        train(model, Source(packs()), GRID, config, seed=0, folder=None, header=header(GRID))
+
+
+def test_training_goes_on_from_a_url_on_another_machine(tmp_path):
+    import fsspec
+
+    from models.training.mirror import Mirror
+
+    url = f"memory://{tmp_path.name}/training"
+    run(tmp_path / "whole")
+
+    def stop(record):
+        if record.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "one", url=url, on_step=stop)
+    mirror = Mirror(tmp_path / "other", url)
+    assert mirror.steps() == [0, 3, 6]
+    # A copy that was cut short is no checkpoint.
+    fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/training/step-000007/model.safetensors", b"half")
+    source = Source(packs(), (4, 5))
+    run(tmp_path / "other", url=url, source=source)
+    assert len(source.read) == 4 * 4  # from step 6 on
+    assert losses(tmp_path / "other") == losses(tmp_path / "whole")
+    assert mirror.steps() == [0, 9, 10]
+    mirror = Mirror(tmp_path / "third", url)
+    mirror.fetch([10])
+    for name in ("model.safetensors", "optimizer.safetensors", "checkpoint.json"):
+        paths = [tmp_path / f"{which}/step-000010/{name}" for which in ("whole", "third")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_tokens_that_the_model_does_not_know_are_named_before_they_are_looked_up(tmp_path):
+    made = packs()
+    made[2] = replace(made[2], text_tokens=np.full_like(made[2].text_tokens, 40))
+    with pytest.raises(ValueError, match="a text token is 40, but the model knows 40"):
+        run(tmp_path, source=Source(made, (4, 5)))
+
+
+def test_ctc_wants_to_know_where_documents_begin():
+    with pytest.raises(ValueError, match="set ctc_weight 0"):
+        changed(document_mask=False, ctc_weight=0.3)

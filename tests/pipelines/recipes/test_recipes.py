@@ -1,0 +1,133 @@
+import json
+import re
+
+import pytest
+import yaml
+
+from operators.errors import InputError
+from pipelines.recipes.recipe import (
+    RECIPES,
+    Recipe,
+    check,
+    demo,
+    differences,
+    from_mapping,
+    named_or_file,
+    tiny,
+    to_json,
+)
+from pipelines.use.speak import Line, script_of
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "custom"])
+def test_every_named_recipe_can_run_and_reads_back_as_it_is(name, tmp_path):
+    recipe = named_or_file(name)
+    check(recipe)
+    for suffix, text in (("json", to_json(recipe)), ("yaml", yaml.safe_dump(json.loads(to_json(recipe))))):
+        path = tmp_path / f"r.{suffix}"
+        path.write_text(text)
+        again = named_or_file(str(path))
+        assert again == recipe
+        assert again.digest == recipe.digest
+
+
+def test_a_file_keeps_the_defaults_of_what_it_does_not_name(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: mine\ntrain: {steps: 7, lr: 1}\ncompose: {tasks: [asr, continue]}\n")
+    recipe = named_or_file(str(path))
+    assert (recipe.name, recipe.train.steps, recipe.train.lr) == ("mine", 7, 1.0)
+    assert recipe.compose.tasks == ("asr", "continue")
+    assert recipe.pack == Recipe().pack
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trian: {steps: 1}", "unknown key trian; did you mean train"),
+        ("train: {stepps: 1}", "unknown key stepps; did you mean steps"),
+        ("train: {steps: many}", "must be of type int, not str"),
+        ("train: {steps: 0}", "counted from 1"),
+        ("train: 3", "must hold keys and values"),
+        ("compose: {layout: spiral}", "'spiral' is none of parallel, delay"),
+        ("compose: {tasks: asr}", "must be a list"),
+        ("[1]", "must hold keys and values"),
+        ("a: [", "is not YAML"),
+        ("model: {dim: 30, num_heads: 4}", "num_heads must divide dim"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        named_or_file(str(path))
+
+
+def test_unknown_names_and_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="there is no recipe demmo; did you mean demo"):
+        named_or_file("demmo")
+    with pytest.raises(InputError, match="cannot be read"):
+        named_or_file(str(tmp_path / "none.yaml"))
+
+
+def test_differences_say_what_changed():
+    from dataclasses import replace
+
+    recipe = demo()
+    other = replace(recipe, train=replace(recipe.train, steps=1))
+    assert differences(json.loads(to_json(recipe)), json.loads(to_json(other))) == [
+        f"train.steps: {recipe.train.steps} -> 1"
+    ]
+    assert recipe.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("converse: {sample_rate_hz: 8000}", "codec dmel wants 16000 Hz"),
+        ("compose: {window_s: 60}\ncorpus: {manifests: [x]}", "makes 2400 columns, but a pack holds 1024"),
+        ("name: x\npack: {capacity: 2048}", "names no corpus"),
+        ("pack: {capacity: 2048}\ncorpus: {manifests: [x]}\ncasting: {test_conversations: 0}", "both splits need"),
+    ],
+)
+def test_what_no_single_stage_can_see_is_checked_first(tmp_path, change, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(change)
+    with pytest.raises(InputError, match=message):
+        check(named_or_file(str(path)))
+
+
+def test_the_tiny_recipe_is_tiny():
+    assert tiny().train.steps <= 20
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"compose": {"tasks": ["extract"]}}, "extract needs codes of each speaker's own sound"),
+        ({"encode": {"codec": "mimi"}}, "codec mimi needs the folder of its weights"),
+        ({"compose": {"tokenizer": "/nowhere.json"}}, "compose.tokenizer: /nowhere.json is no tokenizer.json"),
+        ({"place": {"room": "recorded", "rirs": "/nowhere"}}, "/nowhere does not exist"),
+        ({"place": {"noise": "recorded"}}, "--place.noises goes with --place.noise recorded"),
+        ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),
+    ],
+)
+def test_recipes_that_lack_what_they_need_are_refused(change, said):
+    recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, **change}
+    with pytest.raises(InputError, match=re.escape(said)):
+        check(from_mapping(Recipe, recipe, "recipe"))
+
+
+def test_scripts_are_read_or_named():
+    assert script_of("[s1] Hello there! [s0] hi") == [Line(1, "hello there"), Line(0, "hi")]
+    for script, said in (("hello", "must begin with a speaker's tag"), ("[s0] [s1] hi", "[s0] has nothing to say")):
+        with pytest.raises(InputError, match=re.escape(said)):
+            script_of(script)
+
+
+def test_a_number_may_be_written_as_people_do(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("train: {lr: 1e-3}\n")
+    assert named_or_file(str(path)).train.lr == 0.001
+    path.write_text("train: {lr: fast}\n")
+    with pytest.raises(InputError, match="train: lr must be a number, not 'fast'"):
+        named_or_file(str(path))
