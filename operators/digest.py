@@ -10,21 +10,21 @@ from typing import Any
 _AS_IT_IS = (str, int, float, bool, type(None))
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Turn dataclasses, tuples and mappings into what JSON knows."""
     kind = type(value)  # most are of these very types: a plan of 100,000 partitions asks two million times
     if kind in _AS_IT_IS:
         return value
     if kind is dict:
-        return {str(key): item if type(item) in _AS_IT_IS else plain(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _AS_IT_IS else to_jsonable(item) for key, item in value.items()}
     if kind is list or kind is tuple:
-        return [item if type(item) in _AS_IT_IS else plain(item) for item in value]
+        return [item if type(item) in _AS_IT_IS else to_jsonable(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     return value
 
 
@@ -37,7 +37,7 @@ def canonical_json(value: Any) -> str:
     >>> canonical_json({"b": 1, "a": (1, 2)})
     '{"a":[1,2],"b":1}'
     """
-    return _ENCODER.encode(plain(value))
+    return _ENCODER.encode(to_jsonable(value))
 
 
 def digest(value: Any) -> str:

@@ -17,7 +17,7 @@ import tyro
 from operators.errors import InputError
 from pipelines.cli.cluster_commands import cluster
 from pipelines.cli.data_commands import data
-from pipelines.recipes.recipe import RECIPES, Recipe, named_or_file, to_json
+from pipelines.recipes.recipe import RECIPES, Recipe, load_recipe, to_json
 from pipelines.reporting import console
 
 USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained speech-LLM that follows several talkers
@@ -103,7 +103,7 @@ def _parse(verb: str, arguments: Sequence[str]) -> StageArguments:
     )
     if not arguments:
         raise InputError(f"hubbub {verb} wants a recipe: {', '.join(RECIPES)}, or a .yaml or .json file")
-    recipe = named_or_file(name)
+    recipe = load_recipe(name)
     return tyro.cli(
         StageArguments,
         prog=f"hubbub {verb} {name}",
@@ -121,11 +121,11 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
             print(to_json(parsed.recipe), end="")
             return
         from pipelines.inspect.summary import summarize
-        from pipelines.plan.context import Options
+        from pipelines.plan.context import RunOptions
         from pipelines.plan.road import Output
         from pipelines.run.run import run
 
-        options = Options(
+        options = RunOptions(
             output=parsed.output or Path("runs") / parsed.recipe.name,
             workers=parsed.workers,
             train_workers=parsed.train_workers,
@@ -316,10 +316,10 @@ def _report(arguments: Sequence[str]) -> None:
 
 def _sweep(arguments: Sequence[str]) -> None:
     parsed = _parse("sweep", arguments)
-    from pipelines.plan.context import Options
+    from pipelines.plan.context import RunOptions
     from pipelines.upkeep.sweep import sweep
 
-    options = Options(
+    options = RunOptions(
         output=parsed.output or Path("runs") / f"{parsed.recipe.name}-sweep",
         workers=parsed.workers,
         train_workers=parsed.train_workers,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 
-def serves(x: torch.Tensor) -> bool:
+def is_supported(x: torch.Tensor) -> bool:
     """Return whether an input is better computed here than by torch's own operations."""
     if torch.compiler.is_compiling():
         return False

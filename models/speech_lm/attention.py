@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from models.config.options import Backend
-from models.speech_lm.short_attention import serves, short_attention
+from models.speech_lm.short_attention import is_supported, short_attention
 
 
 def available_backends(device_type: str) -> dict[Backend, str]:
@@ -124,7 +124,7 @@ def _one_by_one(
     # Split, not sliced: the gradient of a slice is as long as all documents together, that of a split is one
     # concatenation.
     lengths = [end - start for start, end in itertools.pairwise(boundaries)]
-    if serves(q, max(lengths, default=0)):
+    if is_supported(q, max(lengths, default=0)):
         return short_attention(q, k, v, lengths, list(prompts or [0] * len(lengths)))
     documents = zip(*(torch.split(x, lengths) for x in (q, k, v)), prompts or itertools.repeat(0), strict=False)
     parts = []

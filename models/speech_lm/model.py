@@ -136,7 +136,7 @@ class SpeechLM(nn.Module):
         assert self.audio_embedding is not None
         pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
-        if fused.serves(table):
+        if fused.is_supported(table):
             summed = fused.embedding_sum(table, audio + self.stream_offsets, self.stream_offsets + pad)
         else:
             counted = (audio != pad).to(table.dtype)

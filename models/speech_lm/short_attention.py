@@ -14,7 +14,7 @@ LONGEST = 384
 """Columns of the longest document that is better done here."""
 
 
-def serves(q: torch.Tensor, longest: int) -> bool:
+def is_supported(q: torch.Tensor, longest: int) -> bool:
     """Return whether documents are better attended to here than by SDPA."""
     return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and longest <= LONGEST
 

@@ -43,7 +43,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized states."""
-        if fused.serves(x):
+        if fused.is_supported(x):
             return fused.rms_norm(x, self.weight, self.eps or 0.0)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         """Return queries (N, H, D), keys (N, G, D) and values (N, G, D) of states (N, d)."""
         sizes = [self.num_heads * self.head_dim, *[self.num_kv_heads * self.head_dim] * 2]
         qkv = self.qkv(x)
-        if fused.serves(qkv):
+        if fused.is_supported(qkv):
             norms = (self.q_norm, self.k_norm)
             scales = tuple(norm.weight if isinstance(norm, RMSNorm) else None for norm in norms)
             return fused.heads(qkv, scales, cos, sin, (self.num_heads, self.num_kv_heads), self.norm_eps)
@@ -98,7 +98,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return states (N, d)."""
         gate_up = self.gate_up(x)
-        if fused.serves(gate_up):
+        if fused.is_supported(gate_up):
             inner = fused.swiglu(gate_up)
         else:
             gate, up = gate_up.chunk(2, dim=-1)

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from models.config.header import Header, read_header, steps
 from models.speech_lm.front_end import encoder_digest
 from models.speech_lm.model import SpeechLM
-from models.training.distributed import like, whole
+from models.training.distributed import gather_full, shard_like
 
 
-class Place(TypedDict):
+class StreamPosition(TypedDict):
     """Where a training stands in the stream of packs."""
 
     position: int
@@ -48,17 +48,17 @@ def copy_state(
     """Copy weights and moments; where parameters lie on several ranks, all of them must call this."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     moments = {
-        f"{names[id(parameter)]}:{key}": whole(value)
+        f"{names[id(parameter)]}:{key}": gather_full(value)
         for optimizer in optimizers
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
     }
-    weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-    means = {name: whole(tensor) for name, tensor in (averaged or {}).items()}
+    weights = {name: gather_full(tensor) for name, tensor in model.state_dict().items()}
+    means = {name: gather_full(tensor) for name, tensor in (averaged or {}).items()}
     return State(weights, means, moments)
 
 
-def save(folder: Path, step: int, state: State, header: Header, place: Place | None = None) -> Path:
+def save(folder: Path, step: int, state: State, header: Header, place: StreamPosition | None = None) -> Path:
     """Write `step-<step>` below a folder, or leave the one that is there; return it.
 
     `model.safetensors` is what a user takes: the running mean where one is kept, beside `raw.safetensors`.
@@ -138,11 +138,12 @@ def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.O
     for name, parameter in model.named_parameters():
         if name in saved:
             owner[id(parameter)].state[parameter] = {
-                moment: value if moment == "step" else like(value, parameter) for moment, value in saved[name].items()
+                moment: value if moment == "step" else shard_like(value, parameter)
+                for moment, value in saved[name].items()
             }
 
 
-def check_place(path: Path, packs: str, seed: int) -> list[float]:
+def check_position(path: Path, packs: str, seed: int) -> list[float]:
     """Check that a checkpoint's place is one in the stream that is to go on; return the last gradients' norms.
 
     Raises:

@@ -19,7 +19,7 @@ def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
         tensor.detach().copy_(part.view_as(tensor))
 
 
-def of_first_rank(number: int) -> int:
+def broadcast_from_first_rank(number: int) -> int:
     """Return what rank 0 says, on every rank."""
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return number
@@ -56,13 +56,13 @@ def _is_spread(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def gather_full(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy of a tensor on the CPU, put together from all ranks' parts: every rank must ask for it."""
     full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return full.detach().to("cpu", copy=True).contiguous()
 
 
-def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """Return a whole tensor laid out as a parameter is."""
     value = value.to(parameter.device)
     if _is_spread(parameter):

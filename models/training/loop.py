@@ -26,7 +26,7 @@ from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.augment import Augment
-from models.training.distributed import like, local_value, of_first_rank, shard, sum_over_ranks
+from models.training.distributed import broadcast_from_first_rank, local_value, shard, shard_like, sum_over_ranks
 from models.training.loader import Loader, PackSource
 from models.training.metrics import MetricsFile, StepRecord, read_metrics
 from models.training.mirror import Mirror
@@ -112,7 +112,7 @@ def accumulate(
 
 
 @dataclass
-class Judge:
+class StepGuard:
     """Tells a bad step: a loss or gradient that is no number, or one far above those before."""
 
     factor: float
@@ -203,7 +203,9 @@ def train(
     if mirror:
         mirror.fetch_newest()
     there = complete(folder)
-    first = of_first_rank(there[-1] if there else -1)  # which may have been written while other ranks looked
+    first = broadcast_from_first_rank(
+        there[-1] if there else -1
+    )  # which may have been written while other ranks looked
     path = folder / f"step-{first:06d}"
     norms: list[float] = []
     averages: dict[str, torch.Tensor] = {}
@@ -211,7 +213,7 @@ def train(
         model.load_state_dict(checkpoint.load(path, device, raw=True)[0].state_dict())
         averages = checkpoint.load(path, device)[0].state_dict()
         if first > 0:
-            norms = checkpoint.check_place(path, source.digest[:32], seed)
+            norms = checkpoint.check_position(path, source.digest[:32], seed)
     elif rank == 0:
         checkpoint.save(folder, 0, checkpoint.copy_state(model), header)
     first = max(first, 0)
@@ -224,11 +226,11 @@ def train(
         checkpoint.load_moments(path, model, optimizers)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     mean = {
-        name: like(averages[name], parameter) if name in averages else parameter.detach().clone()
+        name: shard_like(averages[name], parameter) if name in averages else parameter.detach().clone()
         for name, parameter in (trained.items() if config.ema_decay else ())
     }
     metrics = MetricsFile(folder / "metrics.jsonl", keep_until=first) if rank == 0 else None
-    judge, writer = Judge(config.spike_factor, norms), Writer(folder, header, config, mirror)
+    guard, writer = StepGuard(config.spike_factor, norms), Writer(folder, header, config, mirror)
     if mirror and first == 0 and rank == 0:
         mirror.send(0)
 
@@ -255,7 +257,7 @@ def train(
             torch._foreach_div_(gradients, max(weight, 1e-8))
             grad_norm = local_value(torch.nn.utils.clip_grad_norm_(trained.values(), config.clip_norm))
             rate = learning_rate(step, config)
-            fault = judge.fault(total, grad_norm)
+            fault = guard.fault(total, grad_norm)
             bad = bad + 1 if fault else 0
             if fault:
                 names = [source[index].pack_id for index in loader.indices(step)]
@@ -299,11 +301,11 @@ def train(
                 state = checkpoint.copy_state(model, optimizers, mean)  # of all ranks, where each holds a part
                 on_checkpoint(step)
                 if rank == 0:
-                    place: checkpoint.Place = {
+                    place: checkpoint.StreamPosition = {
                         "position": step * config.packs_per_step,
                         "seed": seed,
                         "packs": source.digest[:32],
-                        "grad_norms": judge.norms,
+                        "grad_norms": guard.norms,
                     }
                     writer.write(step, state, place)
                 if stops:
@@ -335,12 +337,12 @@ class Writer:
             self._pending.result()
             self._pending = None
 
-    def write(self, step: int, state: checkpoint.State, place: checkpoint.Place) -> None:
+    def write(self, step: int, state: checkpoint.State, place: checkpoint.StreamPosition) -> None:
         """Write a copy of the state when the one before is written."""
         self._wait()
         self._pending = self._pool.submit(self._write, step, state, place)
 
-    def _write(self, step: int, state: checkpoint.State, place: checkpoint.Place) -> None:
+    def _write(self, step: int, state: checkpoint.State, place: checkpoint.StreamPosition) -> None:
         checkpoint.save(self._folder, step, state, self._header, place)
         checkpoint.prune(self._folder, self._config.keep_checkpoints, self._best())
         if self._mirror:

@@ -20,7 +20,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.digest import canonical_json, digest, digest_file, digest_json, merkle_root, plain
+from operators.digest import canonical_json, digest, digest_file, digest_json, merkle_root, to_jsonable
 from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
 from operators.store import storage
@@ -65,7 +65,7 @@ class Partition:
         """The hash that names this partition's content."""
         # What many partitions depend on is the same object in all of them, and is hashed once.
         parts = {
-            n: _once(v) if isinstance(v, dict) else v if isinstance(v, str) else plain(v)
+            n: _once(v) if isinstance(v, dict) else v if isinstance(v, str) else to_jsonable(v)
             for n, v in self.depends.items()
         }
         return digest_json({"rows": self.row_ids, "depends": parts})[:32]
@@ -221,9 +221,9 @@ class Dataset:
             content_digest=content,
             counts=writer.counts,
             quarantined=tuple(writer.quarantined),
-            depends=plain(partition.depends),
+            depends=to_jsonable(partition.depends),
         )
-        text = json.dumps(plain(receipt), indent=1, sort_keys=True).encode()
+        text = json.dumps(to_jsonable(receipt), indent=1, sort_keys=True).encode()
         storage.put_bytes(text, self._url_of(partition.partition_id, partition.key, ".json"))
         return self.committed(partition) or receipt
 
@@ -256,7 +256,7 @@ class Dataset:
                 inputs=dict(inputs),
                 made_by=dict(made_by),
             )
-            text = json.dumps(plain(made), indent=1, sort_keys=True).encode()
+            text = json.dumps(to_jsonable(made), indent=1, sort_keys=True).encode()
             if storage.put_bytes(text, self.url("snapshots", f"{made.number:06d}.json")):
                 return made
 
@@ -334,7 +334,7 @@ class Dataset:
                 total += scratch.stat().st_size
                 storage.put_file(scratch, url)
         storage.put_bytes(
-            json.dumps(plain(snapshot), indent=1, sort_keys=True).encode(),
+            json.dumps(to_jsonable(snapshot), indent=1, sort_keys=True).encode(),
             storage.join(folder, self.name, "snapshot.json"),
         )
         return total
@@ -361,7 +361,7 @@ class Dataset:
                     raise InputError(f"{url} does not bring back what was committed; it was altered")
                 storage.put_file(scratch, self.rows_url(receipt))
             receipt_url = self._url_of(receipt.partition_id, receipt.key, ".json")
-            storage.put_bytes(json.dumps(plain(receipt), indent=1, sort_keys=True).encode(), receipt_url)
+            storage.put_bytes(json.dumps(to_jsonable(receipt), indent=1, sort_keys=True).encode(), receipt_url)
         return self.snapshot(snapshot.receipts, snapshot.inputs, snapshot.made_by)
 
 
@@ -369,7 +369,7 @@ def stale_reason(partition: Partition, before: Receipt | None) -> str:
     """Say in a few words why a partition must be made."""
     if before is None:
         return "new"
-    old, new = before.depends, plain(partition.depends)
+    old, new = before.depends, to_jsonable(partition.depends)
     reasons = list(dict.fromkeys(_differences(old, new)))
     return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "") or "other rows"
 

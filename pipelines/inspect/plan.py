@@ -16,7 +16,7 @@ from pipelines.plan.road import (
     plan_road,
     recordings_partition,
 )
-from pipelines.recipes.recipe import Recipe, check
+from pipelines.recipes.recipe import Recipe, check_recipe
 from pipelines.reporting import console
 from pipelines.stages import pack, simulate, train
 
@@ -27,7 +27,7 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
     Raises:
         InputError: the recipe or its manifests cannot be used.
     """
-    check(recipe)
+    check_recipe(recipe)
     simulate.check(recipe)
     pack.check(recipe)
     train.check(recipe)

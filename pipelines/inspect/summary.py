@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pipelines.plan.context import Options
+from pipelines.plan.context import RunOptions
 from pipelines.plan.road import Output, Plan
 from pipelines.reporting import console
 from pipelines.reporting.tracking import tracking_uri
 
 
-def summarize(result: dict[str, Any], options: Options, seconds: float) -> None:
+def summarize(result: dict[str, Any], options: RunOptions, seconds: float) -> None:
     """Print the table at the end: what there is, and where."""
     rows = [
         [name, console.count(s.num_rows), str(len(s.receipts)), s.merkle_root[:12], f"{options.output}/data/{name}"]

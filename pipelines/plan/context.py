@@ -41,7 +41,7 @@ def resize_every_s() -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class RunOptions:
     """How a recipe is run; changes no result."""
 
     output: Path
@@ -78,11 +78,11 @@ class Options:
 
 
 @dataclass
-class Road:
+class RunContext:
     """One walk down the road: what is open, and what it has made so far."""
 
     recipe: Recipe
-    options: Options
+    options: RunOptions
     stack: ExitStack
     made_by: dict[str, Any]
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Road:
         self.journal(name, "end")
 
 
-def refuse_above(bad: list[Quarantined], total: int, share: float, road: Road) -> None:
+def refuse_above(bad: list[Quarantined], total: int, share: float, road: RunContext) -> None:
     """Stop where more rows are bad than the recipe allows; write all of them down first."""
     if bad and len(bad) > share * total:
         road.quarantined += bad
@@ -155,7 +155,7 @@ def refuse_above(bad: list[Quarantined], total: int, share: float, road: Road) -
         )
 
 
-def write_quarantine(road: Road) -> Path:
+def write_quarantine(road: RunContext) -> Path:
     """Write down what could not be used, and why."""
     path = road.options.output / "quarantine.jsonl"
     rows = sorted({(q.row_id, q.reason) for q in road.quarantined})
@@ -164,7 +164,7 @@ def write_quarantine(road: Road) -> Path:
     return path
 
 
-def take_snapshot(road: Road, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
+def take_snapshot(road: RunContext, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
     """Commit a data set's next snapshot, and remember it."""
     road.snapshots[dataset.name] = dataset.snapshot(receipts, inputs, road.made_by)
     return road.snapshots[dataset.name]
@@ -182,13 +182,13 @@ def describe(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def said(name: str, fresh: bool, text: str) -> None:
+def report_stage(name: str, fresh: bool, text: str) -> None:
     """Say what a stage made, or that nothing had to be made."""
     console.line(name, f"{text}{' (fresh)' if fresh else ''}")
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; the system frees it when the holder dies.
 
     Raises:

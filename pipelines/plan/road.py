@@ -17,7 +17,7 @@ from models.training.mirror import Mirror
 from operators.corpus import cast, manifest, stories, text
 from operators.corpus.cast import Splits
 from operators.corpus.manifest import Manifest, corpus_roots
-from operators.digest import digest, digest_file, digest_json, plain
+from operators.digest import digest, digest_file, digest_json, to_jsonable
 from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
 from operators.simulate import joined, recorded
@@ -338,9 +338,9 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
             "place": recipe.place.version,
             "schema": SCHEMA_VERSION,
         },
-        "converse": plain(recipe.converse),
+        "converse": to_jsonable(recipe.converse),
         # Of the user's responses and noises it is their content that counts, not where they lie.
-        "place": {n: v for n, v in plain(recipe.place).items() if n not in ("rirs", "noises")}
+        "place": {n: v for n, v in to_jsonable(recipe.place).items() if n not in ("rirs", "noises")}
         | {name: sounds.digest for name, sounds in recipe.place.lists().items()},
         "prior": digest(prior_of(recipe.converse.prior))[:16],
         "seed": recipe.seed,
@@ -400,7 +400,7 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
     of_codes = {
         "operators": {**renders, "encode": recipe.encode.version},
         "render": with_stems if recipe.encode.stems else mixed,
-        "codec": plain(codec),
+        "codec": to_jsonable(codec),
     }
     for upstream, _ in conversations:
         same = {"partition_id": upstream.partition_id, "row_ids": upstream.row_ids}
@@ -424,8 +424,8 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
                 row_ids=tuple(p.partition_id for p in group),
                 depends={
                     "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
-                    "compose": {n: v for n, v in plain(compose).items() if n != "tokenizer"} | {"tasks": [task]},
-                    "pack": plain(recipe.pack),
+                    "compose": {n: v for n, v in to_jsonable(compose).items() if n != "tokenizer"} | {"tasks": [task]},
+                    "pack": to_jsonable(recipe.pack),
                     "tokenizer": compose.loaded_tokenizer.digest,
                     "codes": {p.partition_id: p.key for p in group},
                 },
@@ -441,7 +441,7 @@ def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) ->
     training_key = digest(
         {
             "version": TRAIN_VERSION,
-            "train": {name: value for name, value in plain(recipe.train).items() if name not in ignored},
+            "train": {name: value for name, value in to_jsonable(recipe.train).items() if name not in ignored},
             "start": start_digest(recipe),
             "model": recipe.model,
             "seed": recipe.seed,

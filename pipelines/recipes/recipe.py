@@ -17,7 +17,7 @@ from models.config.options import Training
 from models.config.shape import SIZES, Shape
 from operators.corpus.cast import Casting
 from operators.corpus.stories import Stories
-from operators.digest import digest, plain
+from operators.digest import digest, to_jsonable
 from operators.documents.compose import Compose
 from operators.documents.tasks import KNOWS_WHO_TALKS, NEEDS_STEMS
 from operators.errors import InputError
@@ -216,7 +216,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def named_or_file(name: str) -> Recipe:
+def load_recipe(name: str) -> Recipe:
     """Return a recipe by its name, or from a YAML or JSON file with the same fields.
 
     Raises:
@@ -303,7 +303,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 def to_json(recipe: Recipe) -> str:
     """Write a resolved recipe; `named_or_file` reads it back."""
-    return json.dumps(plain(recipe), indent=1, sort_keys=True) + "\n"
+    return json.dumps(to_jsonable(recipe), indent=1, sort_keys=True) + "\n"
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
@@ -317,7 +317,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     return [] if one == other else [f"{path}: {json.dumps(one)} -> {json.dumps(other)}"]
 
 
-def check(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Check what no single stage can see.
 
     Raises:

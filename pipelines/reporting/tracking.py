@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from cluster.session import ROOT
 from models.config.header import read_header
-from operators.digest import digest_file, plain
+from operators.digest import digest_file, to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.plan.road import Output
@@ -134,7 +134,7 @@ class Tracker:
                 tags["mlflow.parentRunId"] = sweep
             state["parent"] = self._create(f"{recipe.name}-{recipe.digest[:8]}", tags)
             self._client.log_text(state["parent"], to_json(recipe), "recipe.json")
-            flat = _flatten(plain(recipe))
+            flat = _flatten(to_jsonable(recipe))
             self._client.log_batch(state["parent"], params=[_param(k, v) for k, v in flat.items()])
         else:
             self._client.update_run(state["parent"], status="RUNNING")

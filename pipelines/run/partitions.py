@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.digest import plain
+from operators.digest import to_jsonable
 from operators.errors import InputError, UnusableRowError
 from operators.schema import Operator
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter
@@ -39,11 +39,11 @@ def to_row(job: Job) -> dict[str, str]:
     return {
         "job": json.dumps(
             {
-                "recipe": plain(job.recipe),
+                "recipe": to_jsonable(job.recipe),
                 "output": str(job.output.folder.absolute()),
                 "store": job.output.store,
                 "dataset": job.dataset,
-                "partition": plain(job.partition),
+                "partition": to_jsonable(job.partition),
                 "payload": job.payload,
                 "roots": job.roots,
             }
@@ -99,7 +99,7 @@ class MakePartitions:
         for text in batch["job"]:
             try:
                 receipt = make(from_row(str(text)))
-                receipts.append(json.dumps({**plain(receipt), "depends": {}}))
+                receipts.append(json.dumps({**to_jsonable(receipt), "depends": {}}))
                 errors.append("")
             except InputError as error:
                 receipts.append("")

@@ -9,16 +9,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from operators.digest import plain
+from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Snapshot
 from pipelines.plan.context import (
-    Options,
-    Road,
+    RunContext,
+    RunOptions,
     describe,
-    only_one,
+    lock_folder,
     refuse_above,
-    said,
+    report_stage,
     take_snapshot,
     write_quarantine,
 )
@@ -31,7 +31,7 @@ from pipelines.plan.road import (
     sound_roots,
 )
 from pipelines.plan.start import newest_checkpoint
-from pipelines.recipes.recipe import Recipe, check, differences, to_json
+from pipelines.recipes.recipe import Recipe, check_recipe, differences, to_json
 from pipelines.reporting import console
 from pipelines.reporting.tracking import StageRun, code_version, unrecorded
 from pipelines.run.partitions import build
@@ -39,13 +39,13 @@ from pipelines.stages import evaluate, pack, simulate, train
 from pipelines.stages.index import index_conversations, index_corpus
 
 
-def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, Any]:
+def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> dict[str, Any]:
     """Walk the road as far as a stage; return what was made.
 
     Raises:
         InputError: the user can mend it; nothing already made is lost.
     """
-    check(recipe)
+    check_recipe(recipe)
     simulate.check(recipe)
     pack.check(recipe)
     train.check(recipe)
@@ -53,13 +53,13 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
     if options.store:
         Output(options.output).remember(options.store)
     with ExitStack() as stack:
-        stack.enter_context(only_one(options.output))
+        stack.enter_context(lock_folder(options.output))
         claim(recipe, options)
         code = code_version()
         made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code}
         if code.get("dirty"):
             console.notice("the working tree has changes that are not committed; the lineage will say so")
-        road = Road(recipe, options, stack, made_by, unrecorded=unrecorded(Output(options.output)))
+        road = RunContext(recipe, options, stack, made_by, unrecorded=unrecorded(Output(options.output)))
         result = _walk(road, until)
         whole_road = until == "evaluate" and options.checkpoint is None
         if road.did_work or (whole_road and "run" in road.unrecorded):
@@ -67,7 +67,7 @@ def run(recipe: Recipe, options: Options, until: str = "evaluate") -> dict[str, 
         return result
 
 
-def _walk(road: Road, until: str) -> dict[str, Any]:
+def _walk(road: RunContext, until: str) -> dict[str, Any]:
     last = STAGES.index(until)
     index_corpus(road)
     if road.recipe.corpus.recorded:
@@ -117,7 +117,7 @@ _UPSTREAM = {
 }
 
 
-def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
+def _partitions(road: RunContext, stage: StagePlan, roots: dict[str, Path]) -> None:
     """Make a stage's stale partitions and take its snapshot."""
     dataset = road.output.dataset(stage.dataset)
     stale = stage.stale
@@ -140,10 +140,10 @@ def _partitions(road: Road, stage: StagePlan, roots: dict[str, Path]) -> None:
                 run_.metrics(simulate.realism(road.recipe, dataset, snapshot)[1], prefix="realism.")
     else:
         snapshot = _close(road, stage, dataset, inputs)
-    said(stage.dataset, not stale, describe(snapshot) + (f"; made {len(stale)}" if stale else ""))
+    report_stage(stage.dataset, not stale, describe(snapshot) + (f"; made {len(stale)}" if stale else ""))
 
 
-def _close(road: Road, stage: StagePlan, dataset: Dataset, inputs: dict[str, str]) -> Snapshot:
+def _close(road: RunContext, stage: StagePlan, dataset: Dataset, inputs: dict[str, str]) -> Snapshot:
     receipts = [receipt for p in stage.partitions if (receipt := dataset.committed(p)) is not None]
     if len(receipts) != len(stage.partitions):
         raise InputError(
@@ -155,7 +155,7 @@ def _close(road: Road, stage: StagePlan, dataset: Dataset, inputs: dict[str, str
     return take_snapshot(road, dataset, receipts, inputs)
 
 
-def _train(road: Road, plan: Plan) -> None:
+def _train(road: RunContext, plan: Plan) -> None:
     """Packs -> checkpoints."""
     folder = plan.output.training(plan.training_key)
     packs = road.snapshots["packs"]
@@ -190,7 +190,7 @@ def _train(road: Road, plan: Plan) -> None:
         fresh = True
     summary = train.summary(train.curve(plan))
     text = f"{summary['steps']:.0f} steps, loss {summary['first_loss']:.3f} -> {summary['last_loss']:.3f}"
-    said("train", fresh, f"{text}, {console.count(summary['columns_per_s'])} columns/s")
+    report_stage("train", fresh, f"{text}, {console.count(summary['columns_per_s'])} columns/s")
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def _watched(plan: Plan, run_: StageRun, bar: console.Bar) -> Iterator[None]:
         thread.join(timeout=60)
 
 
-def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
+def _evaluate(road: RunContext, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
     """Checkpoints and the test split -> metrics."""
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
     stage = plan_road(plan.recipe, plan.output, plan.checkpoint).stage("hypotheses")
@@ -260,7 +260,9 @@ def _evaluate(road: Road, plan: Plan, roots: dict[str, Path]) -> dict[str, Any]:
     rates = ", ".join(
         f"{which} {metrics[which]['cpwer']['rate']:.1%}" for which in ("trained", "untrained") if which in metrics
     )
-    said("evaluate", fresh, f"cpWER {rates} on {metrics['trained']['cpwer']['num_conversations']} conversations")
+    report_stage(
+        "evaluate", fresh, f"cpWER {rates} on {metrics['trained']['cpwer']['num_conversations']} conversations"
+    )
     return dict(metrics)
 
 
@@ -272,7 +274,7 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def claim(recipe: Recipe, options: Options) -> None:
+def claim(recipe: Recipe, options: RunOptions) -> None:
     """Write the resolved recipe beside the output.
 
     Raises:
@@ -280,7 +282,7 @@ def claim(recipe: Recipe, options: Options) -> None:
     """
     path = options.output / "recipe.json"
     if path.exists():
-        there, here = json.loads(path.read_text()), plain(recipe)
+        there, here = json.loads(path.read_text()), to_jsonable(recipe)
         changed = differences(there, here)
         if changed and not options.update:
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

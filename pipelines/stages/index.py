@@ -13,7 +13,7 @@ from operators.errors import InputError
 from operators.schema import CONVERSATIONS, UTTERANCES
 from operators.simulate.recorded import index_recorded as read_recorded
 from operators.store.dataset import Quarantined, RowWriter, Snapshot
-from pipelines.plan.context import Road, describe, refuse_above, said, take_snapshot
+from pipelines.plan.context import RunContext, describe, refuse_above, report_stage, take_snapshot
 from pipelines.plan.road import (
     given_manifests,
     index_partition,
@@ -26,7 +26,7 @@ from pipelines.reporting import console
 from pipelines.reporting.tracking import StageRun
 
 
-def index_corpus(road: Road) -> None:
+def index_corpus(road: RunContext) -> None:
     """Corpus -> utterances: in this process, for headers only are read."""
     recipe, output = road.recipe, road.output
     folder = made_corpus(recipe, output)
@@ -73,10 +73,10 @@ def index_corpus(road: Road) -> None:
             _indexed(run_, made)
     made = take_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
     road.quarantined += receipt.quarantined
-    said("index", fresh, f"{describe(made)}, {receipt.counts['speakers']:.0f} speakers")
+    report_stage("index", fresh, f"{describe(made)}, {receipt.counts['speakers']:.0f} speakers")
 
 
-def index_conversations(road: Road) -> None:
+def index_conversations(road: RunContext) -> None:
     """Recorded conversations -> their index, in this process."""
     recipe, dataset = road.recipe, road.output.dataset("recordings")
     partition = recordings_partition(recipe)
@@ -102,7 +102,7 @@ def index_conversations(road: Road) -> None:
             receipt = dataset.commit(partition, CONVERSATIONS, {"hubbub.normalizer": NORMALIZER}, fill)
             _indexed(run_, take_snapshot(road, dataset, [receipt], inputs))
     road.quarantined += receipt.quarantined
-    said("recordings", fresh, describe(take_snapshot(road, dataset, [receipt], inputs)))
+    report_stage("recordings", fresh, describe(take_snapshot(road, dataset, [receipt], inputs)))
 
 
 def _indexed(run_: StageRun, snapshot: Snapshot) -> None:

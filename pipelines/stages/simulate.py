@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from operators.corpus.annotations import write_truth
 from operators.corpus.cast import Cast, cast_table
 from operators.corpus.text import NORMALIZER
-from operators.digest import canonical_json, plain
+from operators.digest import canonical_json, to_jsonable
 from operators.errors import InputError
 from operators.schema import AUDIO, AUDIO_FLAC, CASTS, CONVERSATIONS, UTTERANCES, check_chain
 from operators.simulate.realism import against_prior, talks_of
@@ -58,7 +58,7 @@ def make_conversations(job: Job) -> Receipt:
     metadata = {
         "hubbub.converse": canonical_json(job.recipe.converse),
         "hubbub.place": canonical_json(
-            {n: v for n, v in plain(job.recipe.place).items() if n not in ("rirs", "noises")}
+            {n: v for n, v in to_jsonable(job.recipe.place).items() if n not in ("rirs", "noises")}
         ),
         "hubbub.normalizer": NORMALIZER,
     }

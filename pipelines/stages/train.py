@@ -14,7 +14,7 @@ from models.config.shape import Vocabulary
 from models.training.metrics import StepRecord, read_metrics
 from models.training.mirror import Mirror
 from models.training.order import Stream
-from operators.digest import plain
+from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Snapshot
 from operators.store.shards import PackShards
@@ -189,8 +189,8 @@ def fit(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "recipe": json.dumps(plain(plan.recipe)),
-            "snapshot": json.dumps(plain(snapshot)),
+            "recipe": json.dumps(to_jsonable(plan.recipe)),
+            "snapshot": json.dumps(to_jsonable(snapshot)),
             "data": plan.output.data if plan.output.store else str(Path(plan.output.data).absolute()),
             "folder": str(folder.absolute()),
             "url": url,

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.config.header import read_header, steps
-from operators.digest import plain
+from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
-from pipelines.plan.context import only_one
+from pipelines.plan.context import lock_folder
 from pipelines.plan.road import DATASETS, Output, made_corpus, plan_road
-from pipelines.recipes.recipe import Recipe, check
+from pipelines.recipes.recipe import Recipe, check_recipe
 from pipelines.reporting import console
 from pipelines.upkeep.export import recipe_of
 
@@ -79,10 +79,10 @@ def collect(folder: Path, keep_trainings: int, yes: bool) -> list[Waste]:
         InputError: it is no output folder, or a run is at work there.
     """
     recipe, output = recipe_of(folder), Output(folder)
-    check(recipe)
+    check_recipe(recipe)
     if keep_trainings < 1:
         raise InputError("data gc keeps at least one training: --keep-trainings 1")
-    with only_one(folder):
+    with lock_folder(folder):
         found = waste(output, recipe, keep_trainings)
         kinds = sorted({one.what for one in found})
         rows = [
@@ -121,4 +121,4 @@ def _remove(one: Waste) -> None:
 
 def as_json(found: list[Waste]) -> list[dict[str, object]]:
     """Return what can go as plain values."""
-    return [plain(one) for one in found]
+    return [to_jsonable(one) for one in found]

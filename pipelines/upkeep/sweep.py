@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from operators.digest import plain
+from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
-from pipelines.plan.context import Options
+from pipelines.plan.context import RunOptions
 from pipelines.recipes.recipe import Recipe, from_mapping, to_json
 from pipelines.reporting import console
 from pipelines.reporting.tracking import SweepRun
@@ -32,7 +32,7 @@ def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[tuple[str, list[Any
         listed = [yaml.safe_load(value) for value in values.split(",") if value]
         if not sign or not listed:
             raise InputError(f"--grid {text} is not FIELD=VALUE,VALUE as in train.lr=1e-3,3e-3")
-        node: Any = plain(recipe)
+        node: Any = to_jsonable(recipe)
         for part in name.split("."):
             if not isinstance(node, dict) or part not in node:
                 raise InputError(f"--grid {text}: the recipe has no field {name}")
@@ -47,7 +47,7 @@ def with_values(recipe: Recipe, values: Sequence[tuple[str, Any]]) -> Recipe:
     Raises:
         InputError: a value is of the wrong kind.
     """
-    data = plain(recipe)
+    data = to_jsonable(recipe)
     for name, value in values:
         *path, last = name.split(".")
         node = data
@@ -58,7 +58,7 @@ def with_values(recipe: Recipe, values: Sequence[tuple[str, Any]]) -> Recipe:
     return made
 
 
-def sweep(recipe: Recipe, grid: Sequence[str], options: Options) -> list[dict[str, Any]]:
+def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict[str, Any]]:
     """Run every combination; print a table, best first; leave the best one's recipe in the folder.
 
     Raises:
@@ -78,7 +78,7 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: Options) -> list[dict[st
     for number, (cell, one) in enumerate(zip(cells, recipes, strict=True), 1):
         said = ", ".join(f"{name} {value}" for name, value in cell)
         console.line("sweep", f"{number} of {len(cells)}: {said}")
-        mine = Options(**{**vars(options), "update": True, "sweep": parent.run_id})
+        mine = RunOptions(**{**vars(options), "update": True, "sweep": parent.run_id})
         result = run(one, mine)
         found.append(
             {

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from operators.digest import plain
+from operators.digest import to_jsonable
 from operators.store.dataset import Receipt
 from pipelines.plan.road import Output, plan_road, sound_roots
 from pipelines.recipes.recipe import Casting, Partitions, Recipe, demo, to_json
@@ -117,7 +117,7 @@ def mlflow_overhead(folder, steps):
 
     from mlflow import MlflowClient
 
-    from pipelines.plan.context import Options
+    from pipelines.plan.context import RunOptions
     from pipelines.reporting.tracking import StageRun, Tracker
     from pipelines.run import run as road
     from pipelines.stages.train import curve
@@ -132,7 +132,7 @@ def mlflow_overhead(folder, steps):
         contextlib.redirect_stdout(sys.stderr),
     ):
         started = time.perf_counter()
-        result = road.run(recipe, Options(output=Path(folder) / "mlflow"))
+        result = road.run(recipe, RunOptions(output=Path(folder) / "mlflow"))
         seconds = time.perf_counter() - started
     trained = sum(record.seconds for record in curve(result["plan"]))
     whole = seconds + trained * (demo().train.steps / steps - 1)
@@ -205,7 +205,7 @@ def plan_100k(output, folder):
         for p in stage.partitions:
             receipt = Receipt(
                 partition_id=p.partition_id, key=p.key, num_rows=1, num_bytes=1000, content_digest="0" * 64,
-                counts={"audio_s": 7.0, "seconds": 0.1}, depends=plain(p.depends),
+                counts={"audio_s": 7.0, "seconds": 0.1}, depends=to_jsonable(p.depends),
             )  # fmt: skip
             (place / f"{p.partition_id}-{p.key}.json").touch()
             receipts.append(receipt)

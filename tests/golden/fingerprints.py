@@ -29,7 +29,7 @@ from models.speech_lm.model import SpeechLM
 from models.training.loop import train
 from operators.corpus.cast import Casting
 from operators.corpus.manifest import corpus_roots, index
-from operators.digest import digest, plain
+from operators.digest import digest, to_jsonable
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS
 from operators.packing.pack import Pack
@@ -381,7 +381,7 @@ def main() -> None:
             refused.append(said)
         elif said:
             fingerprint.path(name).write_text(
-                json.dumps(plain(dataclasses.asdict(fingerprint)), indent=1, sort_keys=True) + "\n"
+                json.dumps(to_jsonable(dataclasses.asdict(fingerprint)), indent=1, sort_keys=True) + "\n"
             )
             print(f"{name}: written")
     if refused:

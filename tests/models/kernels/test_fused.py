@@ -90,6 +90,6 @@ def test_gradients_are_derivatives():
 
 
 def test_half_precision_and_other_devices_use_torchs_own():
-    assert fused.serves(torch.zeros(1))
-    assert not fused.serves(torch.zeros(1, dtype=torch.bfloat16))
-    assert not fused.serves(torch.zeros(1, device="meta"))
+    assert fused.is_supported(torch.zeros(1))
+    assert not fused.is_supported(torch.zeros(1, dtype=torch.bfloat16))
+    assert not fused.is_supported(torch.zeros(1, device="meta"))

@@ -10,8 +10,8 @@ import torch
 from models.sequence.grammar import ArrivalGrammar, TimedGrammar
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.generate import greedy_text
+from tests.models.speech_lm.test_generate import prompt
 from tests.models.support import grid_spec
-from tests.models.test_generate import prompt
 
 T = ByteTokenizer()
 

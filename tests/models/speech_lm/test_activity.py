@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from models.sequence.batch import collate
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss, talking
+from tests.models.speech_lm.test_ctc import heard
 from tests.models.support import grid_spec, joined, model_for
-from tests.models.test_ctc import heard
 
 GRID = grid_spec()
 

@@ -12,10 +12,11 @@ from models.config.options import Training
 from models.kernels.loss import full_cross_entropy, linear_cross_entropy
 from models.sequence.batch import collate
 from models.speech_lm.flops import training_flops
-from models.training.loop import Judge, checkpoint, train
+from models.training import checkpoint
+from models.training.loop import StepGuard, train
 from models.training.metrics import read_metrics
 from tests.models.support import Source, document, grid_spec, header, joined, model_for
-from tests.models.test_training import CONFIG, GRID, _free_port, losses, packs, run
+from tests.models.training.test_training import CONFIG, GRID, _free_port, losses, packs, run
 
 
 def changed(**options):
@@ -135,7 +136,7 @@ def test_bad_steps_are_left_out_and_written_down(tmp_path):
 
 
 def test_a_spike_is_told_from_what_is_usual():
-    judge = Judge(5.0, [])
+    judge = StepGuard(5.0, [])
     assert [judge.fault(1.0, 1.0 + i % 3) for i in range(30)] == [None] * 30
     assert "usually 2" in judge.fault(1.0, 11.0)
     assert judge.fault(1.0, 9.0) is None

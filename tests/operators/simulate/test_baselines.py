@@ -12,7 +12,7 @@ from operators.simulate.converse import Converse
 from operators.simulate.realism import talks_of
 from operators.simulate.rooms import Place
 from operators.simulate.turn_taking import prior_of
-from tests.operators.test_simulation import made_up, simulate
+from tests.operators.simulate.test_simulation import made_up, simulate
 
 PRIOR = prior_of("meeting")
 CASTING = Casting(train_conversations=40, test_conversations=4, min_speakers=3, max_speakers=3, max_utterances=12)

@@ -8,11 +8,11 @@ from operators.errors import InputError
 from pipelines.recipes.recipe import (
     RECIPES,
     Recipe,
-    check,
+    check_recipe,
     demo,
     differences,
     from_mapping,
-    named_or_file,
+    load_recipe,
     tiny,
     to_json,
 )
@@ -21,12 +21,12 @@ from pipelines.use.speak import Line, script_of
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "custom"])
 def test_every_named_recipe_can_run_and_reads_back_as_it_is(name, tmp_path):
-    recipe = named_or_file(name)
-    check(recipe)
+    recipe = load_recipe(name)
+    check_recipe(recipe)
     for suffix, text in (("json", to_json(recipe)), ("yaml", yaml.safe_dump(json.loads(to_json(recipe))))):
         path = tmp_path / f"r.{suffix}"
         path.write_text(text)
-        again = named_or_file(str(path))
+        again = load_recipe(str(path))
         assert again == recipe
         assert again.digest == recipe.digest
 
@@ -34,7 +34,7 @@ def test_every_named_recipe_can_run_and_reads_back_as_it_is(name, tmp_path):
 def test_a_file_keeps_the_defaults_of_what_it_does_not_name(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("name: mine\ntrain: {steps: 7, lr: 1}\ncompose: {tasks: [asr, continue]}\n")
-    recipe = named_or_file(str(path))
+    recipe = load_recipe(str(path))
     assert (recipe.name, recipe.train.steps, recipe.train.lr) == ("mine", 7, 1.0)
     assert recipe.compose.tasks == ("asr", "continue")
     assert recipe.pack == Recipe().pack
@@ -59,14 +59,14 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
     path = tmp_path / "r.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
-        named_or_file(str(path))
+        load_recipe(str(path))
 
 
 def test_unknown_names_and_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match="there is no recipe demmo; did you mean demo"):
-        named_or_file("demmo")
+        load_recipe("demmo")
     with pytest.raises(InputError, match="cannot be read"):
-        named_or_file(str(tmp_path / "none.yaml"))
+        load_recipe(str(tmp_path / "none.yaml"))
 
 
 def test_differences_say_what_changed():
@@ -93,7 +93,7 @@ def test_what_no_single_stage_can_see_is_checked_first(tmp_path, change, message
     path = tmp_path / "r.yaml"
     path.write_text(change)
     with pytest.raises(InputError, match=message):
-        check(named_or_file(str(path)))
+        check_recipe(load_recipe(str(path)))
 
 
 def test_the_tiny_recipe_is_tiny():
@@ -114,7 +114,7 @@ def test_the_tiny_recipe_is_tiny():
 def test_recipes_that_lack_what_they_need_are_refused(change, said):
     recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, **change}
     with pytest.raises(InputError, match=re.escape(said)):
-        check(from_mapping(Recipe, recipe, "recipe"))
+        check_recipe(from_mapping(Recipe, recipe, "recipe"))
 
 
 def test_scripts_are_read_or_named():
@@ -127,7 +127,7 @@ def test_scripts_are_read_or_named():
 def test_a_number_may_be_written_as_people_do(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("train: {lr: 1e-3}\n")
-    assert named_or_file(str(path)).train.lr == 0.001
+    assert load_recipe(str(path)).train.lr == 0.001
     path.write_text("train: {lr: fast}\n")
     with pytest.raises(InputError, match="train: lr must be a number, not 'fast'"):
-        named_or_file(str(path))
+        load_recipe(str(path))

@@ -84,13 +84,13 @@ def test_impact_finds_a_voice_in_data_sets_checkpoints_and_the_first_step_that_h
     from models.training.order import Stream
     from operators.store.dataset import Dataset
     from operators.store.shards import PackShards
-    from pipelines.recipes.recipe import named_or_file
+    from pipelines.recipes.recipe import load_recipe
 
     data = str(undisturbed / "data")
     rows = Dataset(data, "conversations").read().to_pylist()
     trained_on = sorted({s for row in rows if row["split"] == "train" for s in row["speakers"]})
     shards = PackShards(Dataset(data, "packs"), Dataset(data, "packs").latest())
-    config = named_or_file(str(recipe)).train
+    config = load_recipe(str(recipe)).train
     stream = Stream(shards.components, 0, config.mixture, config.packs_per_step, config.steps)
     for speaker in trained_on[:2]:
         found = json.loads(hubbub("data", "impact", undisturbed, "--speaker", speaker, "--json").stdout)

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from tests.conftest import write_corpus
-from tests.operators.test_recorded import write_call
+from tests.operators.simulate.test_recorded import write_call
+from tests.pipelines.run.test_road import arrow_files
 from tests.pipelines.support import ROOT, command, hubbub, roots, write_recipe
-from tests.pipelines.test_road import arrow_files
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SOUND = (
