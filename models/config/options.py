@@ -1,8 +1,10 @@
 """How a model is trained: every option of it. Free of torch, so that a recipe can be read without."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from models.config.settings import BY_CONTENT, NO_RESULT
 
 Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
@@ -65,26 +67,26 @@ class Training:
     out and write them down in bad_steps.jsonl."""
     spike_factor: float = 0.0
     """Above 0, a gradient this many times the median of the last 64 steps is a spike."""
-    start_from: str | None = None
+    start_from: str | None = field(default=None, metadata=BY_CONTENT)
     """Weights to start from: a checkpoint of ours, a Hugging Face folder or hub id of a Llama, Qwen2 or Qwen3 model,
     or `last`: the newest checkpoint in the output folder, if there is one. The rate warms up anew."""
     precision: Literal["float32", "bf16"] = "float32"
     """What is computed in; weights, moments and sums stay in float32."""
-    recompute: bool = False
+    recompute: bool = field(default=False, metadata=NO_RESULT)
     """Do blocks again in the backward pass instead of keeping what is inside: less memory, a third more work."""
-    compile: bool = False
+    compile: bool = field(default=False, metadata=NO_RESULT)
     """Compile what is before and behind attention; attention stays outside, so that no length compiles anew."""
-    shard: Literal["none", "full"] = "none"
+    shard: Literal["none", "full"] = field(default="none", metadata=NO_RESULT)
     """Leave each rank only a part of parameters, gradients and moments (FSDP2)."""
-    checkpoint_every: int = 100
+    checkpoint_every: int = field(default=100, metadata=NO_RESULT)
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = field(default=2, metadata=NO_RESULT)
     """Newest checkpoints kept, beside the untrained one."""
-    keep_best: int = 0
+    keep_best: int = field(default=0, metadata=NO_RESULT)
     """Checkpoints kept besides: those before which the mean loss was lowest."""
-    attention: Backend = "auto"
+    attention: Backend = field(default="auto", metadata=NO_RESULT)
     """Attention backend; auto takes the best that runs here."""
-    num_threads: int = 0
+    num_threads: int = field(default=0, metadata=NO_RESULT)
     """CPU threads of a worker; 0 takes what the worker is given."""
 
     def __post_init__(self) -> None:

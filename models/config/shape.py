@@ -1,7 +1,9 @@
 """How large a model is: its shape, the named sizes, and the vocabulary that it must cover. Free of torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from models.config.settings import BY_CONTENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Shape:
     """Whether text is predicted by its embeddings, transposed."""
     rope_scaling: tuple[float, ...] = ()
     """Llama 3's stretch of the slow rotary frequencies: factor, low and high frequency factor, original length."""
-    encoder: str | None = None
+    encoder: str | None = field(default=None, metadata=BY_CONTENT)
     """Speech encoder (folder or hub id) that audio of codec pcm is heard through (`models.speech_lm.front_end`)."""
     projector: Literal["mlp", "queries"] = "mlp"
     """What makes columns of the encoder's frames: stacked frames and two layers, or queries over windows."""

@@ -3,12 +3,13 @@
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
 from models.codecs.codec import CodecSpec
+from models.config.settings import BY_CONTENT
 from models.layouts.layouts import Layout, make_layout
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.documents.document import Document, Scene, Turn, Window
@@ -81,7 +82,7 @@ def windows(turns: Sequence[Turn], num_frames: int, length: int, overlap: int) -
 class Compose:
     """Makes documents of conversations' codes: tasks, layout and windows are chosen here, never at `encode`."""
 
-    tasks: tuple[TaskName, ...] = ("asr",)
+    tasks: tuple[TaskName, ...] = field(default=("asr",), metadata=BY_CONTENT)
     """Tasks each window is made into: see docs/documents.md."""
     layout: Literal["parallel", "delay", "flat", "coarse_first", "depth"] = "parallel"
     """How codes stand on columns."""
@@ -99,7 +100,7 @@ class Compose:
     """Longest sample of a voice."""
     text: Literal["normalized", "raw"] = "normalized"
     """Which text is written: as scored, or as the corpus has it."""
-    tokenizer: str = "bytes"
+    tokenizer: str = field(default="bytes", metadata=BY_CONTENT)
     """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
     deduplicate: bool = False
     """Whether repeated frames of audio that is heard (not made) are left out."""

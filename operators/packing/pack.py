@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.config.settings import NO_RESULT
 from models.training.order import WINDOW_PACKS
 from operators.errors import InputError
 from operators.packing import plan as packing
@@ -23,7 +24,7 @@ class Pack:
 
     capacity: int = 1024
     """Columns in a pack."""
-    multiple_of: int = 1
+    multiple_of: int = field(default=1, metadata=NO_RESULT)
     """What the capacity must be a multiple of, where kernels ask for it."""
     packer: Literal["best_fit", "balanced", "buckets", "single"] = "best_fit"
     """Best fit; best fit with attention cost evened out; documents of like length together; one document a pack."""

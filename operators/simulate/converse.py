@@ -1,6 +1,6 @@
 """Who speaks when: casts to conversations on a timeline, before a byte of audio is mixed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
 
+from models.config.settings import BY_CONTENT
 from operators.corpus.text import normalize
 from operators.errors import InputError
 from operators.rng import rng
@@ -58,7 +59,7 @@ class Pieces:
 class Converse:
     """Puts utterances on a timeline: turns change hands as the prior says, offsets follow it whatever fits."""
 
-    prior: str = "meeting"
+    prior: str = field(default="meeting", metadata=BY_CONTENT)
     """How people take turns: meeting, telephone or broadcast, or a file that `hubbub data fit` wrote."""
     model: Literal["copula", "sasc", "landini", "librispeechmix"] = "copula"
     """Turn-taking: ours, or another simulator's to compare with (SASC; Landini et al.; LibriSpeechMix)."""

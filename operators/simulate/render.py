@@ -4,7 +4,7 @@ import io
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +16,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from models.config.settings import NO_RESULT
 from operators.corpus.manifest import read_span
 from operators.corpus.sounds import read_sound
 from operators.errors import InputError, UnusableRowError
@@ -245,7 +246,7 @@ class Render:
 
     level_dbfs: float = -26.0
     """Root-mean-square level that a turn of gain 0 dB is brought to."""
-    keep_audio: bool = False
+    keep_audio: bool = field(default=False, metadata=NO_RESULT)
     """Whether mixtures are kept as FLAC in a data set of their own."""
     stems: Literal["none", "reverberant", "anechoic", "both"] = "none"
     """Whether each speaker's own sound is made too: as the first microphone hears it, or without the room."""

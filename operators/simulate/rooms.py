@@ -5,7 +5,7 @@ plausible they are, and one is drawn by rank: at a low temperature the most plau
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.config.settings import BY_CONTENT
 from operators.corpus.sounds import Sound, Sounds, list_sounds, read_sound
 from operators.digest import digest
 from operators.errors import InputError
@@ -75,7 +76,7 @@ class Place:
 
     room: Literal["none", "simulated", "recorded"] = "none"
     """No room; shoebox rooms by images and a diffuse tail; or the impulse responses that `rirs` lists."""
-    rirs: str | None = None
+    rirs: str | None = field(default=None, metadata=BY_CONTENT)
     """Impulse responses: lhotse recordings, JSONL or a folder; those of one room by custom.room, or by folder."""
     min_size_m: tuple[float, ...] = (3.0, 3.0, 2.4)
     """Least length, width and height of a room."""
@@ -95,7 +96,7 @@ class Place:
     """Near 0 the most plausible candidate is taken, far above 1 any."""
     noise: Literal["none", "pink", "recorded"] = "pink"
     """No noise; 1/f noise; or the recordings that `noises` lists."""
-    noises: str | None = None
+    noises: str | None = field(default=None, metadata=BY_CONTENT)
     """Noises: lhotse recordings, JSONL or a folder of sound files."""
     min_snr_db: float = 15.0
     """Least signal-to-noise ratio drawn, of a talker of gain 0 dB."""

@@ -1,7 +1,7 @@
 """Audio to codes: the costly step, done once; layouts and tasks are chosen later, without encoding again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.codecs.codec import Codec, CodecSpec, encode_many, load_codec, pack_codes
+from models.config.settings import BY_CONTENT, NO_RESULT
 from operators.corpus.annotations import to_frames
 from operators.errors import InputError
 from operators.schema import AUDIO, CODES, table
@@ -46,17 +47,17 @@ class Encode:
 
     codec: Literal[
         "dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac"
-    ] = "dmel"
+    ] = field(default="dmel", metadata=BY_CONTENT)
     """Adapter: dmel needs no weights, the others their folder."""
-    weights: str | None = None
+    weights: str | None = field(default=None, metadata=BY_CONTENT)
     """Folder of the codec's weights; of transformers codecs also a hub id, which is then fetched."""
-    num_codebooks: int | None = None
+    num_codebooks: int | None = field(default=None, metadata=BY_CONTENT)
     """Codebooks to use of a codec that has a choice; its default where None."""
     stems: bool = False
     """Whether the stems that rendering makes are encoded too: what speaker extraction is trained towards."""
-    batch_s: float = 0.0
+    batch_s: float = field(default=0.0, metadata=NO_RESULT)
     """Seconds of audio encoded at once, of like length; 0 encodes one at a time."""
-    device: str = "cpu"
+    device: str = field(default="cpu", metadata=NO_RESULT)
     """Where a neural codec runs."""
 
     reads: ClassVar[pa.Schema] = AUDIO

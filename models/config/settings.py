@@ -1,0 +1,40 @@
+"""What a configuration field does to results, declared where the field is, and the one function that makes keys of it.
+
+A field changes results unless its metadata says otherwise:
+
+    field(default=0, metadata=NO_RESULT)          changes no result: speed, bookkeeping, what is kept or checked
+    field(default=None, metadata=BY_CONTENT)      a path or name: what it points at enters keys, not the value itself
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+NO_RESULT: Mapping[str, Any] = {"result": False}
+"""Metadata of a field that changes no result beyond rounding. It enters no key and makes no other recipe."""
+
+BY_CONTENT: Mapping[str, Any] = {"result": "content"}
+"""Metadata of a field that names something (a file, a folder, a codec): a key holds what it names, by digest."""
+
+
+def key_settings(config: Any, contents: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the part of a configuration that enters keys, by field.
+
+    Args:
+        config: a dataclass; nested dataclasses are reduced in the same way.
+        contents: what stands for the fields that are declared BY_CONTENT, usually digests; several fields may be
+            replaced by one entry, under any name. None keeps their own values: for the identity of a recipe, which
+            names its files.
+
+    Returns:
+        The values of all fields except those declared NO_RESULT and, where contents are given, BY_CONTENT; then the
+        contents.
+    """
+    settings = {}
+    for one in fields(config):
+        effect = one.metadata.get("result", True)
+        if effect is False or (effect == "content" and contents is not None):
+            continue
+        value = getattr(config, one.name)
+        settings[one.name] = key_settings(value) if is_dataclass(value) else value
+    return {**settings, **(contents or {})}
