@@ -17,7 +17,9 @@ import tyro
 from operators.errors import InputError
 from pipelines.cli.cluster_commands import cluster
 from pipelines.cli.data_commands import data
-from pipelines.recipes.recipe import RECIPES, Recipe, load_recipe, to_json
+from pipelines.recipes.files import load_recipe, to_json
+from pipelines.recipes.named import RECIPES
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 
 USAGE = """[bold]hubbub[/bold]: from corpora of single speakers to a trained speech-LLM that follows several talkers

@@ -14,7 +14,8 @@ import tyro
 from cluster import jobs, preflight
 from cluster.session import Session, connect
 from operators.errors import InputError
-from pipelines.recipes.recipe import RECIPE_VARIABLE, Recipe
+from pipelines.recipes.files import RECIPE_VARIABLE
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.tracking import code_version
 

@@ -16,7 +16,8 @@ from pipelines.plan.road import (
     plan_road,
     recordings_partition,
 )
-from pipelines.recipes.recipe import Recipe, check_recipe
+from pipelines.recipes.check import check_recipe
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import pack, simulate, train
 

@@ -26,7 +26,8 @@ from operators.digest import digest_file, to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.plan.road import Output
-from pipelines.recipes.recipe import Recipe, to_json
+from pipelines.recipes.files import to_json
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 
 EXPERIMENT = "hubbub"

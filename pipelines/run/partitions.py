@@ -13,7 +13,8 @@ from operators.errors import InputError, UnusableRowError
 from operators.schema import Operator
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter
 from pipelines.plan.road import Output, StagePlan
-from pipelines.recipes.recipe import Recipe, from_mapping
+from pipelines.recipes.files import from_mapping
+from pipelines.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ from pipelines.plan.road import (
     sound_roots,
 )
 from pipelines.plan.start import newest_checkpoint
-from pipelines.recipes.recipe import Recipe, check_recipe, differences, to_json
+from pipelines.recipes.check import check_recipe
+from pipelines.recipes.files import differences, to_json
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.tracking import StageRun, code_version, unrecorded
 from pipelines.run.partitions import build

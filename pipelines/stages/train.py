@@ -21,7 +21,8 @@ from operators.store.shards import PackShards
 from pipelines.plan.context import resize_every_s
 from pipelines.plan.road import Plan
 from pipelines.plan.start import check_start, decide, load_start, shape_of
-from pipelines.recipes.recipe import Recipe, from_mapping
+from pipelines.recipes.files import from_mapping
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 
 _FAILURE = "failure.txt"

@@ -12,7 +12,8 @@ import soundfile
 from operators.errors import InputError
 from operators.simulate.render import roots_of, with_roots
 from pipelines.plan.road import Output, sound_roots
-from pipelines.recipes.recipe import Recipe, from_mapping
+from pipelines.recipes.files import from_mapping
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 
 

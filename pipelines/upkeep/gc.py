@@ -11,7 +11,8 @@ from operators.errors import InputError
 from operators.store import storage
 from pipelines.plan.context import lock_folder
 from pipelines.plan.road import DATASETS, Output, made_corpus, plan_road
-from pipelines.recipes.recipe import Recipe, check_recipe
+from pipelines.recipes.check import check_recipe
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.upkeep.export import recipe_of
 

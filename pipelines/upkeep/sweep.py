@@ -11,7 +11,8 @@ from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
 from pipelines.plan.context import RunOptions
-from pipelines.recipes.recipe import Recipe, from_mapping, to_json
+from pipelines.recipes.files import from_mapping, to_json
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.tracking import SweepRun
 from pipelines.run.run import run

@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.recipes.recipe import demo, to_json
+from pipelines.recipes.files import to_json
+from pipelines.recipes.named import demo
 from tests.pipelines.support import STAGES, losses, roots, run_on_two_nodes
 
 

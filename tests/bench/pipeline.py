@@ -15,10 +15,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from operators.corpus.cast import Casting
 from operators.digest import to_jsonable
 from operators.store.dataset import Receipt
 from pipelines.plan.road import Output, plan_road, sound_roots
-from pipelines.recipes.recipe import Casting, Partitions, Recipe, demo, to_json
+from pipelines.recipes.files import to_json
+from pipelines.recipes.named import demo
+from pipelines.recipes.recipe import Partitions, Recipe
 from pipelines.run import partitions as jobs
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from models.sequence.batch import collate
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
 from models.training.loop import compile_blocks, make_optimizers, train
-from pipelines.recipes.recipe import demo
+from pipelines.recipes.named import demo
 from pipelines.stages.train import Preemption, header_of
 from tests.bench.plain_model import packed_loss, padded_loss
 from tests.models.support import GridSpec, Source, joined

@@ -5,17 +5,10 @@ import pytest
 import yaml
 
 from operators.errors import InputError
-from pipelines.recipes.recipe import (
-    RECIPES,
-    Recipe,
-    check_recipe,
-    demo,
-    differences,
-    from_mapping,
-    load_recipe,
-    tiny,
-    to_json,
-)
+from pipelines.recipes.check import check_recipe
+from pipelines.recipes.files import differences, from_mapping, load_recipe, to_json
+from pipelines.recipes.named import RECIPES, demo, tiny
+from pipelines.recipes.recipe import Recipe
 from pipelines.use.speak import Line, script_of
 
 

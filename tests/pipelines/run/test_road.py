@@ -84,7 +84,7 @@ def test_impact_finds_a_voice_in_data_sets_checkpoints_and_the_first_step_that_h
     from models.training.order import Stream
     from operators.store.dataset import Dataset
     from operators.store.shards import PackShards
-    from pipelines.recipes.recipe import load_recipe
+    from pipelines.recipes.files import load_recipe
 
     data = str(undisturbed / "data")
     rows = Dataset(data, "conversations").read().to_pylist()

@@ -1,0 +1,70 @@
+"""What is checked of a recipe before anything is started: rules that involve several of its sections."""
+
+from operators.documents.tasks import KNOWS_WHO_TALKS, NEEDS_STEMS
+from operators.errors import InputError
+from pipelines.recipes.recipe import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check what no single stage can see.
+
+    Raises:
+        InputError: the rates of timeline and codec differ, windows cannot be packed, or there is no corpus.
+    """
+    codec = recipe.encode.spec
+    if recipe.converse.sample_rate_hz != codec.sample_rate_hz:
+        raise InputError(
+            f"conversations are made at {recipe.converse.sample_rate_hz} Hz but codec {codec.name} wants "
+            f"{codec.sample_rate_hz} Hz; set --converse.sample-rate-hz {codec.sample_rate_hz}"
+        )
+    columns = recipe.compose.layout_of(codec).num_columns(int(recipe.compose.window_s * codec.frame_rate_hz))
+    if columns + 16 > recipe.pack.capacity:
+        raise InputError(
+            f"a window of {recipe.compose.window_s:g} s makes {columns} columns, but a pack holds "
+            f"{recipe.pack.capacity}; raise --pack.capacity, lower --compose.window-s or raise --compose.group"
+        )
+    spoken = recipe.corpus.manifests or recipe.corpus.stories is not None
+    if not spoken and not recipe.corpus.recorded:
+        raise InputError(
+            "the recipe names no corpus: --corpus.manifests PATH ... of single speakers, --corpus.recorded PATH ... of "
+            "conversations (or recipe demo, which speaks its own)"
+        )
+    if recipe.corpus.manifests and recipe.corpus.stories is not None:
+        raise InputError("the recipe names manifests and stories; to use manifests, start from recipe custom")
+    if spoken and not recipe.corpus.recorded and min(_cast(recipe)) < 1:
+        raise InputError("casting: both splits need at least one conversation")
+    if spoken:
+        recipe.place.check(recipe.casting.max_speakers)
+    _ = recipe.compose.loaded_tokenizer
+    continuous = recipe.encode.codec == "pcm"
+    if continuous != (recipe.model.encoder is not None):
+        raise InputError(
+            "audio of codec pcm is heard through an encoder, and no other: --encode.codec pcm goes with "
+            "--model.encoder FOLDER"
+        )
+    if continuous:
+        predicted = [task for task in recipe.compose.tasks if not task.startswith("asr")]
+        if predicted:
+            raise InputError(f"compose.tasks: {predicted[0]} predicts audio, which codec pcm cannot; take asr tasks")
+        if (recipe.compose.layout, recipe.compose.group) != ("parallel", 1):
+            raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
+        if recipe.train.hide_bands or recipe.train.shift_bands:
+            raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
+    if recipe.train.activity_weight and (
+        recipe.compose.deduplicate or not any(task in KNOWS_WHO_TALKS for task in recipe.compose.tasks)
+    ):
+        raise InputError(
+            f"train.activity_weight asks who talks in prompts, which only {', '.join(KNOWS_WHO_TALKS)} know, without "
+            "compose.deduplicate; set it to 0"
+        )
+    needy = [task for task in recipe.compose.tasks if task in NEEDS_STEMS]
+    if needy and not recipe.encode.stems:
+        raise InputError(
+            f"compose.tasks: {needy[0]} needs codes of each speaker's own sound: --render.stems anechoic --encode.stems"
+        )
+    if recipe.encode.stems and recipe.render.stems == "none":
+        raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
+
+
+def _cast(recipe: Recipe) -> tuple[int, int]:
+    return recipe.casting.train_conversations, recipe.casting.test_conversations

@@ -1,0 +1,122 @@
+"""Recipes by name or from YAML and JSON files, and back to JSON."""
+
+import dataclasses
+import difflib
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from operators.digest import to_jsonable
+from operators.errors import InputError
+from pipelines.recipes.named import RECIPES
+from pipelines.recipes.recipe import Recipe
+
+RECIPE_VARIABLE = "HUBBUB_RECIPE"
+"""Environment variable that holds a recipe's text where `env:HUBBUB_RECIPE` stands for its file."""
+
+
+def load_recipe(name: str) -> Recipe:
+    """Return a recipe by its name, or from a YAML or JSON file with the same fields.
+
+    Raises:
+        InputError: there is neither, or the file names an unknown key or a value of another kind.
+    """
+    if name in RECIPES:
+        return RECIPES[name]()
+    path = Path(name)
+    if name == f"env:{RECIPE_VARIABLE}":
+        return _read(os.environ.get(RECIPE_VARIABLE, ""), name)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}, or a .yaml or .json file"
+        raise InputError(f"there is no recipe {name}; {hint}")
+    try:
+        return _read(path.read_text(), str(path))
+    except OSError as error:
+        raise InputError(f"recipe file {path} cannot be read: {error.strerror}") from error
+
+
+def _read(text: str, path: str) -> Recipe:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe file {path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"recipe file {path} must hold keys and values, as `hubbub plan demo --print-recipe` shows")
+    recipe: Recipe = from_mapping(Recipe, data, path)
+    return recipe
+
+
+def from_mapping(kind: Any, data: Mapping[str, Any], where: str) -> Any:
+    """Build a dataclass from keys and values; what is not named keeps its default.
+
+    Raises:
+        InputError: names the unknown key and the nearest one, or the value that does not fit.
+    """
+    names = {f.name for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in data:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+            hint += " (a recipe of a newer version may know more than this one)" if not near else ""
+            raise InputError(f"{where}: unknown key {key}; {hint}")
+    try:
+        return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()})
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in options:
+            return None
+        return _value(next(option for option in options if option is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise InputError(f"{where} must hold keys and values")
+        return from_mapping(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{where} must be a list")
+        return tuple(_value(options[0], item, where) for item in value)
+    if origin is typing.Literal:
+        if value not in options:
+            raise InputError(f"{where}: {value!r} is none of {', '.join(map(str, options))}")
+        return value
+    if hint is float:
+        # YAML takes 1e-3 for text: it wants 1.0e-3.
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise InputError(f"{where} must be a number, not {type(value).__name__} ({value!r})")
+        try:
+            return float(value)
+        except ValueError as error:
+            raise InputError(f"{where} must be a number, not {value!r}") from error
+    if hint in (int, str, bool) and type(value) is not hint:
+        raise InputError(f"{where} must be of type {hint.__name__}, not {type(value).__name__} ({value!r})")
+    return value
+
+
+def to_json(recipe: Recipe) -> str:
+    """Write a resolved recipe; `named_or_file` reads it back."""
+    return json.dumps(to_jsonable(recipe), indent=1, sort_keys=True) + "\n"
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """List where two resolved recipes differ, as `train.steps: 600 -> 700`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            line
+            for key in sorted(one.keys() | other.keys())
+            for line in differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if one == other else [f"{path}: {json.dumps(one)} -> {json.dumps(other)}"]
