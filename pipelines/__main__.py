@@ -122,10 +122,10 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
         if parsed.print_recipe:
             print(to_json(parsed.recipe), end="")
             return
+        from pipelines.execute.context import RunOptions
         from pipelines.inspect.summary import summarize
-        from pipelines.plan.context import RunOptions
-        from pipelines.plan.road import Output
-        from pipelines.run.run import run
+        from pipelines.plan.output import Output
+        from pipelines.run import run
 
         options = RunOptions(
             output=parsed.output or Path("runs") / parsed.recipe.name,
@@ -143,7 +143,7 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
         if verb == "pack" and parsed.compare:
             from pipelines.upkeep.compare import compare, show
 
-            codes = run(parsed.recipe, options, "tokenize")["snapshots"]["codes"]
+            codes = run(parsed.recipe, options, "tokenize").snapshots["codes"]
             dataset = Output(options.output).dataset("codes")
             show(compare(parsed.recipe, dataset, codes), options.output / "packers.json")
             return
@@ -159,7 +159,7 @@ def _plan(arguments: Sequence[str]) -> None:
         print(to_json(parsed.recipe), end="")
         return
     from pipelines.inspect.plan import show
-    from pipelines.plan.road import Output
+    from pipelines.plan.output import Output
 
     output = Output(parsed.output or Path("runs") / parsed.recipe.name, parsed.store)
     gc.disable()  # what a plan is made of stays until it is shown: looking for garbage took a quarter of the time
@@ -264,7 +264,7 @@ def _lineage(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(LineageArguments, prog="hubbub lineage", args=list(arguments))
     from pipelines.inspect.graph import page
     from pipelines.inspect.lineage import chain, descendants
-    from pipelines.plan.road import Output
+    from pipelines.plan.output import Output
 
     path = Path(parsed.id)
     above = [folder for folder in (path, *path.absolute().parents) if (folder / "recipe.json").exists()]
@@ -318,7 +318,7 @@ def _report(arguments: Sequence[str]) -> None:
 
 def _sweep(arguments: Sequence[str]) -> None:
     parsed = _parse("sweep", arguments)
-    from pipelines.plan.context import RunOptions
+    from pipelines.execute.context import RunOptions
     from pipelines.upkeep.sweep import sweep
 
     options = RunOptions(

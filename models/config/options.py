@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from models.config.settings import BY_CONTENT, NO_RESULT
 
@@ -88,6 +88,9 @@ class Training:
     """Attention backend; auto takes the best that runs here."""
     num_threads: int = field(default=0, metadata=NO_RESULT)
     """CPU threads of a worker; 0 takes what the worker is given."""
+
+    version: ClassVar[str] = "1"
+    """Raised when training gives another result from the same packs."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

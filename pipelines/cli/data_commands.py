@@ -278,7 +278,7 @@ def data(arguments: Sequence[str]) -> None:
 
 def _archive(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(ArchiveArguments, prog="hubbub data", args=list(arguments))
-    from pipelines.plan.road import Output
+    from pipelines.plan.output import Output
 
     for name in parsed.names:
         dataset = Output(parsed.output).dataset(name)

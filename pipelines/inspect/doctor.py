@@ -6,7 +6,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.reporting.tracking import tracking_uri
 

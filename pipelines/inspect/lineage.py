@@ -13,8 +13,9 @@ from operators.digest import digest_file
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.inspect.graph import flatten
-from pipelines.plan.road import DATASETS, STAGES, Output
+from pipelines.plan.output import Output
 from pipelines.reporting.tracking import read_state
+from pipelines.stages import dataset_names, stage_names, stage_of
 
 
 def chain(identifier: str, outputs: Sequence[Output]) -> dict[str, Any]:
@@ -87,23 +88,16 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
             "data": data, "output": output, "exact": names.__contains__,
         }  # fmt: skip
 
-    stage_of = {
-        "utterances": "index",
-        "recordings": "index",
-        "conversations": "simulate",
-        "audio": "simulate",
-        "codes": "tokenize",
-        "packs": "pack",
-    }
-    for name in DATASETS:
+    for name in dataset_names():
         snapshot = output.dataset(name).latest()
         if snapshot is not None:
-            run = runs.get(stage_of.get(name, "evaluate"), "")
+            stage = stage_of(name).name
+            run = runs.get(stage, "")
             path = output.folder / "data" / name
             yield node(
                 name,
                 snapshot.merkle_root,
-                (STAGES.index(stage_of.get(name, "evaluate")), 0),
+                (stage_names().index(stage), 0),
                 path,
                 [run] if run else [],
                 snapshot,
@@ -115,7 +109,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
         yield node(
             "checkpoint",
             weights,
-            (STAGES.index("train"), step),
+            (stage_names().index("train"), step),
             path,
             [path.parent.name, run] if run else [path.parent.name],
             header,
@@ -125,7 +119,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
         yield node(
             "evaluation",
             digest_file(path),
-            (STAGES.index("evaluate"), 1),
+            (stage_names().index("evaluate"), 1),
             path.parent,
             aliases,
             json.loads(path.read_text()),
@@ -186,7 +180,7 @@ def _dataset(output: Output, name: str, root: str | None, roots: Mapping[str, st
         return out
     out.update(_facts(chosen))
     for source, digest in chosen.inputs.items():
-        if source in DATASETS:
+        if source in dataset_names():
             out["from"].append(_dataset(output, source, digest, roots))
         else:
             out["from"].append({"kind": source, "id": digest, "from": []})

@@ -16,7 +16,7 @@ from models.sequence.documents import TEXT
 from models.sequence.tokenizer import ByteTokenizer
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.upkeep.export import recipe_of
 

@@ -4,22 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.config.header import read_header, steps
-from models.training.metrics import read_metrics
 from operators.errors import InputError
-from pipelines.plan.road import (
-    DATASETS,
-    Output,
-    StagePlan,
-    index_partition,
-    made_corpus,
-    plan_road,
-    recordings_partition,
-)
+from pipelines.plan.output import Output
+from pipelines.plan.planning import Planning, plan_stage
+from pipelines.plan.sources import made_corpus
+from pipelines.plan.stage import StagePlan
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import pack, simulate, train
+from pipelines.stages import STAGES, check_stages, dataset_names, plan_road
 
 
 def show(recipe: Recipe, output: Output, workers: int) -> None:
@@ -29,46 +22,39 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         InputError: the recipe or its manifests cannot be used.
     """
     check_recipe(recipe)
-    simulate.check(recipe)
-    pack.check(recipe)
-    train.check(recipe)
-    made = made_corpus(recipe, output)
-    if made is not None and not made.exists():
-        console.line("corpus", f"would be written into {made}; everything follows from it")
-        return
-    index = index_partition(recipe, output)
-    if output.dataset("utterances").committed(index) is None:
-        console.line(
-            "index", f"{len(index.depends['manifests'])} manifest files would be read; everything follows from them"
-        )
-        return
-    if recipe.corpus.recorded and output.dataset("recordings").committed(recordings_partition(recipe)) is None:
-        console.line("index", "the recorded conversations would be read; everything follows from them")
+    check_stages(recipe)
+    if missing := _not_indexed(recipe, output):
+        console.line(*missing)
         return
     plan = plan_road(recipe, output)
     console.line("splits", plan.splits.describe())
-    rows, all_s = [], 0.0
+    rows, total_s = [], 0.0
     for stage in plan.stages:
-        if stage.dataset == "hypotheses":
-            continue
-        why = Counter(stage.reasons().values())
-        reasons = "; ".join(f"{reason} ({number})" for reason, number in why.most_common(3))
-        expected = estimate(stage, workers)
-        all_s += expected.seconds or 0.0
+        expected = estimate(stage, recipe, output, workers)
+        total_s += expected.seconds or 0.0 if stage.stale else 0.0
         counts = [str(len(stage.partitions)), str(len(stage.stale))]
+        why = Counter(stage.reasons().values()).most_common(3)
+        reasons = "; ".join(f"{reason} ({number})" for reason, number in why)
         rows.append([stage.name, stage.dataset, *counts, *expected.words(bool(stage.stale)), reasons or "fresh"])
-    trained, seconds = plan.training_done(), training_seconds(output, recipe)
-    all_s += 0.0 if trained else seconds or 0.0
-    expected = Estimate(None, None, seconds)
-    why_train = "fresh" if trained else "no checkpoint of these packs"
-    counts = ["1", "0" if trained else "1"]
-    rows.append(["train", f"{recipe.train.steps} steps", *counts, *expected.words(not trained), why_train])
-    judged = plan.evaluation_done()
-    counts = ["1", "0" if judged else "1"]
-    rows.append(["evaluate", "cpWER", *counts, "", "", "", "fresh" if judged else "not judged yet"])
     console.table("", ["stage", "data set", "partitions", "stale", "audio", "bytes", "time", "why"], rows)
-    if all_s:
-        console.line("time", f"about {_duration(all_s)} on {workers} workers, by what was measured here before")
+    if total_s:
+        console.line("time", f"about {_duration(total_s)} on {workers} workers, estimated from earlier runs here")
+
+
+def _not_indexed(recipe: Recipe, output: Output) -> tuple[str, str] | None:
+    """Return what must be indexed or made before anything else can be planned, as a line; None where nothing must."""
+    made = made_corpus(recipe, output)
+    if made is not None and not made.exists():
+        return "corpus", f"would be written to {made}; everything follows from it"
+    planning = Planning(recipe, output)
+    for stage in STAGES:
+        if stage.index is not None and stage.is_used(recipe):
+            planned = plan_stage(stage, planning)
+            if planned.stale:
+                files = len(planned.stale[0].depends["manifests"])
+                text = f"{files} manifest files would be read for {stage.dataset}; everything follows from them"
+                return stage.name, text
+    return None
 
 
 @dataclass(frozen=True)
@@ -88,8 +74,10 @@ class Estimate:
         return [audio, size, "?" if self.seconds is None else _duration(self.seconds)]
 
 
-def estimate(stage: StagePlan, workers: int) -> Estimate:
+def estimate(stage: StagePlan, recipe: Recipe, output: Output, workers: int) -> Estimate:
     """Return what a stage's stale partitions will hold and take: rates of the newest snapshot's receipts, by rows."""
+    if stage.stage.expected_seconds is not None:
+        return Estimate(None, None, stage.stage.expected_seconds(recipe, output) if stage.stale else None)
     made = [receipt for receipt in stage.before.values() if receipt.num_rows] if stage.stale else []
     if not made:
         return Estimate(None, None, None)
@@ -107,23 +95,6 @@ def estimate(stage: StagePlan, workers: int) -> Estimate:
         size * todo,
         each["seconds"] * todo / at_once if timed else None,
     )
-
-
-def training_seconds(output: Output, recipe: Recipe) -> float | None:
-    """Return how long a recipe's steps would take, by the newest training here of a model of its size."""
-    found = []
-    for path in (output.folder / "checkpoints").glob("*/metrics.jsonl"):
-        done = steps(path.parent)
-        if done and read_header(path.parent / f"step-{done[-1]:06d}")[1].shape == recipe.model:
-            found.append(path)
-    if not found:
-        return None
-    records = read_metrics(max(found, key=lambda path: path.stat().st_mtime))[-200:]
-    columns = sum(record.num_columns for record in records)
-    if not columns:
-        return None
-    per_column = sum(record.seconds for record in records) / columns
-    return per_column * recipe.train.steps * recipe.train.packs_per_step * recipe.pack.capacity
 
 
 def _duration(seconds: float) -> str:
@@ -144,7 +115,7 @@ def verify(folder: Path) -> None:
         InputError: names what is missing or altered.
     """
     output, faults, checked = Output(folder), [], 0
-    for name in DATASETS:
+    for name in dataset_names():
         dataset = output.dataset(name)
         snapshot = dataset.latest()
         if snapshot is not None:

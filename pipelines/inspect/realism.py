@@ -15,7 +15,7 @@ from operators.errors import InputError
 from operators.simulate.fit_prior import fit
 from operators.simulate.realism import MEASURES, against_prior, scorecard, talks_of, values_of
 from operators.simulate.turn_taking import KINDS, PRESETS, Talk, prior_of, read_rttm, talk_of
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.reporting.tracking import record_scorecard
 

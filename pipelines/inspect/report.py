@@ -12,10 +12,11 @@ from operators.store.dataset import Snapshot
 from pipelines.inspect import graph
 from pipelines.inspect.lineage import chain
 from pipelines.inspect.listen import STYLE, sound, timeline
-from pipelines.plan.road import DATASETS, STAGES, Output, Plan, plan_road
+from pipelines.plan.output import Output
+from pipelines.plan.planning import Plan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import simulate
+from pipelines.stages import dataset_names, notices, plan_road, stage_names
 from pipelines.stages.train import summary
 from pipelines.upkeep.export import recipe_of
 
@@ -42,7 +43,7 @@ def report(folder: Path, page: Path, examples: int) -> Path:
     own = output.evaluation(plan.evaluation_key) / "metrics.json"
     path = own if own in found else found[-1]
     metrics = json.loads(path.read_text())
-    snapshots = {name: snapshot for name in DATASETS if (snapshot := output.dataset(name).latest())}
+    snapshots = {name: snapshot for name in dataset_names() if (snapshot := output.dataset(name).latest())}
     way = chain(str(path.parent), [output])
     parts = {
         "Result": _result(metrics),
@@ -155,7 +156,7 @@ def _road(snapshots: Mapping[str, Snapshot]) -> str:
 
 
 def _realism(recipe: Recipe, output: Output, snapshots: Mapping[str, Snapshot]) -> str:
-    text, figures = simulate.realism(recipe, output.dataset("conversations"), snapshots["conversations"])
+    text, figures = notices.turn_taking(recipe, output.dataset("conversations"), snapshots["conversations"])
     rows = [[name.replace("_", " "), float(value)] for name, value in sorted(figures.items())]
     return f"<p>{html.escape(text)}</p>{table(['figure', 'value'], rows)}"
 
@@ -257,7 +258,7 @@ def _by_session(path: Path) -> dict[str, list[tuple[str, str]]]:
 
 def _time(folder: Path) -> str:
     """Return what each stage took, summed over all the times it was at work."""
-    spent, begun = dict.fromkeys(STAGES, 0.0), dict[str, float]()
+    spent, begun = dict.fromkeys(stage_names(), 0.0), dict[str, float]()
     path = folder / "journal.jsonl"
     for line in path.read_text().splitlines() if path.exists() else ():
         event = json.loads(line)

@@ -1,29 +1,28 @@
 """The table at the end of a run: what there is, and where."""
 
-from typing import Any
-
-from pipelines.plan.context import RunOptions
-from pipelines.plan.road import Output, Plan
+from pipelines.execute.context import RunOptions
+from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.reporting.tracking import tracking_uri
+from pipelines.run import RunResult
 
 
-def summarize(result: dict[str, Any], options: RunOptions, seconds: float) -> None:
+def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
     """Print the table at the end: what there is, and where."""
     rows = [
         [name, console.count(s.num_rows), str(len(s.receipts)), s.merkle_root[:12], f"{options.output}/data/{name}"]
-        for name, s in result["snapshots"].items()
+        for name, s in result.snapshots.items()
     ]
     console.table("", ["data set", "rows", "partitions", "Merkle root", "where"], rows)
-    plan: Plan = result["plan"]
-    if "training" in result:
+    plan = result.plan
+    if result.training:
         folder = plan.output.training(plan.training_key) / f"step-{plan.recipe.train.steps:06d}"
         console.line("checkpoint", str(folder))
-    if "metrics" in result:
+    if result.metrics:
         figures = []
         for which in ("trained", "untrained"):
-            if which in result["metrics"]:
-                e = result["metrics"][which]["cpwer"]
+            if which in result.metrics:
+                e = result.metrics[which]["cpwer"]
                 figures.append(
                     [which, f"{e['rate']:.1%}", f"{e['low']:.1%} to {e['high']:.1%}", str(e["reference_words"]),
                      f"{e['substitutions']} / {e['deletions']} / {e['insertions']}"]
@@ -32,6 +31,6 @@ def summarize(result: dict[str, Any], options: RunOptions, seconds: float) -> No
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
     uri = tracking_uri(Output(options.output))
     console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")
-    if "training" in result:
+    if result.training:
         console.line("lineage", f"{console.program('hubbub')} lineage {folder}")
     console.line("time", f"{seconds:.0f} s")

@@ -10,7 +10,7 @@ from models.sequence.documents import AUDIO
 from models.speech_lm.generate import frames_in
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Snapshot
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.upkeep.export import recipe_of
 

@@ -111,6 +111,17 @@ def to_json(recipe: Recipe) -> str:
     return json.dumps(to_jsonable(recipe), indent=1, sort_keys=True) + "\n"
 
 
+def result_part(data: Mapping[str, Any], kind: Any = Recipe) -> dict[str, Any]:
+    """Return a resolved recipe, as JSON values, without the fields that change no result."""
+    hints, part = typing.get_type_hints(kind), dict(data)
+    for one in dataclasses.fields(kind):
+        if one.metadata.get("result", True) is False:
+            part.pop(one.name, None)
+        elif dataclasses.is_dataclass(hints[one.name]) and isinstance(part.get(one.name), dict):
+            part[one.name] = result_part(part[one.name], hints[one.name])
+    return part
+
+
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
     """List where two resolved recipes differ, as `train.steps: 600 -> 700`."""
     if isinstance(one, dict) and isinstance(other, dict):

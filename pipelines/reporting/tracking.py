@@ -25,7 +25,7 @@ from models.config.header import read_header
 from operators.digest import digest_file, to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console

@@ -1,30 +1,95 @@
-"""evaluate: checkpoints and the test split's codes -> hypotheses -> cpWER."""
+"""evaluate: checkpoints and the test split's codes -> `hypotheses` -> cpWER."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from models.config.header import read_header
+from models.config.settings import key_settings
 from models.training.mirror import Mirror
-from operators.digest import canonical_json
+from operators.digest import canonical_json, digest, digest_file
 from operators.errors import InputError
-from operators.evaluate.score import cpwer, hypothesis_segments, reference_segments
-from operators.evaluate.transcribe import Transcribe
-from operators.schema import HYPOTHESES
+from operators.schema import HYPOTHESES, SCHEMA_VERSION
 from operators.store import storage
-from operators.store.dataset import Receipt, RowWriter
-from pipelines.plan.road import Plan
+from operators.store.dataset import Partition, Receipt, RowWriter
+from pipelines.execute.context import RunContext, report_stage
+from pipelines.execute.partitions import build, close
+from pipelines.plan.planning import Plan, Planning
+from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
-from pipelines.run.partitions import Job, usable
-from pipelines.stages.simulate import receipt_of
+from pipelines.reporting.tracking import StageRun
+from pipelines.stages.upstream import apply_or_quarantine, receipt_of
+
+TRANSCRIBE_VERSION = "2"
+WHICH = ("trained", "untrained")
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """Payload of a partition of hypotheses: one checkpoint and one partition of codes."""
+
+    which: str
+    """trained or untrained."""
+    checkpoint: str
+    """Folder of the checkpoint."""
+    codes: PartitionRef
+
+
+def transcription_task(recipe: Recipe) -> Literal["asr", "asr_timed"]:
+    """Return the transcription task that a recipe's models are evaluated by: plain where they are trained on it."""
+    return "asr_timed" if "asr" not in recipe.compose.tasks and "asr_timed" in recipe.compose.tasks else "asr"
+
+
+def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
+    """Return a partition for each checkpoint and partition of the test split's codes."""
+    recipe = planning.recipe
+    settings = {
+        "operators": {"transcribe": TRANSCRIBE_VERSION, "schema": SCHEMA_VERSION},
+        "evaluate": key_settings(recipe.evaluate),
+        "task": transcription_task(recipe),
+        "window_s": recipe.compose.window_s,
+    }
+    of_test = [p for p in planning.of("codes") if p.partition_id.startswith("test-")]
+    return [
+        PlannedPartition(
+            Partition(
+                partition_id=f"{which}-{upstream.partition_id}",
+                row_ids=upstream.row_ids,
+                depends={**settings, "checkpoint": weights, "codes": upstream.key},
+            ),
+            Transcription(which, str(folder), PartitionRef(upstream.partition_id, upstream.key)),
+        )
+        for which, folder, weights in _checkpoints(planning)
+        for upstream in of_test
+    ]
+
+
+def _checkpoints(planning: Planning) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Return name, folder and identity of each checkpoint that is evaluated."""
+    given = planning.checkpoint
+    if given is not None:
+        _, header = read_header(given)
+        identity = {
+            "weights": digest_file(given / "model.safetensors")[:32],
+            "header": digest({name: value for name, value in vars(header).items() if name != "lineage"})[:32],
+        }
+        return [("trained", given, identity)]
+    (training,) = planning.of("training")
+    steps = {"trained": planning.recipe.train.steps, "untrained": 0}
+    folder = planning.output.training(training.key).absolute()
+    return [
+        (which, folder / f"step-{step:06d}", {"training": training.key, "step": step})
+        for which, step in steps.items()
+        if which == "trained" or planning.recipe.evaluate.untrained
+    ]
 
 
 def check_checkpoint(path: Path, recipe: Recipe) -> Path:
-    """Return the checkpoint's folder, if it was trained for what the recipe makes.
+    """Return the checkpoint's folder, if it was trained on data like the recipe's.
 
     Raises:
-        InputError: codec, layout or tokenizer are others.
+        InputError: codec, layout or tokenizer differ.
     """
     try:
         _, header = read_header(path)
@@ -40,7 +105,7 @@ def check_checkpoint(path: Path, recipe: Recipe) -> Path:
         if theirs != wanted:
             raise InputError(
                 f"{path} was trained with {name} {_words(theirs)}, but the recipe has {_words(wanted)}; "
-                "judge it with the recipe it was trained by"
+                "evaluate it with the recipe that it was trained by"
             )
     return path.absolute()
 
@@ -49,27 +114,24 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def asked(recipe: Recipe) -> Literal["asr", "asr_timed"]:
-    """Return the transcription that a recipe's models are judged by: the plain one where they learn it."""
-    return "asr_timed" if "asr" not in recipe.compose.tasks and "asr_timed" in recipe.compose.tasks else "asr"
-
-
 def make_hypotheses(job: Job) -> Receipt:
-    """Make one partition of `hypotheses`: what one checkpoint wrote of one partition of codes."""
+    """Make one partition of `hypotheses`: one checkpoint's transcripts of one partition of codes."""
+    from operators.evaluate.transcribe import Transcribe
+
     source = job.output.dataset("codes")
     operator = Transcribe(
-        checkpoint=_here(job),
+        checkpoint=_local_checkpoint(job),
         window_s=job.recipe.compose.window_s,
         max_tokens=job.recipe.evaluate.max_tokens,
         batch_size=job.recipe.evaluate.batch_size,
-        task=asked(job.recipe),
+        task=transcription_task(job.recipe),
         constrain=job.recipe.evaluate.constrain,
         device=_device(),
     )
 
     def fill(writer: RowWriter) -> None:
-        for batch in source.batches(receipt_of(source, job.payload["partition_id"], job.payload["key"])):
-            hypotheses = usable(operator, batch, writer)
+        for batch in source.batches(receipt_of(source, job.payload.codes)):
+            hypotheses = apply_or_quarantine(operator, batch, writer)
             writer.write(hypotheses)
             writer.count(tokens=sum(hypotheses["num_tokens"].to_pylist()), conversations=hypotheses.num_rows)
 
@@ -77,9 +139,9 @@ def make_hypotheses(job: Job) -> Receipt:
     return job.output.dataset("hypotheses").commit(job.partition, HYPOTHESES, metadata, fill)
 
 
-def _here(job: Job) -> str:
-    """Return a folder of this machine that holds the checkpoint, fetched where it is another's."""
-    path = Path(job.payload["checkpoint"])
+def _local_checkpoint(job: Job) -> str:
+    """Return the checkpoint's folder on this machine, fetched from the store where it is missing."""
+    path = Path(job.payload.checkpoint)
     if not path.exists() and job.output.store:
         Mirror(path.parent, storage.join(job.output.store, "checkpoints", path.parent.name)).fetch([int(path.name[5:])])
     return str(path)
@@ -92,7 +154,9 @@ def _device() -> str:
 
 
 def score(plan: Plan) -> dict[str, Any]:
-    """Score what was written against what was said; write metrics, references and hypotheses; return the metrics."""
+    """Score hypotheses against references; write both and the metrics; return the metrics."""
+    from operators.evaluate.score import cpwer, hypothesis_segments, reference_segments
+
     output, recipe = plan.output, plan.recipe
     codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
     stage = plan.stage("hypotheses")
@@ -102,11 +166,11 @@ def score(plan: Plan) -> dict[str, Any]:
         reference, hypothesis = [], []
         for partition in stage.partitions:
             payload = stage.payloads[partition.partition_id]
-            if payload["which"] != which:
+            if payload.which != which:
                 continue
-            rows = codes.open(receipt_of(codes, payload["partition_id"], payload["key"])).read_all()
+            rows = codes.open(receipt_of(codes, payload.codes)).read_all()
             reference += reference_segments(rows, recipe.encode.spec.frame_rate_hz)
-            written = receipt_of(hypotheses, partition.partition_id, partition.key)
+            written = receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
             hypothesis += hypothesis_segments(hypotheses.open(written).read_all())
         if reference:
             errors = cpwer(reference, hypothesis, recipe.seed)
@@ -123,3 +187,52 @@ def score(plan: Plan) -> dict[str, Any]:
     }
     storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
     return metrics
+
+
+def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
+    """Transcribe and score what is not yet, record the figures, and report cpWER."""
+    path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
+    fresh = plan.evaluation_done() and not stage.stale and "evaluate" not in context.unrecorded
+    fresh = fresh and not context.options.register
+    inputs = {"codes": context.snapshots["codes"].merkle_root}
+    if fresh:
+        close(context, stage, inputs)
+    else:
+        with context.stage("evaluate") as run:
+            build(context, stage)
+            snapshot = close(context, stage, inputs)
+            metrics = score(plan)
+            run.reads([(context.snapshots["codes"], context.output.dataset("codes").url())])
+            run.wrote(snapshot)
+            _record_figures(context, run, metrics)
+            run.files(path.parent)
+    metrics = json.loads(path.read_text())
+    rates = ", ".join(f"{which} {metrics[which]['cpwer']['rate']:.1%}" for which in WHICH if which in metrics)
+    number = metrics["trained"]["cpwer"]["num_conversations"]
+    report_stage("evaluate", fresh, f"cpWER {rates} on {number} conversations")
+    context.metrics = dict(metrics)
+
+
+def _record_figures(context: RunContext, run: StageRun, metrics: dict[str, Any]) -> None:
+    """Record each checkpoint's figures with MLflow, tied to the checkpoint; register the trained one where asked."""
+    for which in WHICH:
+        if which not in metrics:
+            continue
+        folder = Path(metrics[which]["checkpoint"])
+        model_id = run.model(folder, f"{context.recipe.name}-{folder.name}", {"hubbub.which": which})
+        figures = {f"{which}.cpwer": metrics[which]["cpwer"]["rate"]}
+        run.model_metrics(model_id, context.snapshots["codes"], figures)
+        if which == "trained" and context.options.register:
+            run.register(context.options.register, model_id, folder, figures)
+
+
+HYPOTHESES_STAGE = Stage(
+    name="evaluate",
+    dataset="hypotheses",
+    upstream=("codes", "training"),
+    about="what a checkpoint transcribed of a conversation",
+    partitions=plan_hypotheses,
+    make=make_hypotheses,
+    run=run_evaluation,
+    uses_gpu=lambda _: True,
+)

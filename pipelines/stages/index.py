@@ -1,121 +1,214 @@
-"""index: manifests -> utterances and recorded conversations, in this process, for headers only are read."""
+"""index: manifests -> `utterances` and `recordings`, on the driver, for only headers are read."""
 
+import contextlib
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.corpus.manifest import corpus_roots
+from models.config.settings import key_settings
+from operators.corpus import manifest, text
+from operators.corpus.manifest import corpus_roots, manifests_digest
 from operators.corpus.manifest import index as read_manifests
 from operators.corpus.text import NORMALIZER
+from operators.digest import digest
 from operators.errors import InputError
-from operators.schema import CONVERSATIONS, UTTERANCES
+from operators.schema import CONVERSATIONS, SCHEMA_VERSION, UTTERANCES
+from operators.simulate import recorded
 from operators.simulate.recorded import index_recorded as read_recorded
-from operators.store.dataset import Quarantined, RowWriter, Snapshot
-from pipelines.plan.context import RunContext, describe, refuse_above, report_stage, take_snapshot
-from pipelines.plan.road import (
-    given_manifests,
-    index_partition,
-    made_corpus,
-    manifests_of,
-    recorded_of,
-    recordings_partition,
-)
+from operators.store import storage
+from operators.store.dataset import Dataset, Partition, Quarantined, Receipt, RowWriter
+from pipelines.execute.context import RunContext, describe, refuse_above, report_stage, take_snapshot
+from pipelines.plan.output import Output
+from pipelines.plan.planning import Planning
+from pipelines.plan.sources import given_manifests, made_corpus, manifests_of, recorded_of
+from pipelines.plan.stage import PlannedPartition, Stage, StagePlan
+from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.tracking import StageRun
+
+# ------------------------------------------------------------------------------------------------------------ planning
 
 
-def index_corpus(road: RunContext) -> None:
-    """Corpus -> utterances: in this process, for headers only are read."""
-    recipe, output = road.recipe, road.output
-    folder = made_corpus(recipe, output)
-    if folder is not None and not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        road.expect_work()
-        if recipe.corpus.stories is not None:
-            console.line("corpus", f"espeak-ng speaks stories into {folder}")
-            recipe.corpus.stories.speak(folder, num_processes=os.cpu_count() or 1)
-        elif recipe.corpus.join is not None:
-            number = recipe.corpus.join.write(given_manifests(recipe), folder, recipe.seed, os.cpu_count() or 1)
-            console.line("corpus", f"{console.count(number)} joined recordings written into {folder}")
-    partition, dataset = index_partition(recipe, output), output.dataset("utterances")
-    receipt = dataset.committed(partition)
-    fresh = receipt is not None
-    if receipt is not None and "index" in road.unrecorded:
-        with road.stage("index") as run_:
-            _indexed(run_, take_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"])))
-    if receipt is None:
-        road.expect_work()
+def plan_utterances(planning: Planning) -> list[PlannedPartition]:
+    """Return the one partition of the utterances index."""
+    return [PlannedPartition(index_partition(planning.recipe, planning.output))]
+
+
+def index_partition(recipe: Recipe, output: Output) -> Partition:
+    """Return the one partition of the utterances index.
+
+    A recording that was written after its index is read again: where it really differs its row changes, and where it
+    was only copied the row stays the same.
+    """
+    first = _utterances_partition(recipe, output)
+    dataset = output.dataset("utterances")
+    receipt = dataset.committed(first)
+    if receipt is None or not manifests_of(recipe, output):
+        return first
+    newer = _recorded_again(recipe, output, dataset, receipt)
+    if not newer:
+        return first
+    depends = {**first.depends, "recorded_again": digest(sorted(newer))[:32]}
+    return Partition(partition_id=first.partition_id, row_ids=(), depends=depends)
+
+
+def _utterances_partition(recipe: Recipe, output: Output) -> Partition:
+    versions = {"manifest": manifest.VERSION, "schema": SCHEMA_VERSION, "normalizer": text.NORMALIZER}
+    contents = {"manifests": manifests_digest(manifests_of(recipe, output))}
+    return Partition(
+        partition_id="utterances-00000",
+        row_ids=(),
+        depends={"operators": versions, **key_settings(recipe.corpus, contents)},
+    )
+
+
+def _recorded_again(recipe: Recipe, output: Output, dataset: Dataset, receipt: Receipt) -> list[list[Any]]:
+    """Return corpus, path, size and time of every recording that was written after the index was."""
+    indexed = storage.modified_at(dataset.receipt_url(receipt))
+    sources = dataset.open(receipt).read_all().select(["corpus", "audio"]).group_by(["corpus", "audio"]).aggregate([])
+    roots = corpus_roots(manifests_of(recipe, output))
+    newer = []
+    for corpus, audio in zip(sources["corpus"].to_pylist(), sources["audio"].to_pylist(), strict=True):
+        with contextlib.suppress(OSError, KeyError):  # a missing file is reported when it is to be read
+            status = os.stat(roots[corpus] / audio)
+            if status.st_mtime > indexed:
+                newer.append([corpus, audio, status.st_size, status.st_mtime_ns])
+    return newer
+
+
+def plan_recordings(planning: Planning) -> list[PlannedPartition]:
+    """Return the one partition of the index of recorded conversations."""
+    return [PlannedPartition(recordings_partition(planning.recipe))]
+
+
+def recordings_partition(recipe: Recipe) -> Partition:
+    """Return the one partition of the index of recorded conversations."""
+    return Partition(
+        partition_id="recordings-00000",
+        row_ids=(),
+        depends={
+            "operators": {"recorded": recorded.VERSION, "schema": SCHEMA_VERSION, "normalizer": text.NORMALIZER},
+            "manifests": recorded.files_digest(recorded_of(recipe)),
+            "sample_rate_hz": recipe.converse.sample_rate_hz,
+            "language": recipe.corpus.language,
+            "licence": recipe.corpus.licence,
+            "test_share": recipe.casting.test_speakers,
+            "seed": recipe.seed,
+        },
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def index_utterances(context: RunContext, plan: StagePlan) -> None:
+    """Index the utterances of single speakers; a corpus that the recipe makes itself is made first."""
+    recipe, partition = context.recipe, plan.partitions[0]
+
+    def read() -> tuple[pa.Table, list[Quarantined]]:
         corpus = recipe.corpus
+        manifests = manifests_of(recipe, context.output)
         utterances, bad = read_manifests(
-            manifests_of(recipe, output), corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
+            manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
         )
-        utterances, few = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
-        bad = [*bad, *few]
-        refuse_above(bad, utterances.num_rows + len(bad), corpus.max_bad_share, road)
-        if not utterances.num_rows and manifests_of(recipe, output):
-            raise InputError("no utterance is left" + (f" where {corpus.where}" if corpus.where else ""))
+        utterances, lone = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
+        return utterances, [*bad, *lone]
 
-        def fill(writer: RowWriter) -> None:
-            writer.write(utterances)
-            writer.quarantined += bad
-            rates = utterances["source_rate_hz"].to_pylist()
-            lengths = utterances["source_num_samples"].to_pylist()
-            writer.count(
-                audio_s=sum(n / r for n, r in zip(lengths, rates, strict=True)),
-                speakers=len(set(utterances["speaker"].to_pylist())),
-            )
+    def count(utterances: pa.Table) -> dict[str, float]:
+        rates, lengths = utterances["source_rate_hz"].to_pylist(), utterances["source_num_samples"].to_pylist()
+        seconds = sum(n / r for n, r in zip(lengths, rates, strict=True))
+        return {"audio_s": seconds, "speakers": len(set(utterances["speaker"].to_pylist()))}
 
-        with road.stage("index") as run_:
-            receipt = dataset.commit(partition, UTTERANCES, {"hubbub.normalizer": NORMALIZER}, fill)
-            made = take_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
-            _indexed(run_, made)
-    made = take_snapshot(road, dataset, [receipt], _manifest_digests(partition.depends["manifests"]))
-    road.quarantined += receipt.quarantined
+    receipt = _index(context, plan, partition, UTTERANCES, read, count)
+    made = context.snapshots["utterances"]
+    fresh = partition.key in plan.fresh
     report_stage("index", fresh, f"{describe(made)}, {receipt.counts['speakers']:.0f} speakers")
 
 
-def index_conversations(road: RunContext) -> None:
-    """Recorded conversations -> their index, in this process."""
-    recipe, dataset = road.recipe, road.output.dataset("recordings")
-    partition = recordings_partition(recipe)
-    receipt = dataset.committed(partition)
-    fresh = receipt is not None
-    inputs = _manifest_digests(partition.depends["manifests"])
-    if receipt is None:
+def index_recordings(context: RunContext, plan: StagePlan) -> None:
+    """Index recorded conversations."""
+    recipe, partition = context.recipe, plan.partitions[0]
+
+    def read() -> tuple[pa.Table, list[Quarantined]]:
         manifests, corpus = recorded_of(recipe), recipe.corpus
-        roots = {path: name for name, path in corpus_roots([*manifests_of(recipe, road.output), *manifests]).items()}
-        conversations, bad = read_recorded(
-            manifests, roots, recipe.converse.sample_rate_hz, seed=recipe.seed, test_share=recipe.casting.test_speakers,
-            language=corpus.language, licence=corpus.licence,
-        )  # fmt: skip
-        refuse_above(bad, conversations.num_rows + len(bad), corpus.max_bad_share, road)
+        roots = {path: name for name, path in corpus_roots([*manifests_of(recipe, context.output), *manifests]).items()}
+        return read_recorded(
+            manifests,
+            roots,
+            recipe.converse.sample_rate_hz,
+            seed=recipe.seed,
+            test_share=recipe.casting.test_speakers,
+            language=corpus.language,
+            licence=corpus.licence,
+        )
+
+    def count(conversations: pa.Table) -> dict[str, float]:
+        return {"audio_s": sum(conversations["num_samples"].to_pylist()) / recipe.converse.sample_rate_hz}
+
+    _index(context, plan, partition, CONVERSATIONS, read, count)
+    report_stage("recordings", partition.key in plan.fresh, describe(context.snapshots["recordings"]))
+
+
+def _index(
+    context: RunContext,
+    plan: StagePlan,
+    partition: Partition,
+    schema: pa.Schema,
+    read: Callable[[], tuple[pa.Table, list[Quarantined]]],
+    count: Callable[[pa.Table], Mapping[str, float]],
+) -> Receipt:
+    """Commit the one partition of an index and take its snapshot, unless it is fresh and recorded."""
+    dataset = context.output.dataset(plan.dataset)
+    inputs = _manifest_digests(partition.depends["manifests"])
+    receipt = dataset.committed(partition)
+    if receipt is None:
+        context.expect_work()
+        rows, bad = read()
+        corpus = context.recipe.corpus
+        refuse_above(bad, rows.num_rows + len(bad), corpus.max_bad_share, context)
+        if not rows.num_rows and inputs:
+            raise InputError(f"no row of {plan.dataset} is left" + (f" where {corpus.where}" if corpus.where else ""))
 
         def fill(writer: RowWriter) -> None:
-            writer.write(conversations)
+            writer.write(rows)
             writer.quarantined += bad
-            hz = recipe.converse.sample_rate_hz
-            writer.count(audio_s=sum(conversations["num_samples"].to_pylist()) / hz)
+            writer.count(**count(rows))
 
-        with road.stage("index") as run_:
-            receipt = dataset.commit(partition, CONVERSATIONS, {"hubbub.normalizer": NORMALIZER}, fill)
-            _indexed(run_, take_snapshot(road, dataset, [receipt], inputs))
-    road.quarantined += receipt.quarantined
-    report_stage("recordings", fresh, describe(take_snapshot(road, dataset, [receipt], inputs)))
+    if receipt is None or plan.name in context.unrecorded:
+        with context.stage(plan.name) as run:
+            if receipt is None:
+                receipt = dataset.commit(partition, schema, {"hubbub.normalizer": NORMALIZER}, fill)
+            snapshot = take_snapshot(context, dataset, [receipt], inputs)
+            run.reads_manifests(snapshot.inputs)
+            run.wrote(snapshot)
+    else:
+        take_snapshot(context, dataset, [receipt], inputs)
+    context.quarantined += receipt.quarantined
+    return receipt
 
 
-def _indexed(run_: StageRun, snapshot: Snapshot) -> None:
-    run_.reads_manifests(snapshot.inputs)
-    run_.wrote(snapshot)
+def make_corpus(context: RunContext) -> None:
+    """Make the corpus of a recipe that makes its own: spoken stories, or joined utterances."""
+    recipe, folder = context.recipe, made_corpus(context.recipe, context.output)
+    if folder is None or folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    context.expect_work()
+    if recipe.corpus.stories is not None:
+        console.line("corpus", f"espeak-ng speaks stories into {folder}")
+        recipe.corpus.stories.speak(folder, num_processes=os.cpu_count() or 1)
+    elif recipe.corpus.join is not None:
+        number = recipe.corpus.join.write(given_manifests(recipe), folder, recipe.seed, os.cpu_count() or 1)
+        console.line("corpus", f"{console.count(number)} joined recordings written to {folder}")
 
 
 def _manifest_digests(listed: list[str]) -> dict[str, str]:
     return {f"manifest {name}": digest for _, name, digest in (text.split(":", 2) for text in listed)}
 
 
-def _without_lone_speakers(utterances: Any, least: int) -> tuple[Any, list[Quarantined]]:
-
+def _without_lone_speakers(utterances: pa.Table, least: int) -> tuple[pa.Table, list[Quarantined]]:
     counted = {row["values"]: row["counts"] for row in pc.value_counts(utterances["speaker"]).to_pylist()}
     lone = {speaker for speaker, number in counted.items() if number < least}
     if not lone:
@@ -130,3 +223,22 @@ def _without_lone_speakers(utterances: Any, least: int) -> tuple[Any, list[Quara
         for row in utterances.filter(pc.invert(keep)).select(["utterance_id", "speaker"]).to_pylist()
     ]
     return utterances.filter(keep), bad
+
+
+UTTERANCES_STAGE = Stage(
+    name="index",
+    dataset="utterances",
+    upstream=(),
+    about="one speaker's recording, or a slice of it",
+    partitions=plan_utterances,
+    index=index_utterances,
+)
+RECORDINGS_STAGE = Stage(
+    name="index",
+    dataset="recordings",
+    upstream=(),
+    about="a recorded conversation with its turns",
+    partitions=plan_recordings,
+    index=index_recordings,
+    is_used=lambda recipe: bool(recipe.corpus.recorded),
+)

@@ -1,41 +1,95 @@
-"""pack: codes -> documents -> packs, the sequences that training reads."""
+"""pack: codes -> documents -> `packs`, the sequences that training reads."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config.settings import key_settings
 from operators.digest import canonical_json
 from operators.packing.pack import buckets_of
-from operators.schema import CODES, DOCUMENTS, PACKS, check_chain
-from operators.store.dataset import Quarantined, Receipt, RowWriter
+from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
+from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter
 from operators.store.shards import COMPONENT, GROUPED
+from pipelines.plan.planning import Planning
+from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Stage
 from pipelines.recipes.recipe import Recipe
-from pipelines.run.partitions import Job, usable
-from pipelines.stages.simulate import receipt_of
+from pipelines.stages.simulate import chunks
+from pipelines.stages.upstream import apply_or_quarantine, receipt_of
 
 PACKS_PER_RECORD_BATCH = 1024
 
 
 def check(recipe: Recipe) -> None:
-    """Check that each operator is given what it reads."""
+    """Check that each operator is given the columns it reads.
+
+    Raises:
+        TypeError: names the operator and the column.
+    """
     check_chain(CODES, recipe.compose, recipe.pack)
+
+
+@dataclass(frozen=True)
+class PackGroup:
+    """Payload of a shard: one task over a group of partitions of codes."""
+
+    task: str
+    component: str
+    """Name by which a mixture weighs these packs: the task, with the origin of its conversations."""
+    codes: tuple[PartitionRef, ...]
+
+
+def plan_packs(planning: Planning) -> list[PlannedPartition]:
+    """Return a shard for each task and group of partitions of the train split.
+
+    Simulated and recorded conversations, and tasks, are packed apart, so that the loader mixes them as it likes.
+    """
+    recipe = planning.recipe
+    of_train = [partition for partition in planning.of("codes") if partition.partition_id.startswith("train-")]
+    recorded = [p for p in of_train if p.partition_id.startswith("train-recorded-")]
+    simulated = [p for p in of_train if not p.partition_id.startswith("train-recorded-")]
+    pack = key_settings(recipe.pack)
+    return [
+        _shard(recipe, f"{prefix}{task}", task, number, group, pack)
+        for prefix, listed in (("", simulated), ("recorded-", recorded))
+        for number, group in enumerate(chunks(listed, recipe.partitions.partitions_per_pack_group))
+        for task in recipe.compose.tasks
+    ]
+
+
+def _shard(
+    recipe: Recipe, component: str, task: str, number: int, group: Sequence[Partition], pack: dict[str, Any]
+) -> PlannedPartition:
+    compose = recipe.compose
+    partition = Partition(
+        partition_id=f"train-{component}-{number:05d}",
+        row_ids=tuple(p.partition_id for p in group),
+        depends={
+            "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
+            "compose": key_settings(compose, {"tasks": [task], "tokenizer": compose.loaded_tokenizer.digest}),
+            "pack": pack,
+            "codes": {p.partition_id: p.key for p in group},
+        },
+    )
+    return PlannedPartition(
+        partition, PackGroup(task, component, tuple(PartitionRef(p.partition_id, p.key) for p in group))
+    )
 
 
 def make_packs(job: Job) -> Receipt:
     """Make one shard: the packs of one task over a group of partitions of codes."""
     recipe, source = job.recipe, job.output.dataset("codes")
-    task, component = job.payload["task"], job.payload["component"]
+    task, component = job.payload.task, job.payload.component
     compose = replace(recipe.compose, tasks=(task,))
 
     def fill(writer: RowWriter) -> None:
         def documents() -> Iterator[pa.Table]:
-            for upstream in job.payload["codes"]:
-                receipt = receipt_of(source, upstream["partition_id"], upstream["key"])
-                for batch in source.batches(receipt):
-                    composed = usable(compose, batch, writer).cast(DOCUMENTS)  # prompt and target on the token grid
+            for upstream in job.payload.codes:
+                for batch in source.batches(receipt_of(source, upstream)):
+                    composed = apply_or_quarantine(compose, batch, writer).cast(DOCUMENTS)
                     writer.count(documents=composed.num_rows)
                     fits = recipe.pack.fits(composed)
                     for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
@@ -83,3 +137,15 @@ def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
             held = held.slice(size)
     if held.num_rows:
         yield held.combine_chunks()
+
+
+PACKS_STAGE = Stage(
+    name="pack",
+    dataset="packs",
+    upstream=("codes",),
+    about="one training sequence: ragged streams, `cu_seqlens`, loss spans",
+    partitions=plan_packs,
+    make=make_packs,
+    check=check,
+    for_training=True,
+)

@@ -1,27 +1,55 @@
-"""tokenize: conversations -> mixtures -> codes, in chunks of bounded audio."""
+"""tokenize: conversations -> mixtures -> `codes`, in chunks of bounded audio."""
 
 from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.digest import canonical_json
+from models.config.settings import key_settings
+from operators.digest import canonical_json, to_jsonable
 from operators.errors import UnusableRowError
 from operators.evaluate.selftest import check_labels
 from operators.rng import hash64
-from operators.schema import AUDIO, CODES
+from operators.schema import AUDIO, CODES, SCHEMA_VERSION
 from operators.simulate.render import with_roots
-from operators.store.dataset import Receipt, RowWriter
+from operators.store.dataset import Partition, Receipt, RowWriter
+from pipelines.plan.planning import Planning
+from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Stage
 from pipelines.recipes.recipe import Recipe
-from pipelines.run.partitions import Job, usable
-from pipelines.stages.simulate import conversations_of
+from pipelines.stages.simulate import render_settings
+from pipelines.stages.upstream import apply_or_quarantine, in_chunks
 
 SELF_TESTED = 2
-"""Conversations of each partition whose labels are held against their sound."""
+"""Conversations of each partition whose labels are checked against their audio."""
+
+
+def plan_codes(planning: Planning) -> list[PlannedPartition]:
+    """Return a partition of codes for each partition of conversations."""
+    recipe = planning.recipe
+    settings = {
+        "operators": {
+            "render": recipe.render.version,
+            "encode": recipe.encode.version,
+            "schema": SCHEMA_VERSION,
+        },
+        "render": render_settings(recipe, with_stems=recipe.encode.stems),
+        "encode": key_settings(recipe.encode, {"codec": to_jsonable(recipe.encode.spec)}),
+    }
+    return [
+        PlannedPartition(
+            Partition(
+                partition_id=upstream.partition_id,
+                row_ids=upstream.row_ids,
+                depends={**settings, "conversations": upstream.key},
+            ),
+            PartitionRef(upstream.partition_id, upstream.key),
+        )
+        for upstream in planning.of("conversations")
+    ]
 
 
 def self_test(conversations: pa.Table, recipe: Recipe) -> int:
-    """Hold labels against sound; return how many conversations were.
+    """Check labels against the audio; return the number of conversations that were checked.
 
     Raises:
         InputError: they disagree.
@@ -40,12 +68,12 @@ def make_codes(job: Job) -> Receipt:
     sample = sorted(job.partition.row_ids, key=hash64)[:SELF_TESTED]
 
     def fill(writer: RowWriter) -> None:
-        for chunk in conversations_of(job):
-            conversations = with_roots(chunk, job.corpus_roots)
+        for chunk in in_chunks(job.output.dataset("conversations"), job.payload):
+            conversations = with_roots(chunk, job.roots)
             tested = conversations.filter(pc.is_in(conversations["conversation_id"], value_set=pa.array(sample)))
             writer.count(self_tested=self_test(tested, recipe))
-            audio = usable(recipe.render, conversations, writer)  # what the room hears
-            codes = usable(recipe.encode, audio.select(AUDIO.names), writer)  # (K, T) of each mixture
+            audio = apply_or_quarantine(recipe.render, conversations, writer)  # mixtures, in memory only
+            codes = apply_or_quarantine(recipe.encode, audio.select(AUDIO.names), writer)  # (K, T) of each mixture
             writer.write(codes)
             writer.count(
                 audio_s=sum(codes["num_samples"].to_pylist()) / recipe.encode.spec.sample_rate_hz,
@@ -55,3 +83,15 @@ def make_codes(job: Job) -> Receipt:
 
     metadata = {"hubbub.codec": canonical_json(recipe.encode.spec)}
     return job.output.dataset("codes").commit(job.partition, CODES, metadata, fill)
+
+
+CODES_STAGE = Stage(
+    name="tokenize",
+    dataset="codes",
+    upstream=("conversations",),
+    about="codes of a mixture and its stems, turns in frames",
+    partitions=plan_codes,
+    make=make_codes,
+    uses_gpu=lambda recipe: recipe.encode.device != "cpu",
+    keeps_model=True,
+)

@@ -1,248 +1,119 @@
-"""train: packs -> checkpoints; `models.training.loop` run by Ray Train."""
+"""train: packs -> `training`, a folder of checkpoints."""
 
-import json
-import logging
-import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from cluster.session import Session
-from models.config.header import Header
-from models.config.shape import Vocabulary
+from models.config.header import read_header, steps
+from models.config.settings import key_settings
 from models.training.metrics import StepRecord, read_metrics
-from models.training.mirror import Mirror
-from models.training.order import Stream
-from operators.digest import to_jsonable
-from operators.errors import InputError
-from operators.store.dataset import Dataset, Snapshot
-from operators.store.shards import PackShards
-from pipelines.plan.context import resize_every_s
-from pipelines.plan.road import Plan
-from pipelines.plan.start import check_start, decide, load_start, shape_of
-from pipelines.recipes.files import from_mapping
+from operators.store.dataset import Partition
+from pipelines.execute.context import RunContext, report_stage
+from pipelines.plan.header import check_training, digest_of_encoder
+from pipelines.plan.output import Output
+from pipelines.plan.planning import Plan, Planning, training_committed
+from pipelines.plan.stage import PlannedPartition, Stage, StagePlan
+from pipelines.plan.start import start_digest
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-
-_FAILURE = "failure.txt"
-"""Why a training stopped for good, where its checkpoints are."""
-
-
-def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
-    """Return what every checkpoint of a recipe says of itself."""
-    codec, tokenizer = recipe.encode.spec, recipe.compose.loaded_tokenizer
-    layout = recipe.compose.layout_of(codec)
-    return Header(
-        shape=shape_of(recipe),
-        vocabulary=Vocabulary(
-            text_size=tokenizer.vocab_size,
-            num_streams=layout.num_streams,
-            codebook_size=layout.vocab_size,
-            ordinal=codec.ordinal and layout.vocab_size == codec.codebook_size,
-            depth=layout.is_depth,
-            encoder_digest=_digest_of(recipe.model.encoder),
-        ),
-        codec=codec,
-        codec_weights=recipe.encode.weights,
-        layout=recipe.compose.layout,
-        group=recipe.compose.group,
-        tokenizer=tokenizer.name,
-        tokenizer_digest=tokenizer.digest,
-        tokenizer_file=None if tokenizer.file is None else str(tokenizer.file.absolute()),
-        deduplicate=recipe.compose.deduplicate,
-        lineage=lineage,
-    )
+from pipelines.reporting.tracking import StageRun
+from pipelines.stages.fit import Workers, fit
 
 
-@lru_cache(maxsize=4)
-def _digest_of(encoder: str | None) -> str:
-    if encoder is None:
-        return ""
-    from models.speech_lm.front_end import encoder_digest
-
-    try:
-        return encoder_digest(encoder)
-    except ValueError as error:
-        raise InputError(f"model.encoder: {error}") from error
-
-
-class Preemption:
-    """Asks now and then whether the machine is to be taken away: to ask is a message to every worker and back."""
-
-    EVERY = 20
-
-    def __init__(self) -> None:
-        """Begin to count steps."""
-        self._calls = 0
-
-    def __call__(self) -> bool:
-        """Tell whether it is; every worker asks after the same steps."""
-        import ray.train
-
-        self._calls += 1
-        return self._calls % self.EVERY == 0 and ray.train.get_preemption_info() is not None
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """Train on one worker: what Ray Train runs on each."""
-    import ray.train
-    import torch
-
-    from models.speech_lm.flops import peak_flops
-    from models.speech_lm.model import SpeechLM
-    from models.training.loop import train
-
-    recipe: Recipe = from_mapping(Recipe, json.loads(config["recipe"]), "train")
-    snapshot = Snapshot.from_json(json.loads(config["snapshot"]))
-    shards = PackShards(Dataset(config["data"], "packs"), snapshot, recipe.train.on_bad_shard)
-    header = header_of(recipe, json.loads(config["lineage"]))
-    context = ray.train.get_context()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
-    folder = Path(config["folder"])
-    start = json.loads(config["start"])
-    folder.mkdir(parents=True, exist_ok=True)  # a node that does not see the driver's has one of its own
-    load_start(model, start)
-    peak = peak_flops(torch.device(device))
-    if peak and context.get_world_rank() == 0:
-        (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
-    done = recipe.train.steps
-    try:
-        done = train(
-            model,
-            shards,
-            shards.grid,
-            recipe.train,
-            seed=recipe.seed,
-            folder=folder,
-            header=header,
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-            device=device,
-            should_stop=Preemption(),
-            url=config["url"],
-        )
-    except FloatingPointError as error:
-        # Every rank sees the same sums and stops at the same step; to try again would give the same.
-        (folder / _FAILURE).write_text(str(error))
-        if config["url"]:
-            Mirror(folder, config["url"]).send_loose()
-    if done < recipe.train.steps:
-        raise RuntimeError(
-            f"stopped at step {done}: the machine is to be taken away"
-        )  # Ray Train begins anew elsewhere
-    ray.train.report({"step": done})
-
-
-def check(recipe: Recipe) -> None:
-    """Check what training would stumble over: weights to start from, and their tokenizer.
-
-    Raises:
-        InputError: names what cannot be used.
-    """
-    check_start(recipe, header_of(recipe, {}))
-
-
-def fit(
-    plan: Plan,
-    snapshot: Snapshot,
-    lineage: dict[str, Any],
-    session: Session,
-    min_train_workers: int,
-    num_train_workers: int,
-) -> None:
-    """Train to the end, on as many workers as asked for; go on where an earlier run stopped.
-
-    With fewer at least than at most, Ray Train begins anew from the last checkpoint with what is left when a node is
-    lost, and with what is there when one comes: the packs of a step stay the same ones.
-
-    Raises:
-        InputError: there are not enough processors, the loss is no number, or a file cannot be read or written.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchTrainer
-
-    if min_train_workers > max(session.num_cpus, session.num_gpus):
-        raise InputError(
-            f"{min_train_workers} training workers want as many CPUs or GPUs; there are {session.num_cpus}"
-        )
-    config = plan.recipe.train
-    shards = PackShards(plan.output.dataset("packs"), snapshot, config.on_bad_shard)
-    for fault in shards.skipped.values():
-        console.notice(f"{fault}; training goes on without it (train.on_bad_shard skip)")
-    try:
-        Stream(shards.components, plan.recipe.seed, config.mixture, config.packs_per_step, config.steps)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    folder = plan.output.training(plan.training_key)
-    folder.mkdir(parents=True, exist_ok=True)
-    url = plan.output.training_url(plan.training_key)
-    if url:
-        Mirror(folder, url).forget(_FAILURE)
-    start = decide(plan.recipe, folder, header_of(plan.recipe, {}), url)
-    if plan.recipe.train.start_from is not None:
-        console.line("start", ", ".join(str(value) for value in start.values()))
-        lineage = {**lineage, "started_from": start}
-    (folder / _FAILURE).unlink(missing_ok=True)
-    use_gpu = session.num_gpus >= min_train_workers
-    is_elastic = min_train_workers < num_train_workers
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "recipe": json.dumps(to_jsonable(plan.recipe)),
-            "snapshot": json.dumps(to_jsonable(snapshot)),
-            "data": plan.output.data if plan.output.store else str(Path(plan.output.data).absolute()),
-            "folder": str(folder.absolute()),
-            "url": url,
-            "lineage": json.dumps(lineage),
-            "start": json.dumps(start),
+def plan_training(planning: Planning) -> list[PlannedPartition]:
+    """Return the one training of a recipe, whose key decides its folder."""
+    recipe = planning.recipe
+    encoder = digest_of_encoder(recipe.model.encoder) or None
+    partition = Partition(
+        partition_id="training",
+        row_ids=(),
+        depends={
+            "operators": {"train": recipe.train.version},
+            "train": key_settings(recipe.train, {"start_from": start_digest(recipe)}),
+            "model": key_settings(recipe.model, {"encoder": encoder}),
+            "seed": recipe.seed,
+            "packs": {p.partition_id: p.key for p in planning.of("packs")},
         },
-        scaling_config=ScalingConfig(
-            num_workers=(min_train_workers, num_train_workers) if is_elastic else num_train_workers,
-            elastic_resize_monitor_interval_s=resize_every_s(),
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": max(1, session.num_cpus // num_train_workers)},
-        ),
-        run_config=RunConfig(
-            name=plan.training_key[:12],
-            **_ray_storage(plan),
-            failure_config=FailureConfig(max_failures=3),
-        ),
     )
+    return [PlannedPartition(partition)]
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    ours = signal.getsignal(signal.SIGINT)
+
+def committed_trainings(recipe: Recipe, output: Output, partitions: Sequence[Partition]) -> frozenset[str]:
+    """Return the keys of trainings whose last checkpoint exists."""
+    return frozenset(p.key for p in partitions if training_committed(recipe, output, p.key))
+
+
+def run_training(context: RunContext, plan: Plan, stage: StagePlan) -> None:
+    """Train to the last step, unless that is done and recorded; report losses and speed."""
+    if stage.stale or "train" in context.unrecorded:
+        with context.stage("train") as run:
+            _train(context, plan, run, is_done=not stage.stale)
+        fresh = False
+    else:
+        plan.fetch_training()
+        fresh = True
+    figures = context.training = summary(curve(plan))
+    text = f"{figures['steps']:.0f} steps, loss {figures['first_loss']:.3f} -> {figures['last_loss']:.3f}"
+    report_stage("train", fresh, f"{text}, {console.count(figures['columns_per_s'])} columns/s")
+
+
+def _train(context: RunContext, plan: Plan, run: StageRun, *, is_done: bool) -> None:
+    recipe, packs = context.recipe, context.snapshots["packs"]
+    run.reads([(packs, context.output.dataset("packs").url())])
+    with console.bar("train", recipe.train.steps) as bar, _watched(plan, run, bar):
+        if not is_done:
+            options = context.options
+            workers = Workers(fewest=options.min_train_workers or options.train_workers, most=options.train_workers)
+            fit(plan, packs, _lineage(context, run), context.session(), workers)
+    folder = plan.output.training(plan.training_key)
+    for step in (0, recipe.train.steps):
+        tags = {"hubbub.packs": packs.merkle_root}
+        run.model(folder / f"step-{step:06d}", f"{recipe.name}-step-{step}", tags)
+    run.metrics(summary(curve(plan)), step=recipe.train.steps, prefix="summary.")
+
+
+def _lineage(context: RunContext, run: StageRun) -> dict[str, Any]:
+    """Return what every checkpoint records of where it comes from."""
+    indexes = [context.snapshots[name] for name in ("utterances", "recordings") if name in context.snapshots]
+    return {
+        **context.made_by,
+        "corpora": {source: listed for index in indexes for source, listed in index.inputs.items()},
+        "datasets": {name: snapshot.merkle_root for name, snapshot in context.snapshots.items()},
+        "mlflow_run": run.run_id,
+    }
+
+
+@contextmanager
+def _watched(plan: Plan, run: StageRun, bar: console.Bar) -> Iterator[None]:
+    """Follow the metrics file while training goes on: move the bar, and send the curve a batch at a time."""
+    stop = threading.Event()
+    sent = run.last_step("loss")
+
+    def follow() -> None:
+        nonlocal sent
+        while True:
+            finished = stop.wait(1.0)
+            records = curve(plan)
+            if records:
+                recent = records[-20:]
+                rate = sum(r.num_columns for r in recent) / max(sum(r.seconds for r in recent), 1e-9)
+                bar.to(records[-1].step, f"loss {records[-1].loss:.3f}, {rate:,.0f} columns/s")
+            new = [(record.step, as_metrics(record)) for record in records if record.step > sent]
+            if len(new) >= 50 or (finished and new):
+                run.curve(new)
+                sent = new[-1][0]
+            if finished:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
     try:
-        trainer.fit()
-    except SystemExit as error:  # Ray Train takes Ctrl-C for itself, and leaves by the wrong door
-        raise KeyboardInterrupt from error
-    except WorkerGroupError as error:
-        for cause in error.worker_failures.values():
-            if isinstance(cause, InputError):
-                raise InputError(str(cause)) from error
-            if isinstance(cause, OSError):
-                raise InputError(f"training stopped: {cause}; run again to go on from the last checkpoint") from error
-        raise
+        yield
     finally:
-        signal.signal(signal.SIGINT, ours)
-    if url is not None:
-        mirror = Mirror(folder, url)
-        mirror.fetch([0, *mirror.steps()])
-        mirror.fetch_loose()
-    if (folder / _FAILURE).exists():
-        raise InputError(f"{(folder / _FAILURE).read_text()}; lower --train.lr, or look at those packs")
-
-
-def _ray_storage(plan: Plan) -> dict[str, Any]:
-    """Return where Ray Train keeps its own state: a place that all of its workers see."""
-    if not plan.output.store:
-        return {"storage_path": str(plan.output.folder.absolute() / "ray")}
-    import fsspec
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    filesystem, path = fsspec.core.url_to_fs(f"{plan.output.store.rstrip('/')}/ray")
-    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
+        stop.set()
+        thread.join(timeout=60)
 
 
 def curve(plan: Plan) -> list[StepRecord]:
@@ -273,3 +144,34 @@ def summary(records: list[StepRecord]) -> dict[str, float]:
 def as_metrics(record: StepRecord) -> dict[str, float]:
     """Return a step's values by name."""
     return {name: float(value) for name, value in asdict(record).items() if name != "step"}
+
+
+def training_seconds(recipe: Recipe, output: Output) -> float | None:
+    """Return how long a recipe's steps would take, by the newest training here of a model of its size."""
+    found = []
+    for path in (output.folder / "checkpoints").glob("*/metrics.jsonl"):
+        done = steps(path.parent)
+        if done and read_header(path.parent / f"step-{done[-1]:06d}")[1].shape == recipe.model:
+            found.append(path)
+    if not found:
+        return None
+    records = read_metrics(max(found, key=lambda path: path.stat().st_mtime))[-200:]
+    columns = sum(record.num_columns for record in records)
+    if not columns:
+        return None
+    per_column = sum(record.seconds for record in records) / columns
+    return per_column * recipe.train.steps * recipe.train.packs_per_step * recipe.pack.capacity
+
+
+TRAINING_STAGE = Stage(
+    name="train",
+    dataset="training",
+    upstream=("packs",),
+    about="checkpoints and a line of metrics for every step",
+    partitions=plan_training,
+    run=run_training,
+    check=check_training,
+    expected_seconds=training_seconds,
+    committed=committed_trainings,
+    for_training=True,
+)

@@ -11,7 +11,8 @@ import soundfile
 
 from operators.errors import InputError
 from operators.simulate.render import roots_of, with_roots
-from pipelines.plan.road import Output, sound_roots
+from pipelines.plan.output import Output
+from pipelines.plan.sources import audio_roots
 from pipelines.recipes.files import from_mapping
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
@@ -31,7 +32,7 @@ def export(output_folder: Path, folder: Path, form: str, split: str | None) -> N
     snapshot = dataset.latest()
     if snapshot is None:
         raise InputError(f"there are no conversations in {output_folder}; make them with hubbub simulate")
-    roots = sound_roots(recipe, output)
+    roots = audio_roots(recipe, output)
     folder.mkdir(parents=True, exist_ok=True)
 
     def rows() -> Iterator[pa.Table]:

@@ -9,11 +9,13 @@ from models.config.header import read_header, steps
 from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
-from pipelines.plan.context import lock_folder
-from pipelines.plan.road import DATASETS, Output, made_corpus, plan_road
+from pipelines.execute.context import lock_folder
+from pipelines.plan.output import Output
+from pipelines.plan.sources import made_corpus
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
+from pipelines.stages import dataset_names, plan_road
 from pipelines.upkeep.export import recipe_of
 
 
@@ -47,7 +49,7 @@ def waste(output: Output, recipe: Recipe, keep_trainings: int) -> list[Waste]:
     }
     found = [Waste("training", str(path), _size(path)) for path in trainings if path not in kept]
     used = {f"{p.partition_id}-{p.key}" for stage in plan.stages for p in stage.partitions}
-    for name in DATASETS:
+    for name in dataset_names():
         dataset = output.dataset(name)
         newest = dataset.latest()
         snapshots = [s for n in range(1, newest.number + 1) if (s := dataset.numbered(n))] if newest else []

@@ -12,9 +12,10 @@ from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
-from pipelines.plan.road import Output, plan_road
+from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
+from pipelines.stages import plan_road
 from pipelines.upkeep.export import recipe_of
 
 

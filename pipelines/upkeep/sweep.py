@@ -10,12 +10,12 @@ import yaml
 from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
-from pipelines.plan.context import RunOptions
+from pipelines.execute.context import RunOptions
 from pipelines.recipes.files import from_mapping, to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.tracking import SweepRun
-from pipelines.run.run import run
+from pipelines.run import run
 
 
 def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[tuple[str, list[Any]]]:
@@ -85,11 +85,11 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict
             {
                 "values": dict(cell),
                 "recipe_digest": one.digest,
-                "cpwer": result["metrics"]["trained"]["cpwer"]["rate"],
-                "low": result["metrics"]["trained"]["cpwer"]["low"],
-                "high": result["metrics"]["trained"]["cpwer"]["high"],
-                "last_loss": result["training"].get("last_loss"),
-                "checkpoint": str(result["plan"].checkpoint_of("trained")),
+                "cpwer": result.metrics["trained"]["cpwer"]["rate"],
+                "low": result.metrics["trained"]["cpwer"]["low"],
+                "high": result.metrics["trained"]["cpwer"]["high"],
+                "last_loss": result.training.get("last_loss"),
+                "checkpoint": str(result.plan.checkpoint_of("trained")),
             }
         )
     order = sorted(range(len(found)), key=lambda i: float(found[i]["cpwer"]))

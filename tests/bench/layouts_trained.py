@@ -21,7 +21,7 @@ from models.config.header import steps as complete
 from models.sequence.batch import collate
 from models.training.metrics import read_metrics
 from operators.evaluate.transcribe import Transcribe
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from tests.bench.ablation import hubbub, newest
 from tests.bench.realism import SHARED
 from tests.models.support import packed

@@ -18,11 +18,12 @@ from pathlib import Path
 from operators.corpus.cast import Casting
 from operators.digest import to_jsonable
 from operators.store.dataset import Receipt
-from pipelines.plan.road import Output, plan_road, sound_roots
+from pipelines.plan.output import Output
+from pipelines.plan.sources import audio_roots
 from pipelines.recipes.files import to_json
 from pipelines.recipes.named import demo
 from pipelines.recipes.recipe import Partitions, Recipe
-from pipelines.run import partitions as jobs
+from pipelines.stages import plan_road
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,23 +59,18 @@ def copied(output, names, folder):
 def ray_overhead(output, recipe, folder):
     """Codes of realistic units, by Ray's one worker over a plain loop, in turn."""
     from cluster.session import connect
-    from pipelines.run.partitions import Job, build, make
+    from pipelines.execute.partitions import submit
 
-    roots, ratios = sound_roots(recipe, output), []
+    roots, ratios = audio_roots(recipe, output), []
     with connect(None, 1):
         for number in range(4):
             times = {}
             for which in ("plain", "ray") if number % 2 else ("ray", "plain"):
                 mine = copied(output, ("utterances", "conversations"), f"{folder}/{which}-{number}")
                 stage = plan_road(recipe, mine).stage("codes")
+                jobs = stage.jobs(recipe, mine, roots)
                 started = time.perf_counter()
-                if which == "ray":
-                    made = list(build(stage, recipe, mine, roots))
-                else:
-                    named = {name: str(path) for name, path in roots.items()}
-                    made = [
-                        make(Job(recipe, mine, "codes", p, stage.payloads[p.partition_id], named)) for p in stage.stale
-                    ]
+                made = list(submit(stage, jobs)) if which == "ray" else [stage.stage.make(job) for job in jobs]
                 times[which] = time.perf_counter() - started
                 assert len(made) == len(stage.partitions)
             if number:  # the first starts workers and compiles kernels
@@ -120,9 +116,9 @@ def mlflow_overhead(folder, steps):
 
     from mlflow import MlflowClient
 
-    from pipelines.plan.context import RunOptions
+    from pipelines.execute.context import RunOptions
     from pipelines.reporting.tracking import StageRun, Tracker
-    from pipelines.run import run as road
+    from pipelines.run import run
     from pipelines.stages.train import curve
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
@@ -135,9 +131,9 @@ def mlflow_overhead(folder, steps):
         contextlib.redirect_stdout(sys.stderr),
     ):
         started = time.perf_counter()
-        result = road.run(recipe, RunOptions(output=Path(folder) / "mlflow"))
+        result = run(recipe, RunOptions(output=Path(folder) / "mlflow"))
         seconds = time.perf_counter() - started
-    trained = sum(record.seconds for record in curve(result["plan"]))
+    trained = sum(record.seconds for record in curve(result.plan))
     whole = seconds + trained * (demo().train.steps / steps - 1)
     say(f"MLflow: {sum(spent):.1f} s in {len(spent)} calls; the demo would take {whole:.0f} s")
     return {"mlflow_overhead": round(sum(spent) / (whole - sum(spent)), 4)}
@@ -147,13 +143,12 @@ def dry(output_folder, number):
     """Plan and simulate some conversations without a sample of audio; in a process of its own."""
     recipe = named(number)
     output = Output(Path(output_folder))
-    named_roots: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         mine = copied(output, ("utterances",), f"{folder}/out")
         started = time.process_time()
         stage = plan_road(recipe, mine).stage("conversations")
-        for p in stage.stale:
-            jobs.make(jobs.Job(recipe, mine, "conversations", p, stage.payloads[p.partition_id], named_roots))
+        for job in stage.jobs(recipe, mine, {}):
+            stage.stage.make(job)
         seconds = time.process_time() - started
     # Not ru_maxrss, which a child takes over from its parent on Linux.
     status = Path("/proc/self/status").read_text()

@@ -41,20 +41,13 @@ from operators.simulate.rooms import Place
 from operators.store.dataset import Dataset
 from operators.store.shards import PackShards
 from operators.tokenize.encode import Encode
-from pipelines.plan.road import (
-    EVALUATE_VERSION,
-    TRAIN_VERSION,
-    Output,
-    index_partition,
-    manifests_of,
-    plan_road,
-    recorded_of,
-    recordings_partition,
-    sound_roots,
-)
+from pipelines.plan.header import header_of
+from pipelines.plan.output import Output
+from pipelines.plan.sources import manifests_of, recorded_of
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
-from pipelines.run.partitions import Job, make
-from pipelines.stages.train import header_of
+from pipelines.stages import plan_road
+from pipelines.stages.index import index_partition, recordings_partition
+from tests.pipelines.support import make_stale
 
 FOLDER = Path(__file__).parent
 RATE_HZ = 16_000
@@ -202,11 +195,10 @@ def build(folder: Path) -> Road:
     recipe, output = recipe_of(manifest, recorded), Output(folder / "out")
     road = Road(recipe, output)
     _index(road)
-    roots = {name: str(path) for name, path in sound_roots(recipe, output).items()}
     for name in ("conversations", "audio", "codes", "packs"):
-        _make(road, name, roots)
+        _make(road, name)
     _train(road)
-    _make(road, "hypotheses", roots)
+    _make(road, "hypotheses")
     return road
 
 
@@ -230,11 +222,9 @@ def _index(road: Road) -> None:
         dataset.snapshot([receipt], {}, {})
 
 
-def _make(road: Road, name: str, roots: dict[str, str]) -> None:
+def _make(road: Road, name: str) -> None:
     stage = plan_road(road.recipe, road.output).stage(name)
-    receipts = [
-        make(Job(road.recipe, road.output, name, p, stage.payloads[p.partition_id], roots)) for p in stage.stale
-    ]
+    receipts = make_stale(stage, road.recipe, road.output)
     assert not any(receipt.quarantined for receipt in receipts if name != "packs"), receipts
     road.output.dataset(name).snapshot(receipts, {}, {})
 
@@ -335,9 +325,9 @@ def fingerprints(road: Road) -> Iterator[tuple[str, Fingerprint]]:
         [step[name] for name in ("step", "num_columns", "num_documents", "num_frames", "epoch")] for step in steps
     ]
     figures = {name: [step[name] for step in steps] for name in ("loss", "text_loss", "audio_loss", "grad_norm", "lr")}
-    above = {**above, "train": TRAIN_VERSION}
+    above = {**above, **road.versions("training")}
     yield "training", Fingerprint(dict(sorted(above.items())), digest(counted), figures)
-    above = {**above, "evaluate": EVALUATE_VERSION}
+    above = {**above, **road.versions("hypotheses")}
     rows = [{key: row[key] for key in ("conversation_id", "turns", "num_tokens")} for row in road.rows("hypotheses")]
     yield "hypotheses", Fingerprint(dict(sorted(above.items())), digest(rows))
 
@@ -364,7 +354,7 @@ OWNERS = {
     "codes": "render or encode",
     "packs": "compose or pack",
     "training": "train",
-    "hypotheses": "evaluate",
+    "hypotheses": "transcribe",
 }
 """Whose version is to be raised where a data set changes and what it is made from does not."""
 

@@ -28,6 +28,13 @@ def write_recipe(path, manifest):
     return path
 
 
+def make_stale(stage, recipe, output):
+    """Make a stage's stale partitions in this process; return their receipts."""
+    from pipelines.plan.sources import audio_roots
+
+    return [stage.stage.make(job) for job in stage.jobs(recipe, output, audio_roots(recipe, output))]
+
+
 def command(*arguments):
     return [sys.executable, "-m", "pipelines", *map(str, arguments)]
 

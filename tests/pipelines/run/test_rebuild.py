@@ -15,10 +15,12 @@ from operators.packing.pack import Pack
 from operators.schema import UTTERANCES
 from operators.simulate import render
 from operators.tokenize import encode
-from pipelines.plan.road import Output, index_partition, plan_road, sound_roots
+from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Corpus, Partitions, Recipe
-from pipelines.run.partitions import Job, make
+from pipelines.stages import plan_road
+from pipelines.stages.index import index_partition
 from tests.conftest import write_corpus
+from tests.pipelines.support import make_stale
 
 NAMES = ("conversations", "codes", "packs")
 
@@ -48,13 +50,11 @@ def build(recipe, folder):
         assert not bad
         utterances.commit(partition, UTTERANCES, {}, lambda writer: writer.write(table))
     utterances.snapshot([utterances.committed(partition)], {}, {})
-    roots = {name: str(path) for name, path in sound_roots(recipe, output).items()}
     made, merkle = {}, {}
     for name in NAMES:
         stage = plan_road(recipe, output).stage(name)
         made[name] = {p.partition_id for p in stage.stale}
-        for p in stage.stale:
-            make(Job(recipe, output, name, p, stage.payloads[p.partition_id], roots))
+        make_stale(stage, recipe, output)
         dataset = output.dataset(name)
         merkle[name] = dataset.snapshot([dataset.committed(p) for p in stage.partitions], {}, {}).merkle_root
     return made, merkle
@@ -66,7 +66,7 @@ def casts_of(recipe, folder):
     table = Output(folder).dataset("utterances").read()
     ids, speakers = table["utterance_id"].to_pylist(), table["speaker"].to_pylist()
     return {
-        p.partition_id: {(ids[row], speakers[row]) for _, _, _, rows in stage.payloads[p.partition_id] for row in rows}
+        p.partition_id: {(ids[row], speakers[row]) for one in stage.payloads[p.partition_id].casts for row in one.rows}
         for p in stage.partitions
     }
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from models.training.metrics import read_metrics
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from tests.conftest import write_corpus
 from tests.operators.s3 import s3_environment
 from tests.pipelines.support import (

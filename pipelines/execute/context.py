@@ -16,7 +16,7 @@ from cluster.session import Session, connect
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
 from pipelines.cli.cluster_commands import check_cluster
-from pipelines.plan.road import Output
+from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.tracking import StageRun, Tracker, warm
@@ -92,6 +92,10 @@ class RunContext:
     unrecorded: frozenset[str] = frozenset()
     """Stages that are done, but whose runs a kill left open."""
     did_work: bool = False
+    training: dict[str, float] = field(default_factory=dict)
+    """First and last losses, and the speed of training."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the evaluation."""
     _warming: threading.Thread | None = None
 
     def expect_work(self) -> None:
@@ -142,11 +146,11 @@ class RunContext:
         self.journal(name, "end")
 
 
-def refuse_above(bad: list[Quarantined], total: int, share: float, road: RunContext) -> None:
+def refuse_above(bad: list[Quarantined], total: int, share: float, context: RunContext) -> None:
     """Stop where more rows are bad than the recipe allows; write all of them down first."""
     if bad and len(bad) > share * total:
-        road.quarantined += bad
-        path = write_quarantine(road)
+        context.quarantined += bad
+        path = write_quarantine(context)
         first = f"{bad[0].row_id}: {bad[0].reason}"
         raise InputError(
             f"{len(bad)} of {total} rows cannot be used, the first being {first}; all are in {path}. "
@@ -155,19 +159,19 @@ def refuse_above(bad: list[Quarantined], total: int, share: float, road: RunCont
         )
 
 
-def write_quarantine(road: RunContext) -> Path:
+def write_quarantine(context: RunContext) -> Path:
     """Write down what could not be used, and why."""
-    path = road.options.output / "quarantine.jsonl"
-    rows = sorted({(q.row_id, q.reason) for q in road.quarantined})
+    path = context.options.output / "quarantine.jsonl"
+    rows = sorted({(q.row_id, q.reason) for q in context.quarantined})
     text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def take_snapshot(road: RunContext, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
+def take_snapshot(context: RunContext, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
     """Commit a data set's next snapshot, and remember it."""
-    road.snapshots[dataset.name] = dataset.snapshot(receipts, inputs, road.made_by)
-    return road.snapshots[dataset.name]
+    context.snapshots[dataset.name] = dataset.snapshot(receipts, inputs, context.made_by)
+    return context.snapshots[dataset.name]
 
 
 def describe(snapshot: Snapshot) -> str:

@@ -1,0 +1,58 @@
+"""Where everything that a run makes is kept: a folder, and a store for data sets and checkpoints where one is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators.errors import InputError
+from operators.store import storage
+from operators.store.dataset import Dataset
+
+_STORE = "store"
+"""File of an output folder that holds the URL of its data sets and checkpoints, where they are kept elsewhere."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder of a run, and the URL of its store."""
+
+    folder: Path
+    store: str = ""
+    """URL of data sets and checkpoints; the folder itself where empty. A folder remembers its store."""
+
+    def __post_init__(self) -> None:
+        """Take the store that the folder was last used with, where none is given."""
+        if not self.store and (self.folder / _STORE).exists():
+            object.__setattr__(self, "store", (self.folder / _STORE).read_text().strip())
+
+    def remember(self, store: str) -> None:
+        """Record the store in the folder.
+
+        Raises:
+            InputError: the folder already uses another store.
+        """
+        if self.store and self.store != store:
+            raise InputError(
+                f"{self.folder} keeps its data sets at {self.store}, not at {store}; give another --output"
+            )
+        (self.folder / _STORE).write_text(store + "\n")
+
+    @property
+    def data(self) -> str:
+        """Root folder or URL of the data sets."""
+        return storage.join(self.store, "data") if self.store else str(self.folder / "data")
+
+    def training_url(self, key: str) -> str | None:
+        """Return the URL that a training's checkpoints are copied to; None without a store."""
+        return storage.join(self.store, "checkpoints", key[:12]) if self.store else None
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a data set by name."""
+        return Dataset(self.data, name)
+
+    def training(self, key: str) -> Path:
+        """Return the folder of a training's checkpoints and metrics."""
+        return self.folder / "checkpoints" / key[:12]
+
+    def evaluation(self, key: str) -> Path:
+        """Return the folder of an evaluation's results."""
+        return self.folder / "evaluation" / key[:12]

@@ -1,0 +1,57 @@
+"""What a recipe reads: manifests, recorded conversations, the corpus that it makes itself, and where their audio is."""
+
+from pathlib import Path
+
+from operators.corpus import manifest, stories
+from operators.corpus.manifest import Manifest, corpus_roots
+from operators.digest import digest
+from operators.simulate import joined
+from pipelines.plan.output import Output
+from pipelines.recipes.recipe import Recipe
+
+
+def given_manifests(recipe: Recipe) -> list[Manifest]:
+    """Return the manifests of single speakers that the user named.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    return [Manifest.parse(text) for text in recipe.corpus.manifests]
+
+
+def manifests_of(recipe: Recipe, output: Output) -> list[Manifest]:
+    """Return the manifests that are indexed: the user's, or that of the corpus made for this recipe.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    made = made_corpus(recipe, output)
+    return [Manifest(path=made)] if made is not None else given_manifests(recipe)
+
+
+def recorded_of(recipe: Recipe) -> list[Manifest]:
+    """Return the manifests of recorded conversations that the user named.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    return [Manifest.parse(text) for text in recipe.corpus.recorded]
+
+
+def made_corpus(recipe: Recipe, output: Output) -> Path | None:
+    """Return the folder of the corpus that the recipe makes (spoken stories, joined utterances), existing or not."""
+    corpus = recipe.corpus
+    if corpus.stories is not None:
+        kind, key = "stories", digest({"stories": corpus.stories, "version": stories.VERSION})
+    elif corpus.join is not None:
+        from_ = manifest.manifests_digest(given_manifests(recipe))
+        kind = "joined"
+        key = digest({"join": corpus.join, "seed": recipe.seed, "version": joined.VERSION, "manifests": from_})
+    else:
+        return None
+    return output.folder.absolute() / "corpus" / f"{kind}-{key[:12]}"
+
+
+def audio_roots(recipe: Recipe, output: Output) -> dict[str, Path]:
+    """Return the folder of every audio source, by the name that data sets use for it."""
+    return {**corpus_roots([*manifests_of(recipe, output), *recorded_of(recipe)]), **recipe.place.roots()}

@@ -1,0 +1,120 @@
+"""run: every stage up to the one asked for. What is done stays, what is stale is made."""
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from operators.digest import to_jsonable
+from operators.errors import InputError
+from operators.store.dataset import Snapshot
+from pipelines.execute.context import RunContext, RunOptions, lock_folder, write_quarantine
+from pipelines.execute.partitions import run_partitions
+from pipelines.plan.output import Output
+from pipelines.plan.planning import Plan, Planning, plan_stage
+from pipelines.plan.start import newest_checkpoint
+from pipelines.recipes.check import check_recipe
+from pipelines.recipes.files import differences, result_part, to_json
+from pipelines.recipes.recipe import Recipe
+from pipelines.reporting import console
+from pipelines.reporting.tracking import code_version, unrecorded
+from pipelines.stages import STAGES, check_stages, plan_road, stage_names
+from pipelines.stages.evaluate import check_checkpoint
+from pipelines.stages.index import make_corpus
+from pipelines.stages.notices import check_licences
+from pipelines.stages.simulate import casting_summary
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made, or found made."""
+
+    plan: Plan
+    snapshots: dict[str, Snapshot]
+    """By data set."""
+    training: dict[str, float]
+    """First and last losses, and the speed of training; empty where it was not asked for."""
+    metrics: dict[str, Any]
+    """Metrics of the evaluation; empty where it was not asked for."""
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures that stand for the whole run."""
+        figures = {f"train.{name}": value for name, value in self.training.items()}
+        for which in ("trained", "untrained"):
+            if which in self.metrics:
+                figures[f"{which}.cpwer"] = self.metrics[which]["cpwer"]["rate"]
+        return figures
+
+
+def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResult:
+    """Run every stage up to one; return what was made.
+
+    Raises:
+        InputError: the user can fix it; nothing already made is lost.
+    """
+    check_recipe(recipe)
+    check_stages(recipe)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.store:
+        Output(options.output).remember(options.store)
+    with ExitStack() as stack:
+        stack.enter_context(lock_folder(options.output))
+        claim(recipe, options)
+        code = code_version()
+        made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code}
+        if code.get("dirty"):
+            console.notice("the working tree has uncommitted changes; the lineage will record that")
+        context = RunContext(recipe, options, stack, made_by, unrecorded=unrecorded(Output(options.output)))
+        result = _run_stages(context, until)
+        whole_road = until == "evaluate" and options.checkpoint is None
+        if context.did_work or (whole_road and "run" in context.unrecorded):
+            context.tracker().finish(result.figures(), whole_road=whole_road)
+        return result
+
+
+def _run_stages(context: RunContext, until: str) -> RunResult:
+    recipe, output, order = context.recipe, context.output, stage_names()
+    make_corpus(context)
+    indexes = Planning(recipe, output)
+    for stage in STAGES:
+        if stage.index is not None and stage.is_used(recipe):
+            stage.index(context, plan_stage(stage, indexes))
+    check_licences(recipe, output, context.snapshots)
+    checkpoint = context.options.checkpoint
+    if checkpoint is not None:
+        checkpoint = check_checkpoint(newest_checkpoint(checkpoint), recipe)
+    plan = plan_road(recipe, output, checkpoint)
+    if any(stage.stale for stage in plan.stages):
+        context.expect_work()
+    console.line("splits", plan.splits.describe())
+    if casting := casting_summary(plan):
+        console.line("casting", casting)
+    for planned in plan.stages:
+        if planned.stage.index is None and order.index(planned.name) <= order.index(until):
+            (planned.stage.run or run_partitions)(context, plan, planned)
+    write_quarantine(context)
+    return RunResult(plan, context.snapshots, context.training, context.metrics)
+
+
+def claim(recipe: Recipe, options: RunOptions) -> None:
+    """Write the resolved recipe beside the output.
+
+    Raises:
+        InputError: the folder belongs to another recipe.
+    """
+    path = options.output / "recipe.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = differences(result_part(before), result_part(to_jsonable(recipe)))
+        if changed and not options.update:
+            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise InputError(
+                f"{options.output} belongs to another recipe ({shown}); give another --output, or --update to "
+                "continue there with this one (what still fits is kept)"
+            )
+        if before == to_jsonable(recipe):
+            return
+    staged = path.with_suffix(".part")
+    staged.write_text(to_json(recipe))
+    os.replace(staged, path)

@@ -1,0 +1,90 @@
+"""What is worth telling about a corpus and its conversations: licences, casting, turn-taking, utterance lengths."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.errors import InputError
+from operators.simulate.realism import against_prior, talks_of
+from operators.simulate.turn_taking import prior_of
+from operators.store.dataset import Dataset, Snapshot
+from pipelines.plan.output import Output
+from pipelines.recipes.recipe import Recipe
+
+
+def check_licences(recipe: Recipe, output: Output, snapshots: Mapping[str, Snapshot]) -> None:
+    """Check that everything that was indexed may be used.
+
+    Raises:
+        InputError: names the licences that may not, how much has them, and the way out.
+    """
+    allowed = recipe.corpus.allow_licences
+    if not allowed:
+        return
+    counted: Counter[str] = Counter()
+    for name in ("utterances", "recordings"):
+        for receipt in snapshots[name].receipts if name in snapshots else ():
+            for batch in output.dataset(name).batches(receipt):
+                column = batch["licence"] if name == "utterances" else pc.list_flatten(batch["turns"]).combine_chunks()
+                values = column if name == "utterances" else column.field("licence")
+                counted.update(str(value or "unknown") for value in values.to_pylist())
+    refused = {licence: number for licence, number in counted.items() if licence not in allowed}
+    if refused:
+        shown = ", ".join(f"{number:,} have {licence}" for licence, number in sorted(refused.items()))
+        raise InputError(
+            f"of {sum(counted.values()):,} utterances {shown}; corpus.allow_licences allows {', '.join(allowed)}. "
+            "Leave them out (--corpus.where \"licence == '...'\"), name the corpus's own (--corpus.licence), or allow "
+            "them"
+        )
+
+
+def long_utterances(recipe: Recipe, utterances: pa.Table) -> str:
+    """Say by how much utterances are longer than the prior's turns, and what could be done; nothing where they fit."""
+    if not utterances.num_rows or recipe.converse.cut_above_s:
+        return ""
+    seconds = np.array(utterances["source_num_samples"]) / np.array(utterances["source_rate_hz"])
+    wanted = np.array(prior_of(recipe.converse.prior).segment_s)
+    share = float(np.mean(seconds > np.quantile(wanted, 0.9)))
+    if share < 0.5:
+        return ""
+    timed = any(pc.list_value_length(utterances["words"]).to_pylist())
+    cure = "--converse.cut-above-s 5 cuts them between words"
+    return (
+        f"{share:.0%} of the utterances are longer than nine in ten turns of the {recipe.converse.prior} prior (median "
+        f"{np.median(seconds):.1f} s, there {np.median(wanted):.1f} s): silence and overlap will be a smaller share "
+        f"of the talk than there; {cure if timed else f'hubbub data align finds word times, then {cure}'}"
+    )
+
+
+def turn_taking(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 500) -> tuple[str, dict[str, float]]:
+    """Say in a line how far conversations are from the prior, and how much of them is silence and overlap.
+
+    Returns:
+        The line, and the figures for the tracking server.
+    """
+    tables: list[pa.Table] = []
+    for receipt in snapshot.receipts:
+        simulated = receipt.partition_id.startswith("train-") and not receipt.partition_id.startswith("train-recorded-")
+        if simulated and sum(t.num_rows for t in tables) < most:
+            tables += [batch.slice(0, most) for batch in dataset.batches(receipt)]
+    talks = talks_of(pa.concat_tables(tables).slice(0, most)) if tables else []
+    if not talks:
+        return "all conversations are recorded ones", {}
+    try:
+        card = against_prior(talks, prior_of(recipe.converse.prior), draws=2)
+    except (InputError, ZeroDivisionError):
+        return "too little talk to compare", {}
+    distances: dict[str, Any] = card["distances"]  # type: ignore[assignment]
+    figures: dict[str, Any] = card["simulated"]  # type: ignore[assignment]
+    far = ", ".join(f"{name}s {d['ks']:.3f}" for name, d in distances.items() if d and name in ("offset", "pause"))
+    measured = {f"ks_{name}": float(d["ks"]) for name, d in distances.items() if d}
+    measured |= {name: float(figures[name]) for name in ("silence_share", "overlap_share", "three_speaker_share")}
+    text = (
+        f"{far} from the {recipe.converse.prior} prior (KS); {figures['silence_share']:.0%} silence, "
+        f"{figures['overlap_share']:.0%} of speech overlapped"
+    )
+    return text, measured

@@ -1,0 +1,100 @@
+"""What every worker of Ray Train runs: the model, its packs, and `models.training` until the last step."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.training.mirror import Mirror
+from operators.store.dataset import Dataset, Snapshot
+from operators.store.shards import PackShards
+from pipelines.plan.header import header_of
+from pipelines.plan.start import load_start
+from pipelines.recipes.recipe import Recipe
+
+FAILURE = "failure.txt"
+"""File next to the checkpoints: why a training cannot continue."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a training worker is given."""
+
+    recipe: Recipe
+    packs: Snapshot
+    data: str
+    """Root folder or URL of the data sets."""
+    folder: Path
+    """Folder of checkpoints and metrics, on this machine."""
+    url: str | None
+    """URL that checkpoints are copied to."""
+    lineage: dict[str, Any]
+    """Recorded in every checkpoint."""
+    start: dict[str, Any]
+    """Initial weights, as `pipelines.plan.start.decide` returns them."""
+
+
+class Preemption:
+    """Asks now and then whether the machine is to be taken away: to ask is a message to every worker and back."""
+
+    EVERY = 20
+
+    def __init__(self) -> None:
+        """Begin to count steps."""
+        self._calls = 0
+
+    def __call__(self) -> bool:
+        """Tell whether it is; every worker asks after the same steps."""
+        import ray.train
+
+        self._calls += 1
+        return self._calls % self.EVERY == 0 and ray.train.get_preemption_info() is not None
+
+
+def train_worker(config: dict[str, "TrainingJob"]) -> None:
+    """Train on one worker: what Ray Train runs on each."""
+    import ray.train
+    import torch
+
+    from models.speech_lm.flops import peak_flops
+    from models.speech_lm.model import SpeechLM
+    from models.training.loop import train
+
+    job = config["job"]
+    recipe, folder = job.recipe, job.folder
+    shards = PackShards(Dataset(job.data, "packs"), job.packs, recipe.train.on_bad_shard)
+    header = header_of(recipe, job.lineage)
+    context = ray.train.get_context()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
+    folder.mkdir(parents=True, exist_ok=True)  # a node that does not see the driver's has one of its own
+    load_start(model, job.start)
+    peak = peak_flops(torch.device(device))
+    if peak and context.get_world_rank() == 0:
+        (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
+    done = recipe.train.steps
+    try:
+        done = train(
+            model,
+            shards,
+            shards.grid,
+            recipe.train,
+            seed=recipe.seed,
+            folder=folder,
+            header=header,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=device,
+            should_stop=Preemption(),
+            url=job.url,
+        )
+    except FloatingPointError as error:
+        # Every rank sees the same sums and stops at the same step; to try again would give the same.
+        (folder / FAILURE).write_text(str(error))
+        if job.url:
+            Mirror(folder, job.url).send_loose()
+    if done < recipe.train.steps:
+        raise RuntimeError(
+            f"stopped at step {done}: the machine is to be taken away"
+        )  # Ray Train begins anew elsewhere
+    ray.train.report({"step": done})

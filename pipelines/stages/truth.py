@@ -1,0 +1,23 @@
+"""Truth files of all conversations, beside the output."""
+
+import pyarrow.compute as pc
+
+from operators.corpus.annotations import write_truth
+from operators.store.dataset import Snapshot
+from pipelines.plan.output import Output
+
+
+def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...], hop_samples: int) -> list[str]:
+    """Write truth files of all conversations, one per kind and split; return their paths."""
+    conversations = output.dataset("conversations").read(snapshot)
+    folder = output.folder / "truth"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split in sorted(set(conversations["split"].to_pylist())):
+        chosen = conversations.filter(pc.equal(conversations["split"], split))
+        for kind in kinds:
+            suffix = {"seglst": "seglst.json", "sot": "sot.jsonl", "activity": "activity.jsonl"}.get(kind, kind)
+            path = folder / f"{split}.{suffix}"
+            path.write_text(write_truth(chosen, kind, hop_samples), encoding="utf-8")
+            written.append(str(path))
+    return written
