@@ -194,7 +194,7 @@ def build(folder: Path) -> Road:
     manifest, recorded = write_corpus(folder / "corpus")
     recipe, output = recipe_of(manifest, recorded), Output(folder / "out")
     road = Road(recipe, output)
-    _index(road)
+    index_corpus(road)
     for name in ("conversations", "audio", "codes", "packs"):
         _make(road, name)
     _train(road)
@@ -202,7 +202,8 @@ def build(folder: Path) -> Road:
     return road
 
 
-def _index(road: Road) -> None:
+def index_corpus(road: Road) -> None:
+    """Index utterances and recordings."""
     recipe, output = road.recipe, road.output
     manifests, recorded = manifests_of(recipe, output), recorded_of(recipe)
     table, bad = index(manifests, None, 60.0, recipe.corpus.language, recipe.corpus.licence)
