@@ -205,12 +205,12 @@ def build(folder: Path) -> Road:
 def index_corpus(road: Road) -> None:
     """Index utterances and recordings."""
     recipe, output = road.recipe, road.output
-    manifests, recorded = manifests_of(recipe, output), recorded_of(recipe)
-    table, bad = index(manifests, None, 60.0, recipe.corpus.language, recipe.corpus.licence)
+    manifests, recorded, corpus = manifests_of(recipe, output), recorded_of(recipe), recipe.corpus
+    table, bad = index(manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence)
     roots = {path: name for name, path in corpus_roots([*manifests, *recorded]).items()}
     talks, worse = index_recorded(
         recorded, roots, recipe.converse.sample_rate_hz, seed=recipe.seed, test_share=recipe.casting.test_speakers,
-        language=recipe.corpus.language, licence=recipe.corpus.licence,
+        language=corpus.language, licence=corpus.licence,
     )  # fmt: skip
     assert not bad, bad
     assert not worse, worse
