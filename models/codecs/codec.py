@@ -1,11 +1,11 @@
 """The codec contract: audio to integer codes (K, T) and back.
 
-A new codec is one class in one file of this package that fills in `Codec`, and a line in `load_codec`: docs/codecs.md.
+`models.codecs` holds the table of codecs; a new one is one file and one line there (docs/extending.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ class CodecSpec:
     """What a data set, a layout and a model need to know of a codec; written beside everything made with it."""
 
     name: str
-    """The adapter's name, as `load_codec` takes it."""
+    """The codec's name in the table `models.codecs.CODECS`."""
     sample_rate_hz: int
     """Rate of the audio that goes in and comes out."""
     hop_samples: int
@@ -68,60 +68,32 @@ class Codec(Protocol):
         ...
 
 
-NAMES = ("dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac")
+@dataclass(frozen=True, kw_only=True)
+class CodecEntry:
+    """What a codec's file says of it, before any weights are loaded."""
+
+    load: Callable[[str, int | None, str], Codec]
+    """Loads it, given the folder or hub id of its weights (empty where it has none), codebooks and device."""
+    about: str
+    """What it is, in a few words, for the documentation."""
+    needs_weights: bool = True
+    """Whether `--encode.weights` must be given."""
+    is_continuous: bool = False
+    """Whether its audio can only be input to a model, never predicted."""
+    runs_on_gpu: bool = False
+    """Whether `--encode.device cuda` speeds it up."""
+    package: str = ""
+    """Module that must be installed for it."""
+    example: Callable[[Path], str] | None = None
+    """Writes small weights to a folder and returns what `load` takes: data of the contract test."""
+    shared_weights: str = ""
+    """Folder of real weights below the tests' shared data, where small ones cannot be written."""
 
 
 def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
     """Return each waveform's codes, several at once where the codec knows how to do that without changing one."""
     at_once = getattr(codec, "encode_many", None)
     return [codec.encode(wav) for wav in wavs] if at_once is None else at_once(wavs)
-
-
-@lru_cache(maxsize=4)
-def load_codec(name: str, weights: str | None = None, num_codebooks: int | None = None, device: str = "cpu") -> Codec:
-    """Load a codec by its adapter's name, once a process.
-
-    Args:
-        name: one of `NAMES`; dmel and pcm need no weights.
-        weights: folder of the weights, or the hub id of a transformers codec.
-        num_codebooks: how many of the codec's codebooks to use; its own default where None.
-        device: where a neural codec runs.
-
-    Raises:
-        ValueError: the name is unknown, or the weights or a package are missing.
-    """
-    if name == "dmel":
-        from models.codecs.dmel import DMel
-
-        if num_codebooks not in (None, DMel.NUM_CHANNELS):
-            raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
-        return DMel()
-    if name == "pcm":
-        from models.codecs.pcm import Pcm
-
-        if num_codebooks is not None:
-            raise ValueError("pcm is no codec: it has no codebooks to choose from")
-        return Pcm()
-    if name not in NAMES:
-        raise ValueError(f"there is no codec named {name!r}; there are {', '.join(NAMES)}")
-    if weights is None:
-        raise ValueError(f"codec {name} needs the folder of its weights: --encode.weights FOLDER")
-    match name:
-        case "lyra":
-            from models.codecs.lyra import Lyra
-
-            return Lyra(weights, num_codebooks=num_codebooks or Lyra.DEFAULT_NUM_CODEBOOKS)
-        case "units":
-            from models.codecs.units import Units
-
-            return Units(weights)
-        case "snac":
-            from models.codecs.snac import Snac
-
-            return Snac(weights)
-    from models.codecs.transformers_codecs import TransformersCodec
-
-    return TransformersCodec(name, weights, num_codebooks, device)
 
 
 def pack_codes(codes: NDArray[Any], bits: int) -> bytes:

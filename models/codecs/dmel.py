@@ -12,7 +12,7 @@ import numpy as np
 import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
 
-from models.codecs.codec import CodecSpec
+from models.codecs.codec import CodecEntry, CodecSpec
 
 
 def mel_filterbank(num_channels: int, num_bins: int, sample_rate_hz: int) -> NDArray[np.float32]:
@@ -181,3 +181,12 @@ class DMel:
             wav[span] += frame
             weight[span] += self._window**2
         return wav / np.maximum(weight, 1e-3)
+
+
+def _load(_: str, num_codebooks: int | None, __: str) -> DMel:
+    if num_codebooks not in (None, DMel.NUM_CHANNELS):
+        raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
+    return DMel()
+
+
+CODEC = CodecEntry(load=_load, about="80 log-mel channels in 16 levels, 40 frames/s", needs_weights=False)

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from models.codecs.codec import CodecSpec
+from models.codecs.codec import CodecEntry, CodecSpec
 
 ZERO = 1 << 15
 """The code of silence."""
@@ -64,3 +64,14 @@ class Pcm:
         """Return the waveform (num_samples,) of codes (1280, T): exactly what was encoded, in 16 bits."""
         wav = (codes.T.reshape(-1).astype(np.float32) - ZERO) / 32768.0
         return np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples]
+
+
+def _load(_: str, num_codebooks: int | None, __: str) -> Pcm:
+    if num_codebooks is not None:
+        raise ValueError("pcm is not a codec: it has no codebooks to choose from")
+    return Pcm()
+
+
+CODEC = CodecEntry(
+    load=_load, about="16-bit samples, for models with a pretrained encoder", needs_weights=False, is_continuous=True
+)

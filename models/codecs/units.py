@@ -15,7 +15,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from models.codecs.codec import CodecSpec
+from models.codecs.codec import CodecEntry, CodecSpec
 from models.codecs.dmel import DMel
 
 Features = NDArray[np.float32]
@@ -182,3 +182,16 @@ class Units:
         if self.description["kind"] != "mel":
             raise ValueError(f"units of {self.description['kind']} features cannot be made sound again; mel units can")
         return DMel().from_log_mel(self.centers[codes[0].astype(np.int64)], num_samples)
+
+
+def _example(folder: Path) -> str:
+    centers = np.random.default_rng(0).normal(-2.0, 1.0, (12, DMel.NUM_CHANNELS)).astype(np.float32)
+    save_units(folder, centers, {"kind": "mel"})
+    return str(folder)
+
+
+CODEC = CodecEntry(
+    load=lambda weights, _, __: Units(weights),
+    about="k-means of mel, MFCC or an encoder's states, 40 or 50 frames/s",
+    example=_example,
+)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.codecs.codec import Codec, CodecSpec, encode_many, load_codec, pack_codes
+from models.codecs import CodecName, load_codec
+from models.codecs.codec import Codec, CodecSpec, encode_many, pack_codes
 from models.config.settings import BY_CONTENT, NO_RESULT
 from operators.corpus.annotations import to_frames
 from operators.errors import InputError
@@ -45,9 +46,7 @@ def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
 class Encode:
     """Encodes each mixture alone, so that no code depends on what else is in the batch."""
 
-    codec: Literal[
-        "dmel", "pcm", "units", "lyra", "mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec", "snac"
-    ] = field(default="dmel", metadata=BY_CONTENT)
+    codec: CodecName = field(default="dmel", metadata=BY_CONTENT)
     """Adapter: dmel needs no weights, the others their folder."""
     weights: str | None = field(default=None, metadata=BY_CONTENT)
     """Folder of the codec's weights; of transformers codecs also a hub id, which is then fetched."""

@@ -13,6 +13,7 @@ import tyro
 
 from cluster import jobs, preflight
 from cluster.session import Session, connect
+from models.codecs import codec_entry
 from operators.errors import InputError
 from pipelines.recipes.files import RECIPE_VARIABLE
 from pipelines.recipes.recipe import Recipe
@@ -157,7 +158,7 @@ def check_cluster(recipe: Recipe, session: Session, output: Path, store: str, tr
     manifests = [*recipe.corpus.manifests, *recipe.corpus.recorded]
     paths = [text.partition("=")[2] if "=" in text else text for text in manifests]
     paths = [path for path in paths if "://" not in path] + ([] if store else [str(output.absolute())])
-    neural = recipe.encode.codec not in ("dmel", "pcm", "lyra", "units")
+    neural = codec_entry(recipe.encode.codec).runs_on_gpu
     nodes = [node for node in preflight.look(paths) if node.cpus or not node.alive]  # a head may do no work
     if not nodes:  # they come when there is work for them
         console.notice("no node offers a CPU yet; work waits until one does")

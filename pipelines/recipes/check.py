@@ -1,5 +1,6 @@
 """What is checked of a recipe before anything is started: rules that involve several of its sections."""
 
+from models.codecs import codec_entry
 from operators.documents.tasks import KNOWS_WHO_TALKS, NEEDS_STEMS
 from operators.errors import InputError
 from pipelines.recipes.recipe import Recipe
@@ -36,7 +37,7 @@ def check_recipe(recipe: Recipe) -> None:
     if spoken:
         recipe.place.check(recipe.casting.max_speakers)
     _ = recipe.compose.loaded_tokenizer
-    continuous = recipe.encode.codec == "pcm"
+    continuous = codec_entry(recipe.encode.codec).is_continuous
     if continuous != (recipe.model.encoder is not None):
         raise InputError(
             "audio of codec pcm is heard through an encoder, and no other: --encode.codec pcm goes with "

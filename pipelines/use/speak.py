@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.codecs.codec import load_codec, pack_codes
+from models.codecs import load_codec
+from models.codecs.codec import pack_codes
 from models.speech_lm.generate import Sampling, generate_audio
 from operators.corpus.text import normalize
 from operators.documents.document import Document

@@ -8,7 +8,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from models.codecs.codec import CodecSpec, load_codec, pack_codes
+from models.codecs import load_codec
+from models.codecs.codec import CodecSpec, pack_codes
 from operators.documents.document import Window
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe

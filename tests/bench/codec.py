@@ -21,7 +21,8 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from models.codecs.codec import encode_many, load_codec
+from models.codecs import load_codec
+from models.codecs.codec import encode_many
 from models.codecs.dmel import DMel
 from models.codecs.units import features_of, fit_units, save_units
 from operators.schema import AUDIO

@@ -4,7 +4,8 @@ import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.codecs.codec import load_codec, pack_codes, unpack_codes
+from models.codecs import load_codec
+from models.codecs.codec import pack_codes, unpack_codes
 from models.codecs.dmel import DMel, mel_filterbank
 
 

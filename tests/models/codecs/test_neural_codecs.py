@@ -1,72 +1,20 @@
 """Neural codecs with small random weights, saved and loaded by the real code, against the libraries called directly."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from models.codecs.codec import encode_many, load_codec, pack_codes, unpack_codes
-from models.codecs.transformers_codecs import TransformersCodec
+from models.codecs import codec_entry, load_codec
+from models.codecs.codec import encode_many, pack_codes, unpack_codes
+from models.codecs.neural.transformers_codec import SemanticCodec
 
 transformers = pytest.importorskip("transformers", reason="transformers (extra `codecs`) is not installed")
-
-
-def small(name):
-    torch.manual_seed(0)
-    dac = {
-        "encoder_hidden_size": 8,
-        "decoder_hidden_size": 32,
-        "n_codebooks": 3,
-        "codebook_size": 32,
-        "codebook_dim": 4,
-    }
-    hubert = transformers.HubertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, conv_dim=[16] * 7,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    bert = {
-        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-        "feature_projection_input_dim": 160, "model_type": "wav2vec2-bert", "conv_depthwise_kernel_size": 3,
-    }  # fmt: skip
-    one_codebook = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "head_dim": 16, "encoder_hidden_size": 4, "quantization_dim": 64,
-        "semantic_model_config": bert,
-    }  # fmt: skip
-    match name:
-        case "mimi":
-            config = transformers.MimiConfig(
-                hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-                head_dim=16, intermediate_size=64, codebook_dim=16, codebook_size=32, num_quantizers=4,
-                vector_quantization_hidden_dimension=16, upsample_groups=32,
-            )  # fmt: skip
-            return transformers.MimiModel(config)
-        case "encodec":
-            return transformers.EncodecModel(
-                transformers.EncodecConfig(num_filters=4, hidden_size=16, codebook_size=32, num_lstm_layers=1,
-                                           target_bandwidths=[1.5, 3.0])
-            )  # fmt: skip
-        case "dac":
-            return transformers.DacModel(transformers.DacConfig(**dac))
-        case "xcodec":
-            ratios = {"downsampling_ratios": [8, 5, 4, 2], "upsampling_ratios": [8, 5, 4, 2], "hidden_size": 32}
-            config = transformers.XcodecConfig(
-                codebook_size=32, semantic_model_config=hubert.to_dict(),
-                acoustic_model_config=transformers.DacConfig(**dac, **ratios).to_dict(),
-            )  # fmt: skip
-            return transformers.XcodecModel(config)
-        case "xcodec2":
-            return transformers.Xcodec2Model(transformers.Xcodec2Config(**one_codebook))
-        case "neucodec":
-            return transformers.NeuCodecModel(transformers.NeuCodecConfig(**one_codebook))
-    raise AssertionError(name)
 
 
 @pytest.fixture(scope="module", params=["mimi", "encodec", "dac", "xcodec", "xcodec2", "neucodec"])
 def loaded(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / request.param
-    small(request.param).save_pretrained(folder)
+    codec_entry(request.param).example(folder)
     return load_codec(request.param, str(folder)), folder
 
 
@@ -82,7 +30,9 @@ def test_every_length_makes_the_promised_number_of_frames(loaded):
         codes = codec.encode(noise(codec, 1)[:number])
         assert codes.dtype == np.uint16
         assert codes.shape == (codec.spec.num_codebooks, codec.num_frames(number)) == (len(codes), -(-number // hop))
-        if codes.shape[1] != 1 or codec.features is None:  # one channel a group and one frame is nothing to normalize
+        if codes.shape[1] != 1 or not isinstance(
+            codec, SemanticCodec
+        ):  # one channel a group and one frame is nothing to normalize
             assert codec.decode(codes, number).shape == (number,)
     assert not codes.size or codes.max() < codec.spec.codebook_size
     assert np.array_equal(unpack_codes(pack_codes(codes, codec.spec.bits), len(codes), codec.spec.bits), codes)
@@ -95,7 +45,7 @@ def test_codes_are_the_librarys_own(loaded):
     model = type(codec.model).from_pretrained(folder).eval()
     given = torch.from_numpy(wav)[None, None]
     options = {"bandwidth": model.config.target_bandwidths[-1]} if codec.name in ("encodec", "xcodec") else {}
-    if codec.features is not None:
+    if isinstance(codec, SemanticCodec):
         # As the library's extractors pad: a hop behind, and half a hop around for X-Codec 2.
         longer = np.pad(wav, (0, 320))
         extract = transformers.SeamlessM4TFeatureExtractor()
@@ -114,7 +64,7 @@ def test_together_is_as_alone_and_the_weights_have_a_digest(loaded):
     alike = [noise(codec, 0.5, seed) for seed in range(3)]
     for one, other in zip(encode_many(codec, alike), [codec.encode(wav) for wav in alike], strict=True):
         assert np.array_equal(one, other)
-    again = TransformersCodec(codec.name, str(folder))
+    again = type(codec)(str(folder))
     assert again.spec == codec.spec
     with torch.no_grad():
         next(again.model.parameters()).add_(1.0)
@@ -126,8 +76,8 @@ def test_long_recordings_have_exact_seams_where_state_is_kept_and_close_ones_els
     codec, _ = loaded
     wav = noise(codec, 6.0)
     whole = codec.encode(wav)
-    monkeypatch.setattr("models.codecs.transformers_codecs.PIECE_S", 2.0)
-    monkeypatch.setattr("models.codecs.transformers_codecs.CONTEXT_S", 1.0)
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.PIECE_S", 2.0)
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.CONTEXT_S", 1.0)
     pieces = codec.encode(wav)
     assert pieces.shape == whole.shape
     same = float((pieces == whole).mean())
@@ -165,7 +115,7 @@ def test_weights_that_are_not_there_are_named(tmp_path):
 
 
 def test_fewer_codebooks_are_the_first_ones(tmp_path):
-    small("mimi").save_pretrained(tmp_path)
+    codec_entry("mimi").example(tmp_path)
     four, two = load_codec("mimi", str(tmp_path)), load_codec("mimi", str(tmp_path), 2)
     wav = noise(four, 1.0)
     assert np.array_equal(four.encode(wav)[:2], two.encode(wav))
@@ -174,25 +124,10 @@ def test_fewer_codebooks_are_the_first_ones(tmp_path):
         load_codec("mimi", str(tmp_path), 5)
 
 
-def write_snac(folder):
-    from safetensors.torch import save_file
-    from snac import SNAC
-
-    torch.manual_seed(0)
-    config = {"sampling_rate": 24_000, "encoder_dim": 8, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 64,
-              "decoder_rates": [8, 8, 4, 2], "attn_window_size": None, "codebook_size": 64, "codebook_dim": 4,
-              "vq_strides": [4, 2, 1], "noise": False}  # fmt: skip
-    model = SNAC(**config)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
-    return model.eval()
-
-
 def test_snac_interleaves_its_levels_and_finds_them_again(tmp_path):
     pytest.importorskip("snac", reason="snac (extra `codecs`) is not installed")
-    model = write_snac(tmp_path)
-    codec = load_codec("snac", str(tmp_path))
+    codec = load_codec("snac", codec_entry("snac").example(tmp_path))
+    model = codec.model
     assert (codec.spec.num_codebooks, codec.spec.hop_samples) == (7, 2048)
     wav = noise(codec, 1.0)
     codes = codec.encode(wav)

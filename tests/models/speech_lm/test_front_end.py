@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.codecs.codec import load_codec, pack_codes
+from models.codecs import load_codec
+from models.codecs.codec import pack_codes
 from models.config.header import Header
 from models.config.options import Training
 from models.config.shape import Vocabulary

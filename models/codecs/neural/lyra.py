@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.codecs.codec import CodecSpec
+from models.codecs.codec import CodecEntry, CodecSpec
 
 _FILES = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 
@@ -116,3 +116,11 @@ class Lyra:
             wav[t] = generator.get_tensor(target).reshape(-1)
         flat = wav.reshape(-1)
         return np.pad(flat, (0, max(0, num_samples - len(flat))))[:num_samples]
+
+
+CODEC = CodecEntry(
+    load=lambda weights, num_codebooks, _: Lyra(weights, num_codebooks or Lyra.DEFAULT_NUM_CODEBOOKS),
+    about="Lyra V2 (SoundStream), 50 frames/s, up to 46 codebooks of 16",
+    package="ai_edge_litert",
+    shared_weights="lyra_v2",
+)

@@ -1,7 +1,7 @@
 """SNAC: codes at several rates, interleaved into frames of the slowest one.
 
-A frame holds one code of the first level, two of the second and four of the third, in the order in which they are
-heard: 1, 2a, 3a, 3b, 2b, 3c, 3d. Source: Siuzdak et al. 2024, "SNAC: Multi-Scale Neural Audio Codec", arXiv:2410.14411.
+A frame holds one code of the first level, two of the second and four of the third, in the order of their
+time: 1, 2a, 3a, 3b, 2b, 3c, 3d. Source: Siuzdak et al. 2024, "SNAC: Multi-Scale Neural Audio Codec", arXiv:2410.14411.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.codecs.codec import CodecSpec
+from models.codecs.codec import CodecEntry, CodecSpec
 
 
-def heard_order(strides: tuple[int, ...]) -> list[tuple[int, int]]:
+def interleaved_order(strides: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return level and place within the frame of each code of a frame, a level's code before those beneath it.
 
-    >>> heard_order((4, 2, 1))
+    >>> interleaved_order((4, 2, 1))
     [(0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (2, 2), (2, 3)]
     """
 
@@ -62,7 +62,7 @@ class Snac:
         self.strides = tuple(int(stride) for stride in self.model.vq_strides)
         if any(a % b for a, b in zip(self.strides, self.strides[1:], strict=False)):
             raise ValueError(f"codec snac: strides {self.strides} do not divide each other")
-        self.order = heard_order(self.strides)
+        self.order = interleaved_order(self.strides)
 
     @property
     def _hop(self) -> int:
@@ -125,3 +125,35 @@ class Snac:
         made = self.model.decode([torch.from_numpy(level.reshape(1, -1)) for level in levels])
         wav = made.reshape(-1).numpy()
         return np.asarray(np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples], dtype=np.float32)
+
+
+def _example(folder: Path) -> str:
+    from safetensors.torch import save_file
+    from snac import SNAC
+
+    torch.manual_seed(0)
+    config = {
+        "sampling_rate": 24_000,
+        "encoder_dim": 8,
+        "encoder_rates": [2, 4, 8, 8],
+        "decoder_dim": 64,
+        "decoder_rates": [8, 8, 4, 2],
+        "attn_window_size": None,
+        "codebook_size": 64,
+        "codebook_dim": 4,
+        "vq_strides": [4, 2, 1],
+        "noise": False,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    state = {name: tensor.contiguous() for name, tensor in SNAC(**config).state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    return str(folder)
+
+
+CODEC = CodecEntry(
+    load=lambda weights, _, __: Snac(weights),
+    about="codes at three rates, interleaved 1, 2a, 3a, 3b, 2b, 3c, 3d",
+    package="snac",
+    example=_example,
+)

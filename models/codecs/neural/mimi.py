@@ -1,0 +1,78 @@
+"""Mimi: a streaming codec of 12.5 frames/s, the first codebook semantic.
+
+Source: Défossez et al. 2024, "Moshi", arXiv:2410.00037, section 3.3.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.codecs.codec import CodecEntry
+from models.codecs.neural.transformers_codec import TransformersCodec
+
+
+class Mimi(TransformersCodec):
+    """Convolutions and attention keep their state from piece to piece, so that seams are exact."""
+
+    name = "mimi"
+    class_name = "MimiModel"
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between two frames."""
+        return int(round(self.model.config.sampling_rate / self.model.config.frame_rate))  # noqa: RUF046 - Any
+
+    @property
+    def is_causal(self) -> bool:
+        """Yes."""
+        return True
+
+    def encode_pieces(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
+        """Return codes (K, T) of a recording (T hops,) longer than one piece of so many frames."""
+        # transformers 5.24 gave the transformer's cache another name
+        names = inspect.signature(self.model.encode).parameters
+        cache = "encoder_cache" if "encoder_cache" in names else "encoder_past_key_values"
+        made: list[NDArray[np.uint16]] = []
+        state: dict[str, Any] = {cache: None, "padding_cache": None}
+        hop = self.hop_samples
+        for start in range(0, frames, piece):
+            end = min(frames, start + piece)
+            out = self.run_encoder(self.to_tensor(padded[start * hop : end * hop]), use_streaming=True, **state)
+            state = {name: out[name] for name in state}
+            made.append(self.codes_of(out, end - start)[0])
+        return np.concatenate(made, axis=1)
+
+
+def _example(folder: Path) -> str:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.MimiConfig(
+        hidden_size=32,
+        num_filters=4,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        intermediate_size=64,
+        codebook_dim=16,
+        codebook_size=32,
+        num_quantizers=4,
+        vector_quantization_hidden_dimension=16,
+        upsample_groups=32,
+    )
+    transformers.MimiModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+CODEC = CodecEntry(
+    load=Mimi,
+    about="Mimi, 12.5 frames/s, causal, through transformers",
+    runs_on_gpu=True,
+    package="transformers",
+    example=_example,
+)

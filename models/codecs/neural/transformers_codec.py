@@ -1,0 +1,286 @@
+"""What neural codecs of transformers share: loading, padding to whole hops, pieces, batches and decoding.
+
+A waveform is padded with silence to whole hops, so that N samples make exactly ceil(N / hop) frames (DAC alone would
+drop its tail, Mimi round up, each in its own way); codes are `(K, T)`, and decoding is cut to the requested length.
+Long recordings are encoded in pieces: a codec that keeps state has exact seams; pieces of the others are encoded with
+some context on either side.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+
+from models.codecs.codec import CodecSpec
+
+PIECE_S = 60.0
+"""Longer recordings are encoded in pieces of this length."""
+CONTEXT_S = 4.0
+"""Context on either side of a piece, for codecs that keep no state."""
+
+
+class TransformersCodec:
+    """One pretrained codec; weights are read from a local folder unless a hub id is given."""
+
+    name: ClassVar[str]
+    """Name in the table of codecs."""
+    class_name: ClassVar[str]
+    """Class of transformers that loads it."""
+
+    def __init__(self, weights: str, num_codebooks: int | None = None, device: str = "cpu") -> None:
+        """Load the weights.
+
+        Raises:
+            ValueError: the package or the weights are missing, or the codec has fewer codebooks.
+        """
+        try:
+            import transformers
+        except ImportError as error:
+            raise ValueError(f"codec {self.name} needs a package: pip install 'hubbub[codecs]'") from error
+        local = _check_weights(self.name, weights)
+        try:
+            kind = getattr(transformers, self.class_name)
+            self.model: Any = kind.from_pretrained(weights, use_safetensors=True, local_files_only=local)
+            self.model.eval().to(device)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"codec {self.name}: {weights} does not load: {str(error).splitlines()[0]}") from error
+        self.device, self.weights = device, weights
+        self._check_config()
+        available = self.available_codebooks
+        self.num_codebooks = num_codebooks or available
+        if not 1 <= self.num_codebooks <= available:
+            raise ValueError(f"codec {self.name} at {weights} has 1 to {available} codebooks; not {num_codebooks}")
+
+    # --------------------------------------------------------------------------------------- what a member overrides
+
+    def _check_config(self) -> None:
+        """Refuse a model that this codec does not support.
+
+        Raises:
+            ValueError: says which.
+        """
+
+    @property
+    def available_codebooks(self) -> int:
+        """Codebooks that the model has."""
+        return int(self.model.config.num_quantizers)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples between two frames."""
+        return int(self.model.config.hop_length)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a frame depends on nothing after its own hop."""
+        return False
+
+    @torch.no_grad()
+    def run_encoder(self, batch: torch.Tensor, **state: Any) -> Any:
+        """Return what the library's `encode` returns for waveforms (B, 1, N)."""
+        return self.model.encode(batch, **state)
+
+    def run_decoder(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the library's waveforms for codes (1, K, T)."""
+        made: torch.Tensor = self.model.decode(codes).audio_values
+        return made
+
+    def encode_pieces(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
+        """Return codes (K, T) of a recording (T hops,) longer than one piece of so many frames."""
+        context = round(CONTEXT_S * self.rate_hz / self.hop_samples)
+        made, hop = [], self.hop_samples
+        for start in range(0, frames, piece):
+            low, high = max(0, start - context), min(frames, start + piece + context)
+            codes = self.codes_of(self.run_encoder(self.to_tensor(padded[low * hop : high * hop])), high - low)[0]
+            made.append(codes[:, start - low : min(frames, start + piece) - low])
+        return np.concatenate(made, axis=1)
+
+    # --------------------------------------------------------------------------------------------- what all have alike
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate of the input."""
+        config = self.model.config
+        names = ("input_sampling_rate", "sampling_rate", "sample_rate")
+        return int(next(value for name in names if (value := getattr(config, name, 0))))
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of a codebook."""
+        levels = getattr(self.model.config, "quantization_levels", None)
+        return math.prod(levels) if levels else int(self.model.config.codebook_size)
+
+    @cached_property
+    def spec(self) -> CodecSpec:
+        """The codec's fixed properties."""
+        state = hashlib.blake2b(digest_size=32)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            state.update(name.encode())
+            state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return CodecSpec(
+            name=self.name,
+            sample_rate_hz=self.rate_hz,
+            hop_samples=self.hop_samples,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
+            bits=8 if self.codebook_size <= 256 else 16,
+            ordinal=False,
+            causal=self.is_causal,
+            licence=f"see the model card of {Path(self.weights).name}",
+            weights_digest=state.hexdigest(),
+        )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return ceil(num_samples / hop)."""
+        return -(-num_samples // self.hop_samples)
+
+    def to_tensor(self, wav: NDArray[np.float32]) -> torch.Tensor:
+        """Return a waveform (N,) as a batch (1, 1, N) on the codec's device."""
+        return torch.from_numpy(wav)[None, None].to(self.device)
+
+    def codes_of(self, made: Any, frames: int) -> NDArray[np.uint16]:
+        """Return codes (B, K, T) of what the library made."""
+        codes = made.audio_codes
+        if codes.ndim == 4:  # EnCodec has an axis of chunks in front
+            codes = codes[0]
+        if codes.ndim == 2:
+            codes = codes[:, None]
+        if codes.shape[-1] < frames:
+            raise ValueError(f"{self.name} made {codes.shape[-1]} frames where {frames} were expected")
+        return np.asarray(codes[:, : self.num_codebooks, :frames].cpu().numpy(), dtype=np.uint16)
+
+    def _padded(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
+        if wav.ndim != 1:
+            raise ValueError(f"{self.name} takes one channel (N,), not {wav.shape}")
+        if not np.isfinite(wav).all():
+            raise ValueError("the waveform holds NaN or infinity")
+        return np.pad(wav.astype(np.float32), (0, self.num_frames(len(wav)) * self.hop_samples - len(wav)))
+
+    def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Return codes (K, T) of a waveform (N,) in [-1, 1] at the codec's rate; T is ceil(N / hop).
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        padded, frames = self._padded(wav), self.num_frames(len(wav))
+        if not frames:
+            return np.zeros((self.num_codebooks, 0), np.uint16)
+        piece = max(1, round(PIECE_S * self.rate_hz / self.hop_samples))
+        if frames > piece:
+            return self.encode_pieces(padded, frames, piece)
+        return np.asarray(self.codes_of(self.run_encoder(self.to_tensor(padded)), frames)[0])
+
+    def encode_many(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+        """Return each waveform's codes (K, T); several at once only where that cannot change one.
+
+        Codes of a causal codec do not depend on the silence after a shorter waveform; the others are batched where
+        lengths in hops are equal.
+        """
+        lengths = [self.num_frames(len(wav)) for wav in wavs]
+        longest, hop = max(lengths, default=0), self.hop_samples
+        can_batch = self.spec.causal or len(set(lengths)) == 1
+        if not can_batch or longest * hop > PIECE_S * self.rate_hz or not min(lengths, default=0):
+            return [self.encode(wav) for wav in wavs]
+        rows = [np.pad(self._padded(wav), (0, (longest - n) * hop)) for wav, n in zip(wavs, lengths, strict=True)]
+        codes = self.codes_of(self.run_encoder(torch.from_numpy(np.stack(rows))[:, None].to(self.device)), longest)
+        return [one[:, :number] for one, number in zip(codes, lengths, strict=True)]
+
+    @torch.no_grad()
+    def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
+        """Return the waveform (num_samples,) of codes (K, T).
+
+        Raises:
+            ValueError: a code is not one of the codebook's entries.
+        """
+        if codes.size and int(codes.max()) >= self.codebook_size:
+            raise ValueError(
+                f"{self.name}: a code is {int(codes.max())}, but its codebooks have {self.codebook_size} entries"
+            )
+        if not codes.shape[1]:
+            return np.zeros(num_samples, np.float32)
+        made = self.run_decoder(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
+        wav = made.reshape(-1).float().cpu().numpy()
+        out_hz = int(getattr(self.model.config, "output_sampling_rate", 0) or self.rate_hz)
+        if out_hz != self.rate_hz:
+            wav = soxr.resample(wav, out_hz, self.rate_hz, quality="HQ")
+        return np.asarray(np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples], dtype=np.float32)
+
+
+def _check_weights(name: str, weights: str) -> bool:
+    """Return whether weights are a local folder, rather than a hub id.
+
+    Raises:
+        ValueError: the folder does not exist or lacks a file.
+    """
+    folder = Path(weights)
+    local = folder.is_dir()
+    if local and not (folder / "config.json").is_file():
+        raise ValueError(f"codec {name}: {folder} lacks config.json; it takes a folder that save_pretrained wrote")
+    if local and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"codec {name}: {folder} lacks model.safetensors (pickled weights are not read)")
+    if not local and (folder.is_absolute() or weights.startswith(".")):
+        raise ValueError(f"codec {name}: there is no folder {folder}")
+    return local
+
+
+class SemanticCodec(TransformersCodec):
+    """A codec of one codebook that also encodes w2v-BERT's input features (X-Codec 2, NeuCodec)."""
+
+    margin_hops: ClassVar[float] = 0.0
+    """Hops of silence around what the features are taken of."""
+
+    @property
+    def available_codebooks(self) -> int:
+        """One."""
+        return 1
+
+    @cached_property
+    def features(self) -> Any:
+        """The input features of w2v-BERT.
+
+        transformers' own extractors for these codecs compute the same by torchaudio, which does not load with current
+        torch; this one, in numpy, is what the codecs' authors used.
+        """
+        import transformers
+
+        return transformers.SeamlessM4TFeatureExtractor()
+
+    @torch.no_grad()
+    def run_encoder(self, batch: torch.Tensor, **state: Any) -> Any:  # noqa: ARG002
+        """Return what the library's `encode` returns for waveforms (B, 1, N)."""
+        batch = torch.nn.functional.pad(batch, (0, self.hop_samples))  # one more hop, as the library's extractors do
+        margin = int(self.margin_hops * self.hop_samples)
+        wavs = [np.pad(one[0].cpu().numpy(), margin) for one in batch]
+        given = self.features(wavs, sampling_rate=self.rate_hz, return_tensors="pt")["input_features"]
+        return self.model.encode(batch, input_features=given.to(self.device))
+
+
+def small_semantic_config() -> dict[str, Any]:
+    """Return the configuration of a small random X-Codec 2 or NeuCodec: data of the contract test."""
+    bert = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "feature_projection_input_dim": 160,
+        "model_type": "wav2vec2-bert",
+        "conv_depthwise_kernel_size": 3,
+    }
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "encoder_hidden_size": 4,
+        "quantization_dim": 64,
+        "semantic_model_config": bert,
+    }
