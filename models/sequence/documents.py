@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.layouts.layouts import Layout
+from models.layouts.layout import Layout
 
 TEXT, AUDIO = 0, 1
 Codes = NDArray[np.int32]

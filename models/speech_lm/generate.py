@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.layouts.layouts import CoarseFirst, Layout
+from models.layouts.coarse_first import CoarseFirst
+from models.layouts.layout import Layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.grammar import Grammar
@@ -120,7 +121,7 @@ def _inverse(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 def frames_in(layout: Layout, columns: int) -> int:
     """Return how many whole frames so many columns hold.
 
-    >>> from models.layouts.layouts import Delay
+    >>> from models.layouts.delay import Delay
     >>> frames_in(Delay(4, 16), 13)
     10
     """

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from models.codecs.codec import CodecSpec
 from models.config.settings import BY_CONTENT
-from models.layouts.layouts import Layout, make_layout
+from models.layouts import LAYOUTS, LayoutName, make_layout
+from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.documents.document import Document, Scene, Turn, Window
 from operators.documents.tasks import TASKS, asr_prompt
@@ -84,10 +85,10 @@ class Compose:
 
     tasks: tuple[TaskName, ...] = field(default=("asr",), metadata=BY_CONTENT)
     """Tasks each window is made into: see docs/documents.md."""
-    layout: Literal["parallel", "delay", "flat", "coarse_first", "depth"] = "parallel"
+    layout: LayoutName = "parallel"
     """How codes stand on columns."""
     group: int = 1
-    """Frames side by side in a column of the parallel and depth layouts."""
+    """Frames side by side in a column, in layouts that have groups (parallel, depth)."""
     window_s: float = 30.0
     """Longest stretch of a conversation in one document; cut only where nobody speaks."""
     overlap_s: float = 0.0
@@ -117,9 +118,9 @@ class Compose:
             raise InputError("compose: group >= 1, window_s > overlap_s >= 0 and prompt_s > 0 must hold")
         if self.enrol_s <= 0:
             raise InputError("compose.enrol_s must be positive")
-        if self.layout not in ("parallel", "depth") and self.group != 1:
+        if not LAYOUTS[self.layout].has_groups and self.group != 1:
             raise InputError(
-                f"compose: the {self.layout} layout knows no group; use --compose.group 1 or --compose.layout parallel"
+                f"compose: the {self.layout} layout has no groups; use --compose.group 1 or --compose.layout parallel"
             )
         if "duplex" in self.tasks and self.group % 2:
             raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from models.codecs.codec import CodecSpec
-from models.layouts.layouts import Layout
+from models.layouts.layout import Layout
 from models.sequence.documents import AUDIO, TEXT, PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer
 from operators.errors import UnusableRowError

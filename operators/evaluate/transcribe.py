@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from models.codecs.codec import CodecSpec
 from models.config.header import Header
-from models.layouts.layouts import make_layout
+from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.grammar import ArrivalGrammar, TimedGrammar
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer

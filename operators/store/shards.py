@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.codecs.codec import CodecSpec
-from models.layouts.layouts import make_layout
+from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.training.order import Span
 from operators.digest import merkle_root

@@ -19,7 +19,7 @@ import torch
 
 from models.config.shape import SIZES, Vocabulary
 from models.kernels import fused
-from models.layouts.layouts import make_layout
+from models.layouts import make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.speech_lm.attention import choose_backend

@@ -18,7 +18,7 @@ import torch
 
 from models.codecs.codec import CodecSpec, pack_codes
 from models.config.shape import SIZES, Vocabulary
-from models.layouts.layouts import NAMES, make_layout
+from models.layouts import LAYOUTS, make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec
 from models.sequence.tokenizer import ByteTokenizer
@@ -51,7 +51,7 @@ def main():
             name="x", sample_rate_hz=16_000, hop_samples=16_000 // rate, num_codebooks=books, codebook_size=16, bits=4,
             ordinal=False, causal=False, licence="", weights_digest="",
         )  # fmt: skip
-        variants = [(name, group) for name in NAMES for group in (groups if name in ("parallel", "depth") else (1,))]
+        variants = [(name, group) for name in LAYOUTS for group in (groups if LAYOUTS[name].has_groups else (1,))]
         if books > 16:  # one code a column would make 16,000 columns of five seconds; a depth of 320 cells a column
             variants = [(n, g) for n, g in variants if n in ("parallel", "delay") or (n == "depth" and g == 1)]
         steps = {}

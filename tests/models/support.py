@@ -8,7 +8,7 @@ import torch
 
 from models.codecs.codec import CodecSpec, pack_codes
 from models.config.shape import Shape, Vocabulary
-from models.layouts.layouts import make_layout
+from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.speech_lm.model import SpeechLM
 from models.training.order import Span

@@ -4,17 +4,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.layouts.layouts import NAMES, CoarseFirst, Delay, Flat, Parallel, make_layout
+from models.layouts import LAYOUTS, make_layout
+from models.layouts.coarse_first import CoarseFirst
+from models.layouts.delay import Delay
+from models.layouts.flat import Flat
+from models.layouts.parallel import Parallel
 from models.sequence.batch import collate
 from tests.models.support import document, grid_spec, model_for
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(NAMES), st.integers(1, 32), st.integers(0, 2000), st.integers(1, 6), st.integers(0, 99), st.data()
+    st.sampled_from(list(LAYOUTS)),
+    st.integers(1, 32),
+    st.integers(0, 2000),
+    st.integers(1, 6),
+    st.integers(0, 99),
+    st.data(),
 )
 def test_layouts_are_bijections_that_know_their_length(name, num_codebooks, num_frames, group, seed, data):
-    layout = make_layout(name, num_codebooks, 16, group if name in ("parallel", "depth") else 1)
+    layout = make_layout(name, num_codebooks, 16, group if LAYOUTS[name].has_groups else 1)
     codes = np.random.default_rng(seed).integers(0, 16, (num_codebooks, num_frames))
     grid = layout.to_grid(codes)
     assert grid.shape == (layout.num_streams, layout.num_columns(num_frames))
@@ -54,10 +63,10 @@ def test_flat_goes_frame_by_frame_and_coarse_first_codebook_by_codebook():
 
 
 def test_unknown_layouts_are_named():
-    for name in ("delay", "flat", "coarse_first"):
-        with pytest.raises(ValueError, match=f"layout {name} knows no groups"):
+    for name in (one for one in LAYOUTS if not LAYOUTS[one].has_groups):
+        with pytest.raises(ValueError, match=f"layout {name} has no groups"):
             make_layout(name, 4, 16, group=2)
-    with pytest.raises(ValueError, match=r"no layout 'zigzag'; there are parallel, delay, flat, coarse_first, depth"):
+    with pytest.raises(ValueError, match=r"no layout 'zigzag'; choose from parallel, delay, flat, coarse_first, depth"):
         make_layout("zigzag", 4, 16)
 
 
@@ -71,7 +80,7 @@ def logits_of(model, batch):
     return head(states).view(len(states), model.vocabulary.num_streams, -1)
 
 
-@pytest.mark.parametrize("layout", NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_target_sees_a_code_that_it_should_not(layout):
     """Change one code: only predictions behind it, in the order of the layout, may change."""
     grid = grid_spec(layout)

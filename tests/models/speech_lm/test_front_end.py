@@ -12,7 +12,7 @@ from models.codecs.codec import pack_codes
 from models.config.header import Header
 from models.config.options import Training
 from models.config.shape import Vocabulary
-from models.layouts.layouts import make_layout
+from models.layouts import make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.speech_lm.front_end import Queries, encoder_digest, load_encoder

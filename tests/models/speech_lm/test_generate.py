@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.codecs.codec import pack_codes
-from models.layouts.layouts import NAMES, make_layout
+from models.layouts import LAYOUTS, make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import PackedDocuments
 from models.speech_lm.depth import DepthTransformer
@@ -51,7 +51,7 @@ def never_ending(layout, group=1, seed=0):
 GREEDY = Sampling(temperature=0, repetition_window=0)
 
 
-@pytest.mark.parametrize("layout", NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_cell_is_the_likeliest_one_of_the_whole_model(layout):
     grid, model = never_ending(layout)
     (codes,) = generate_audio(model, [prompt([9, 10, 11])], grid, given=[nothing()], max_frames=7, end=END,
@@ -83,7 +83,7 @@ def test_each_cell_is_the_likeliest_one_of_the_whole_model(layout):
     assert torch.equal(batch.audio_targets[real], wanted[real])
 
 
-@pytest.mark.parametrize(("layout", "group"), [*((name, 1) for name in NAMES), ("parallel", 2), ("depth", 2)])
+@pytest.mark.parametrize(("layout", "group"), [*((name, 1) for name in LAYOUTS), ("parallel", 2), ("depth", 2)])
 def test_what_is_given_stays_and_what_else_is_made_at_once_changes_nothing(layout, group):
     grid, model = never_ending(layout, group, seed=1)
     rng = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def test_what_is_given_stays_and_what_else_is_made_at_once_changes_nothing(layou
     assert not all(np.array_equal(a, b) for a, b in zip(together, other, strict=True))
 
 
-@pytest.mark.parametrize("layout", [name for name in NAMES if name != "coarse_first"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "coarse_first"])
 def test_the_model_ends_audio_but_nothing_that_is_given(layout):
     grid, model = never_ending(layout)
     model.text_logits = says(ends=True)
@@ -136,7 +136,7 @@ def test_what_came_too_often_is_drawn_again_from_all():
     assert sampling.draw(logits, uniforms, torch.tensor([[0, 0, 0, 2]])).item() != 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_columns_hold_as_many_frames_as_made_them(name):
     layout = make_layout(name, 4, 16)
     for frames in range(12):

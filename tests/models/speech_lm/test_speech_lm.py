@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from models.kernels.loss import linear_cross_entropy
+from models.layouts import LAYOUTS
 from models.sequence.batch import collate
 from models.speech_lm.attention import choose_backend, packed_attention
 from models.speech_lm.generate import greedy_text
 from tests.models.support import V, document, grid_spec, joined, model_for
 
-LAYOUTS = [("parallel", 1), ("parallel", 3), ("delay", 1), ("flat", 1), ("coarse_first", 1), ("depth", 1), ("depth", 2)]
+VARIANTS = [(name, group) for name in LAYOUTS for group in ((1, 3) if LAYOUTS[name].has_groups else (1,))]
 
 
 def loss_and_gradients(model, batches, backend="loop"):
@@ -25,7 +26,7 @@ def loss_and_gradients(model, batches, backend="loop"):
     return total, weight, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+@pytest.mark.parametrize(("layout", "group"), VARIANTS)
 @pytest.mark.parametrize("backend", ["loop", "mask"])
 @pytest.mark.parametrize("prompt_attention", ["causal", "both"])
 def test_packed_equals_each_document_alone(layout, group, backend, prompt_attention):
@@ -42,7 +43,7 @@ def test_packed_equals_each_document_alone(layout, group, backend, prompt_attent
             torch.testing.assert_close(other[2][name], gradient, rtol=1e-9, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+@pytest.mark.parametrize(("layout", "group"), VARIANTS)
 def test_a_planted_leak_is_seen(layout, group):
     """The test above must be able to fail: one document that sees its neighbor changes the loss."""
     grid = grid_spec(layout, group)
@@ -55,7 +56,7 @@ def test_a_planted_leak_is_seen(layout, group):
     assert abs(float(model(leaky).total.detach()) - right) > 1e-4
 
 
-@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+@pytest.mark.parametrize(("layout", "group"), VARIANTS)
 @pytest.mark.parametrize("prompt_attention", ["causal", "both"])
 def test_no_predicted_column_sees_a_later_one(layout, group, prompt_attention):
     grid = grid_spec(layout, group)
@@ -188,7 +189,7 @@ def test_bad_packs_are_refused():
 
 
 @pytest.mark.parametrize("prompt_attention", ["causal", "both"])
-@pytest.mark.parametrize(("layout", "group"), LAYOUTS)
+@pytest.mark.parametrize(("layout", "group"), VARIANTS)
 def test_decoding_with_the_cache_equals_decoding_anew(layout, group, prompt_attention):
     """Prompts of unequal lengths, prefilled packed and continued together, say what each says alone."""
     grid = grid_spec(layout, group)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.codecs.codec import CodecSpec, pack_codes, unpack_codes
-from models.layouts.layouts import NAMES, make_layout
+from models.layouts import LAYOUTS, make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import AUDIO, TEXT, GridSpec
 from models.sequence.tokenizer import ByteTokenizer, FileTokenizer, load_tokenizer
@@ -75,7 +75,7 @@ def answer(row):
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
-@pytest.mark.parametrize("layout", NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_set_of_codes_makes_every_task_in_every_layout(task, layout):
     if task == "duplex" and layout not in ("parallel", "depth"):
         pytest.skip("two streams stand side by side in the parallel and depth layouts")
