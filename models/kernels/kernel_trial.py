@@ -6,7 +6,7 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 
-from models.speech_lm.transformer import rotate
+from models.kernels import plain
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Of the largest value: what rounding between operations, which a kernel does not do, may make."""
@@ -22,41 +22,27 @@ def _cases(kernels: ModuleType, many: int, drawn: Callable[..., torch.Tensor]) -
         yield (
             f"norm {rows} x {width}",
             lambda x, w: (kernels.rms_norm(x, w, eps),),
-            lambda x, w: (F.rms_norm(x, x.shape[-1:], w.to(x.dtype), eps),),
+            lambda x, w: (plain.rms_norm(x, w, eps),),
             [drawn(rows, width), drawn(width, dtype=torch.float32)],
         )
     for rows, num_q, num_k, width, normed in ((many, 4, 2, 12, True), (5, 6, 1, 64, True), (3, 3, 3, 8, False)):
         angles = drawn(rows, 1, width // 2, dtype=torch.float32).detach()
         cos, sin, sizes = angles.cos(), angles.sin(), [num_q, num_k, num_k]
 
-        def mine(
-            x: torch.Tensor,
-            *w: torch.Tensor,
+        def of(
+            ops: ModuleType,
             turn: tuple[torch.Tensor, torch.Tensor] = (cos, sin),
             counts: tuple[int, int] = (num_q, num_k),
-        ) -> tuple[torch.Tensor, ...]:
-            made: tuple[torch.Tensor, ...] = kernels.heads(x, w or (None, None), *turn, counts, eps)
-            return made
-
-        def plain(
-            x: torch.Tensor,
-            *w: torch.Tensor,
-            turn: tuple[torch.Tensor, torch.Tensor] = (cos, sin),
-            sizes: list[int] = sizes,
-            width: int = width,
-        ) -> tuple[torch.Tensor, ...]:
-            *parts, v = torch.split(x.view(len(x), -1, width), sizes, dim=1)
-            if w:
-                parts = [F.rms_norm(p, p.shape[-1:], one.to(p.dtype), eps) for p, one in zip(parts, w, strict=True)]
-            return (*(rotate(part, *turn) for part in parts), v)
+        ) -> Work:
+            return lambda x, *w: ops.heads(x, w or (None, None), *turn, counts, eps)
 
         scales = [drawn(width, dtype=torch.float32) for _ in range(2 * normed)]
-        yield f"heads {sizes} of {width}", mine, plain, [drawn(rows, sum(sizes) * width), *scales]
+        yield f"heads {sizes} of {width}", of(kernels), of(plain), [drawn(rows, sum(sizes) * width), *scales]
     for rows, width in ((1, 13), (4, 1500)):
         yield (
             f"swiglu {rows} x {width}",
             lambda x: (kernels.swiglu(x),),
-            lambda x: (F.silu(x.chunk(2, dim=-1)[0]) * x.chunk(2, dim=-1)[1],),
+            lambda x: (plain.swiglu(x),),
             [drawn(rows, 2 * width)],
         )
     for rows, streams, width in ((50, 3, 6), (1, 40, 130)):
@@ -65,7 +51,7 @@ def _cases(kernels: ModuleType, many: int, drawn: Callable[..., torch.Tensor]) -
         yield (
             f"embedding sum {rows} x {streams}",
             lambda t, at=ids + offsets, frozen=offsets + 4: (kernels.embedding_sum(_zeroed(t, frozen), at, frozen),),
-            lambda t, at=ids + offsets, frozen=offsets + 4: (_zeroed(t, frozen)[at].sum(1),),
+            lambda t, at=ids + offsets, frozen=offsets + 4: (plain.embedding_sum(_zeroed(t, frozen), at, frozen),),
             [drawn(streams * 5, width)],
         )
     for cells, size in ((9, 7), (3, 5000)):
@@ -125,11 +111,11 @@ def _tried(kernels: ModuleType, device: torch.device, many: int, kind: str) -> l
         def drawn(*shape: int, dtype: torch.dtype = dtype, generator: torch.Generator = generator) -> torch.Tensor:
             return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
 
-        for name, mine, plain, inputs in _cases(kernels, many, drawn):
+        for name, mine, reference, inputs in _cases(kernels, many, drawn):
             if not name.startswith(kind):
                 continue
             results = []
-            for work in (mine, plain):
+            for work in (mine, reference):
                 out = work(*inputs)
                 slopes = [torch.linspace(-1, 1, one.numel(), device=device).view_as(one) for one in out]
                 loss = sum((one * slope).sum() for one, slope in zip(out, slopes, strict=True))

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.config.options import Backend
 from models.config.shape import Shape, Vocabulary
-from models.kernels import fused
+from models.kernels import fused, plain
 from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
 from models.speech_lm.activity import activity_loss
@@ -136,11 +136,8 @@ class SpeechLM(nn.Module):
         assert self.audio_embedding is not None
         pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
-        if fused.is_supported(table):
-            summed = fused.embedding_sum(table, audio + self.stream_offsets, self.stream_offsets + pad)
-        else:
-            counted = (audio != pad).to(table.dtype)
-            summed = F.embedding_bag(audio + self.stream_offsets, table, mode="sum", per_sample_weights=counted)
+        ops = fused if fused.is_supported(table) else plain
+        summed = ops.embedding_sum(table, audio + self.stream_offsets, self.stream_offsets + pad)
         x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
         assert isinstance(x, torch.Tensor)
         return x

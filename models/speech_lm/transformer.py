@@ -8,11 +8,10 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from models.config.shape import Shape
-from models.kernels import fused
+from models.kernels import fused, plain
 from models.speech_lm.lora import LoRALinear
 
 
@@ -32,12 +31,6 @@ def rotary(positions: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.T
     return angles.cos()[:, None], angles.sin()[:, None]
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn each pair (x[i], x[i + D/2]) of heads (N, H, D) by its angle."""
-    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
-
-
 class RMSNorm(nn.RMSNorm):
     """RMSNorm whose weight is kept in float32 and used in whatever its input is in, so that the fused kernel serves."""
 
@@ -45,7 +38,7 @@ class RMSNorm(nn.RMSNorm):
         """Return the normalized states."""
         if fused.is_supported(x):
             return fused.rms_norm(x, self.weight, self.eps or 0.0)
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return plain.rms_norm(x, self.weight, self.eps or 0.0)
 
 
 def linear(shape: Shape, inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
@@ -76,15 +69,11 @@ class Attention(nn.Module):
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries (N, H, D), keys (N, G, D) and values (N, G, D) of states (N, d)."""
-        sizes = [self.num_heads * self.head_dim, *[self.num_kv_heads * self.head_dim] * 2]
         qkv = self.qkv(x)
-        if fused.is_supported(qkv):
-            norms = (self.q_norm, self.k_norm)
-            scales = tuple(norm.weight if isinstance(norm, RMSNorm) else None for norm in norms)
-            return fused.heads(qkv, scales, cos, sin, (self.num_heads, self.num_kv_heads), self.norm_eps)
-        q, k, v = qkv.split(sizes, dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
-        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+        norms = (self.q_norm, self.k_norm)
+        scales = tuple(norm.weight if isinstance(norm, RMSNorm) else None for norm in norms)
+        heads = fused.heads if fused.is_supported(qkv) else plain.heads
+        return heads(qkv, scales, cos, sin, (self.num_heads, self.num_kv_heads), self.norm_eps)
 
 
 class SwiGLU(nn.Module):
@@ -98,12 +87,8 @@ class SwiGLU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return states (N, d)."""
         gate_up = self.gate_up(x)
-        if fused.is_supported(gate_up):
-            inner = fused.swiglu(gate_up)
-        else:
-            gate, up = gate_up.chunk(2, dim=-1)
-            inner = F.silu(gate) * up
-        out: torch.Tensor = self.down(inner)
+        ops = fused if fused.is_supported(gate_up) else plain
+        out: torch.Tensor = self.down(ops.swiglu(gate_up))
         return out
 
 

@@ -35,7 +35,7 @@ def test_a_whole_model_by_kernels_is_the_model(monkeypatch, half, qk_norm):
     found = []
     for kernels in (None, triton_kernels):
         with monkeypatch.context() as patch:
-            patch.setattr(fused, "serves", lambda _, kernels=kernels: kernels is not None)
+            patch.setattr(fused, "is_supported", lambda _, kernels=kernels: kernels is not None)
             for module in (fused, loss):
                 patch.setattr(module, "gpu_kernels", lambda _, kernels=kernels: kernels)
             model.zero_grad()

@@ -17,7 +17,7 @@ def both(work, *inputs):
     for plain in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if plain:
-                patch.setattr(fused, "serves", lambda _: False)
+                patch.setattr(fused, "is_supported", lambda _: False)
             out = work()
             loss = sum((one * torch.linspace(-1, 1, one.numel(), dtype=one.dtype).view_as(one)).sum() for one in out)
             found.append((*out, *torch.autograd.grad(loss, inputs)))
