@@ -122,8 +122,8 @@ def _stage(verb: str, until: str) -> Callable[[Sequence[str]], None]:
         if parsed.print_recipe:
             print(to_json(parsed.recipe), end="")
             return
-        from pipelines.execute.context import RunOptions
         from pipelines.inspect.summary import summarize
+        from pipelines.plan.context import RunOptions
         from pipelines.plan.output import Output
         from pipelines.run import run
 
@@ -318,7 +318,7 @@ def _report(arguments: Sequence[str]) -> None:
 
 def _sweep(arguments: Sequence[str]) -> None:
     parsed = _parse("sweep", arguments)
-    from pipelines.execute.context import RunOptions
+    from pipelines.plan.context import RunOptions
     from pipelines.upkeep.sweep import sweep
 
     options = RunOptions(

@@ -9,10 +9,11 @@ from typing import Any
 from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
-from pipelines.execute.context import RunContext, RunOptions, lock_folder, write_quarantine
 from pipelines.execute.partitions import run_partitions
+from pipelines.plan.context import RunContext, RunOptions, lock_folder, write_quarantine
 from pipelines.plan.output import Output
-from pipelines.plan.planning import Plan, Planning, plan_stage
+from pipelines.plan.planning import Planning
+from pipelines.plan.stage import Plan, plan_stage
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import differences, result_part, to_json

@@ -8,10 +8,10 @@ import numpy as np
 
 from operators.errors import InputError
 from operators.store.dataset import Receipt, Snapshot
-from pipelines.execute.context import RunContext, describe, refuse_above, report_stage, take_snapshot
-from pipelines.plan.planning import Plan
+from pipelines.plan.context import RunContext, describe, refuse_above, report_stage, take_snapshot
+from pipelines.plan.job import Job, Made
 from pipelines.plan.sources import audio_roots
-from pipelines.plan.stage import Job, Made, Remarks, StagePlan
+from pipelines.plan.stage import Plan, Remarks, StagePlan
 from pipelines.reporting import console
 
 

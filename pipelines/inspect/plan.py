@@ -6,9 +6,9 @@ from pathlib import Path
 
 from operators.errors import InputError
 from pipelines.plan.output import Output
-from pipelines.plan.planning import Planning, plan_stage
+from pipelines.plan.planning import Planning
 from pipelines.plan.sources import made_corpus
-from pipelines.plan.stage import StagePlan
+from pipelines.plan.stage import StagePlan, plan_stage
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console

@@ -13,7 +13,7 @@ from pipelines.inspect import graph
 from pipelines.inspect.lineage import chain
 from pipelines.inspect.listen import STYLE, sound, timeline
 from pipelines.plan.output import Output
-from pipelines.plan.planning import Plan
+from pipelines.plan.stage import Plan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import dataset_names, notices, plan_road, stage_names

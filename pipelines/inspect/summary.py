@@ -1,6 +1,6 @@
 """The table at the end of a run: what there is, and where."""
 
-from pipelines.execute.context import RunOptions
+from pipelines.plan.context import RunOptions
 from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.reporting.tracking import tracking_uri

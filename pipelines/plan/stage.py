@@ -1,60 +1,25 @@
-"""What a stage is: one entry of the tuple `pipelines.stages.STAGES`, and the types that pass between planning and work.
+"""What a stage is: one entry of the tuple `pipelines.stages.STAGES`; and planning, a loop over the tuple.
 
 A stage decides which partitions its data set must hold (`partitions`, on the driver, before anything is started) and
-makes one of them (`make`, on a worker). Planning, running, lineage, clean-up and the progress display are loops over
-the tuple; none of them names a stage.
+makes one of them (`make`, on a worker). Planning, running, lineage, clean-up and displays read the tuple; none of them
+names a stage. Every key follows from the keys upstream, so all that is stale is known before any worker starts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from models.training.mirror import Mirror
+from operators.corpus.cast import Splits
+from operators.digest import digest
 from operators.store.dataset import Dataset, Partition, Receipt, Snapshot, stale_reason
+from pipelines.plan.context import RunContext
+from pipelines.plan.job import Job, PlannedPartition
 from pipelines.plan.output import Output
+from pipelines.plan.planning import Planning
 from pipelines.recipes.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pipelines.execute.context import RunContext
-    from pipelines.plan.planning import Plan, Planning
-
-
-@dataclass(frozen=True)
-class PartitionRef:
-    """A committed partition of a data set upstream."""
-
-    partition_id: str
-    key: str
-
-
-@dataclass(frozen=True)
-class PlannedPartition:
-    """A partition that a stage must hold."""
-
-    partition: Partition
-    payload: Any = None
-    """What `make` needs to know beyond the key: a frozen dataclass of the stage's own."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One partition to be made, as a worker is given it."""
-
-    recipe: Recipe
-    output: Output
-    partition: Partition
-    payload: Any
-    roots: Mapping[str, Path]
-    """Folder of every audio source, by name."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a worker gives back for a job: a receipt, or what the user can fix."""
-
-    receipt: Receipt | None
-    error: str = ""
 
 
 def _always(_: Recipe) -> bool:
@@ -89,11 +54,11 @@ class Stage:
     """Data sets that it reads."""
     about: str
     """One row of it, in a few words, for the documentation."""
-    partitions: Callable[["Planning"], Sequence[PlannedPartition]]
+    partitions: Callable[[Planning], Sequence[PlannedPartition]]
     """Decides what the data set must hold."""
     make: Callable[[Job], Receipt] | None = None
     """Makes one partition; None where `run` does all."""
-    run: Callable[["RunContext", "Plan", "StagePlan"], None] | None = None
+    run: Callable[[RunContext, "Plan", "StagePlan"], None] | None = None
     """Makes what is stale and takes the snapshot; by default Ray Data calls `make` for every stale partition."""
     check: Callable[[Recipe], None] | None = None
     """Checks before anything is made what the stage would stop at."""
@@ -101,7 +66,7 @@ class Stage:
     """Whether a recipe has this stage."""
     committed: Callable[[Recipe, Output, Sequence[Partition]], frozenset[str]] | None = None
     """Keys that are done; by default those with a receipt in the data set."""
-    index: Callable[["RunContext", "StagePlan"], None] | None = None
+    index: Callable[[RunContext, "StagePlan"], None] | None = None
     """Makes it on the driver before the other stages are planned, for planning reads its rows."""
     expected_seconds: Callable[[Recipe, Output], float | None] | None = None
     """Estimates what making it takes; by default from the receipts of the newest snapshot."""
@@ -109,7 +74,7 @@ class Stage:
     """Whether a partition is made on a GPU where there are any."""
     keeps_model: bool = False
     """Whether a GPU's worker keeps a loaded model from one partition to the next."""
-    remarks: Callable[["RunContext", Snapshot], Remarks] | None = None
+    remarks: Callable[[RunContext, Snapshot], Remarks] | None = None
     """What is worth telling about a snapshot once it is taken."""
     for_training: bool = False
     """Whether it is left out where a given checkpoint is evaluated."""
@@ -156,3 +121,86 @@ class StagePlan:
     def jobs(self, recipe: Recipe, output: Output, roots: Mapping[str, Path]) -> list[Job]:
         """Return a job for every stale partition."""
         return [Job(recipe, output, p, self.payloads[p.partition_id], roots) for p in self.stale]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every stage must hold for one recipe and one output folder."""
+
+    recipe: Recipe
+    output: Output
+    stages: tuple[StagePlan, ...]
+    splits: Splits
+    checkpoint: Path | None = None
+    """Checkpoint to evaluate instead of the recipe's own."""
+
+    def stage(self, dataset: str) -> StagePlan:
+        """Return a stage's plan by the name of its data set."""
+        return next(stage for stage in self.stages if stage.dataset == dataset)
+
+    @property
+    def training_key(self) -> str:
+        """Key of the recipe's own training."""
+        return self.stage("training").partitions[0].key
+
+    @cached_property
+    def evaluation_key(self) -> str:
+        """Key of the evaluation: of everything that is transcribed for it."""
+        return digest([partition.key for partition in self.stage("hypotheses").partitions])
+
+    def checkpoint_of(self, which: str) -> Path:
+        """Return the folder of the trained or the untrained checkpoint."""
+        if self.checkpoint is not None:
+            return self.checkpoint
+        step = self.recipe.train.steps if which == "trained" else 0
+        return self.output.training(self.training_key) / f"step-{step:06d}"
+
+    def training_done(self) -> bool:
+        """Return whether the last checkpoint exists, here or in the store."""
+        return bool(training_committed(self.recipe, self.output, self.training_key))
+
+    def fetch_training(self) -> None:
+        """Fetch a finished training from the store, where this machine lacks it."""
+        url = self.output.training_url(self.training_key)
+        if url is not None:
+            mirror = Mirror(self.output.training(self.training_key), url)
+            mirror.fetch([0, self.recipe.train.steps])
+            mirror.fetch_loose()
+
+    def evaluation_done(self) -> bool:
+        """Return whether the metrics exist."""
+        return (self.output.evaluation(self.evaluation_key) / "metrics.json").exists()
+
+
+def training_committed(recipe: Recipe, output: Output, key: str) -> bool:
+    """Return whether a training's last checkpoint exists, here or in the store."""
+    folder, step = output.training(key), recipe.train.steps
+    url = output.training_url(key)
+    here = (folder / f"step-{step:06d}" / "checkpoint.json").exists()
+    return here or (url is not None and step in Mirror(folder, url).steps())
+
+
+def plan_stage(stage: Stage, planning: Planning) -> StagePlan:
+    """Plan one stage, whose upstream stages are planned already."""
+    planned = planning.planned[stage.dataset] = stage.partitions(planning)
+    dataset = planning.output.dataset(stage.dataset)
+    partitions = tuple(one.partition for one in planned)
+    if stage.committed is not None:
+        fresh = stage.committed(planning.recipe, planning.output, partitions)
+    else:
+        committed = dataset.committed_names()
+        fresh = frozenset(p.key for p in partitions if f"{p.partition_id}-{p.key}" in committed)
+    payloads = {one.partition.partition_id: one.payload for one in planned}
+    return StagePlan(stage, partitions, fresh, dataset, payloads)
+
+
+def make_plan(stages: Sequence[Stage], recipe: Recipe, output: Output, checkpoint: Path | None = None) -> Plan:
+    """Plan every stage; a given checkpoint is evaluated instead of the recipe's own.
+
+    Raises:
+        InputError: the corpus is not indexed yet, or cannot make the conversations that the recipe needs.
+    """
+    planning = Planning(recipe, output, checkpoint)
+    used = [s for s in stages if s.is_used(recipe) and not (s.for_training and checkpoint is not None)]
+    plans = tuple(plan_stage(stage, planning) for stage in used)
+    return Plan(recipe, output, plans, planning.splits, checkpoint)

@@ -6,8 +6,7 @@ A new stage is one file of this package with its `Stage`, and one line in `STAGE
 from pathlib import Path
 
 from pipelines.plan.output import Output
-from pipelines.plan.planning import Plan, make_plan
-from pipelines.plan.stage import Stage
+from pipelines.plan.stage import Plan, Stage, make_plan
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.evaluate import HYPOTHESES_STAGE
 from pipelines.stages.index import RECORDINGS_STAGE, UTTERANCES_STAGE

@@ -13,10 +13,11 @@ from operators.errors import InputError
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
 from operators.store import storage
 from operators.store.dataset import Partition, Receipt, RowWriter
-from pipelines.execute.context import RunContext, report_stage
 from pipelines.execute.partitions import build, close
-from pipelines.plan.planning import Plan, Planning
-from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Stage, StagePlan
+from pipelines.plan.context import RunContext, report_stage
+from pipelines.plan.job import Job, PartitionRef, PlannedPartition
+from pipelines.plan.planning import Planning
+from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting.tracking import StageRun
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of

@@ -20,11 +20,12 @@ from operators.simulate import recorded
 from operators.simulate.recorded import index_recorded as read_recorded
 from operators.store import storage
 from operators.store.dataset import Dataset, Partition, Quarantined, Receipt, RowWriter
-from pipelines.execute.context import RunContext, describe, refuse_above, report_stage, take_snapshot
+from pipelines.plan.context import RunContext, describe, refuse_above, report_stage, take_snapshot
+from pipelines.plan.job import PlannedPartition
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
 from pipelines.plan.sources import given_manifests, made_corpus, manifests_of, recorded_of
-from pipelines.plan.stage import PlannedPartition, Stage, StagePlan
+from pipelines.plan.stage import Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 

@@ -14,8 +14,9 @@ from operators.packing.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter
 from operators.store.shards import COMPONENT, GROUPED
+from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
-from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Stage
+from pipelines.plan.stage import Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import chunks
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of

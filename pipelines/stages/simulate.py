@@ -19,9 +19,10 @@ from operators.schema import AUDIO, AUDIO_FLAC, CASTS, CONVERSATIONS, SCHEMA_VER
 from operators.simulate.render import to_flac, with_roots
 from operators.simulate.turn_taking import prior_of
 from operators.store.dataset import Partition, Receipt, RowWriter, Snapshot
-from pipelines.execute.context import RunContext
-from pipelines.plan.planning import Plan, Planning
-from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Remarks, Stage
+from pipelines.plan.context import RunContext
+from pipelines.plan.job import Job, PartitionRef, PlannedPartition
+from pipelines.plan.planning import Planning
+from pipelines.plan.stage import Plan, Remarks, Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.notices import long_utterances, turn_taking
 from pipelines.stages.truth import write_truth_files

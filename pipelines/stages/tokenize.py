@@ -13,8 +13,9 @@ from operators.rng import hash64
 from operators.schema import AUDIO, CODES, SCHEMA_VERSION
 from operators.simulate.render import with_roots
 from operators.store.dataset import Partition, Receipt, RowWriter
+from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
-from pipelines.plan.stage import Job, PartitionRef, PlannedPartition, Stage
+from pipelines.plan.stage import Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import render_settings
 from pipelines.stages.upstream import apply_or_quarantine, in_chunks

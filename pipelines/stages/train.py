@@ -10,16 +10,17 @@ from models.config.header import read_header, steps
 from models.config.settings import key_settings
 from models.training.metrics import StepRecord, read_metrics
 from operators.store.dataset import Partition
-from pipelines.execute.context import RunContext, report_stage
+from pipelines.execute.fit import Workers, fit
+from pipelines.plan.context import RunContext, report_stage
 from pipelines.plan.header import check_training, digest_of_encoder
+from pipelines.plan.job import PlannedPartition
 from pipelines.plan.output import Output
-from pipelines.plan.planning import Plan, Planning, training_committed
-from pipelines.plan.stage import PlannedPartition, Stage, StagePlan
+from pipelines.plan.planning import Planning
+from pipelines.plan.stage import Plan, Stage, StagePlan, training_committed
 from pipelines.plan.start import start_digest
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.tracking import StageRun
-from pipelines.stages.fit import Workers, fit
 
 
 def plan_training(planning: Planning) -> list[PlannedPartition]:

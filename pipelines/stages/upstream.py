@@ -7,7 +7,7 @@ import pyarrow as pa
 from operators.errors import InputError, UnusableRowError
 from operators.schema import Operator
 from operators.store.dataset import Dataset, Quarantined, Receipt, RowWriter
-from pipelines.plan.stage import PartitionRef
+from pipelines.plan.job import PartitionRef
 
 MAX_CHUNK_S = 600.0
 """Audio that is in memory at a time: 10 minutes at 16 kHz are 19 MB of int16, and as much again while it is made."""

@@ -9,7 +9,7 @@ from models.config.header import read_header, steps
 from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
-from pipelines.execute.context import lock_folder
+from pipelines.plan.context import lock_folder
 from pipelines.plan.output import Output
 from pipelines.plan.sources import made_corpus
 from pipelines.recipes.check import check_recipe

@@ -10,7 +10,7 @@ import yaml
 from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
-from pipelines.execute.context import RunOptions
+from pipelines.plan.context import RunOptions
 from pipelines.recipes.files import from_mapping, to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console

@@ -25,9 +25,9 @@ from models.sequence.batch import collate
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
 from models.training.loop import compile_blocks, make_optimizers, train
+from pipelines.execute.train_worker import Preemption
 from pipelines.plan.header import header_of
 from pipelines.recipes.named import demo
-from pipelines.stages.train_worker import Preemption
 from tests.bench.plain_model import packed_loss, padded_loss
 from tests.models.support import GridSpec, Source, joined
 

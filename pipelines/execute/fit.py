@@ -12,12 +12,12 @@ from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
-from pipelines.execute.context import resize_every_s
+from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker
+from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
-from pipelines.plan.planning import Plan
+from pipelines.plan.stage import Plan
 from pipelines.plan.start import decide
 from pipelines.reporting import console
-from pipelines.stages.train_worker import FAILURE, TrainingJob, train_worker
 
 
 @dataclass(frozen=True, kw_only=True)
