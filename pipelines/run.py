@@ -19,7 +19,8 @@ from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import differences, result_part, to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.tracking import code_version, unrecorded
+from pipelines.reporting.code_version import code_version
+from pipelines.reporting.run_state import unrecorded
 from pipelines.stages import STAGES, check_stages, plan_road, stage_names
 from pipelines.stages.evaluate import check_checkpoint
 from pipelines.stages.index import make_corpus
@@ -66,7 +67,7 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
         made_by = {"recipe": recipe.name, "recipe_digest": recipe.digest, "seed": recipe.seed, "code": code}
         if code.get("dirty"):
             console.notice("the working tree has uncommitted changes; the lineage will record that")
-        context = RunContext(recipe, options, stack, made_by, unrecorded=unrecorded(Output(options.output)))
+        context = RunContext(recipe, options, stack, made_by, unrecorded=unrecorded(options.output))
         result = _run_stages(context, until)
         whole_road = until == "evaluate" and options.checkpoint is None
         if context.did_work or (whole_road and "run" in context.unrecorded):

@@ -77,9 +77,6 @@ SIZES: dict[str, Shape] = {
 }
 
 
-Size = Literal["tiny", "small", "base", "0.6b", "1b", "7b"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """What the embeddings and heads must cover; follows from tokenizer, codec and layout."""

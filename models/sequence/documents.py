@@ -23,7 +23,6 @@ class PackedDocuments:
     codes: bytes | memoryview  # of all audio segments in order, as models.codecs.codec.pack_codes writes them
     loss_spans: NDArray[np.int32]  # (spans, 3): kind, start column, end column
     loss_weights: NDArray[np.float32]  # (spans,)
-    document_ids: tuple[str, ...] = ()
     talker_spans: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
     """(spans, 3): who by arrival, start column, end column, of audio in prompts"""
 

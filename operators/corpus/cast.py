@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from operators.digest import digest
 from operators.errors import InputError
 from operators.rng import hash64, hash64_many, rendezvous, rng
 from operators.schema import CASTS
@@ -188,14 +187,6 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
             ]
             casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows)))
     return casts
-
-
-def speaker_digests(utterances: pa.Table) -> dict[str, str]:
-    """Return a digest of each speaker's rows: what a partition that holds the speaker depends on."""
-    rows: dict[str, list[dict[str, object]]] = defaultdict(list)
-    for row in utterances.to_pylist():
-        rows[row["speaker"]].append(row)
-    return {speaker: digest(listed)[:16] for speaker, listed in sorted(rows.items())}
 
 
 def cast_table(utterances: pa.Table, casts: Sequence[Cast], seed: int) -> pa.Table:

@@ -80,10 +80,6 @@ class _BatchView:
     def _talker_spans(self) -> _Column:
         return _Column(self._batch.column("talker_spans"))
 
-    @cached_property
-    def _documents(self) -> _Column:
-        return _Column(self._batch.column("documents"))
-
     @staticmethod
     def _struct(column: _Column, index: int, names: tuple[str, ...]) -> NDArray[np.int32]:
         rows = column.rows(index)
@@ -91,8 +87,7 @@ class _BatchView:
         return np.stack(picked, axis=1).astype(np.int32) if picked[0].size else np.zeros((0, len(names)), np.int32)
 
     def pack(self, index: int) -> PackedDocuments:
-        spans, documents = self._loss_spans, self._documents.rows(index)
-        ids = self._documents.values.field("document_id").slice(documents.start, documents.stop - documents.start)
+        spans = self._loss_spans
         return PackedDocuments(
             pack_id=self._batch.column("pack_id")[index].as_py(),
             num_columns=int(self.num_columns[index]),
@@ -102,7 +97,6 @@ class _BatchView:
             codes=memoryview(self._batch.column("codes")[index].as_buffer()),
             loss_spans=self._struct(spans, index, ("kind", "start_column", "end_column")),
             loss_weights=spans.values.field("weight").to_numpy()[spans.rows(index)],
-            document_ids=tuple(ids.to_pylist()),
             talker_spans=self._struct(self._talker_spans, index, ("talker", "start_column", "end_column")),
         )
 

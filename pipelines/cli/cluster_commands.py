@@ -12,13 +12,11 @@ from typing import Annotated
 import tyro
 
 from cluster import jobs, preflight
-from cluster.session import Session, connect
-from models.codecs import codec_entry
+from cluster.session import connect
 from operators.errors import InputError
 from pipelines.recipes.files import RECIPE_VARIABLE
-from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.tracking import code_version
+from pipelines.reporting.code_version import code_version
 
 _STAGES = ("run", "simulate", "tokenize", "pack", "train", "evaluate")
 _PASSED_ON = (
@@ -145,27 +143,6 @@ def _preflight(arguments: Sequence[str]) -> None:
     if found:
         raise InputError("; ".join(found))
     console.line("preflight", "nothing that would stop a run")
-
-
-def check_cluster(recipe: Recipe, session: Session, output: Path, store: str, train_workers: int) -> None:
-    """Check a cluster that was joined before work is given to it.
-
-    Raises:
-        InputError: names everything that would stop the run.
-    """
-    if session.address == "local":
-        return
-    manifests = [*recipe.corpus.manifests, *recipe.corpus.recorded]
-    paths = [text.partition("=")[2] if "=" in text else text for text in manifests]
-    paths = [path for path in paths if "://" not in path] + ([] if store else [str(output.absolute())])
-    neural = codec_entry(recipe.encode.codec).runs_on_gpu
-    nodes = [node for node in preflight.look(paths) if node.cpus or not node.alive]  # a head may do no work
-    if not nodes:  # they come when there is work for them
-        console.notice("no node offers a CPU yet; work waits until one does")
-        return
-    found = preflight.problems(nodes, train_workers=train_workers, gpu_stages=neural and session.num_gpus > 0)
-    if found:
-        raise InputError(f"the cluster at {session.address} cannot do this: {'; '.join(found)}")
 
 
 def cluster(arguments: Sequence[str]) -> None:

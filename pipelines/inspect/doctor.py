@@ -6,9 +6,8 @@ import platform
 import shutil
 from pathlib import Path
 
-from pipelines.plan.output import Output
 from pipelines.reporting import console
-from pipelines.reporting.tracking import tracking_uri
+from pipelines.reporting.mlflow_client import tracking_uri
 
 
 def _version(package: str) -> str | None:
@@ -60,7 +59,7 @@ def report(output: Path) -> None:
             [package, version or "not installed", use + ("" if version else f": pip install 'hubbub[{extra}]'")]
         )
     rows.append(["ray", ray.__version__, "local, or --ray-address"])
-    rows.append(["mlflow", str(_version("mlflow")), tracking_uri(Output(output))])
+    rows.append(["mlflow", str(_version("mlflow")), tracking_uri(output)])
     parent = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     free_gb = shutil.disk_usage(parent).free / 1e9
     writable = "writable" if os.access(parent, os.W_OK) else "NOT WRITABLE: choose another --output"

@@ -14,7 +14,7 @@ from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.inspect.graph import flatten
 from pipelines.plan.output import Output
-from pipelines.reporting.tracking import read_state
+from pipelines.reporting.run_state import read_state
 from pipelines.stages import dataset_names, stage_names, stage_of
 
 
@@ -78,7 +78,7 @@ def _matches(identifier: str, node: Mapping[str, Any]) -> bool:
 
 
 def _nodes(output: Output) -> Iterator[dict[str, Any]]:
-    state = read_state(output)
+    state = read_state(output.folder)
     runs = {name: stage["run_id"] for name, stage in state.get("stages", {}).items()}
 
     def node(kind: str, identifier: str, order: Any, path: Path, aliases: Sequence[str], data: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from operators.simulate.realism import MEASURES, against_prior, scorecard, talks
 from operators.simulate.turn_taking import KINDS, PRESETS, Talk, prior_of, read_rttm, talk_of
 from pipelines.plan.output import Output
 from pipelines.reporting import console
-from pipelines.reporting.tracking import record_scorecard
+from pipelines.reporting.mlflow_runs import record_scorecard
 
 
 def fit_prior(rttms: Sequence[Path], target: Path, name: str) -> None:
@@ -86,7 +86,7 @@ def score(simulated: Sequence[Path], against: Sequence[str], folder: Path) -> di
     if len(simulated) == 1 and simulated[0].is_dir():
         values = {f"ks_{name}": float(d["ks"]) for name, d in card["distances"].items() if d}  # type: ignore[attr-defined]
         values |= {name: float(value) for name, value in figures.items() if isinstance(value, float)}
-        if record_scorecard(Output(simulated[0]), values, folder):
+        if record_scorecard(simulated[0], values, folder):
             console.line("MLflow", "the scorecard is with the run that simulated")
     return card
 

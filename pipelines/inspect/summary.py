@@ -1,9 +1,8 @@
 """The table at the end of a run: what there is, and where."""
 
 from pipelines.plan.context import RunOptions
-from pipelines.plan.output import Output
 from pipelines.reporting import console
-from pipelines.reporting.tracking import tracking_uri
+from pipelines.reporting.mlflow_client import tracking_uri
 from pipelines.run import RunResult
 
 
@@ -29,7 +28,7 @@ def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
                 )  # fmt: skip
         console.table("", ["model", "cpWER", "95 % interval", "words", "sub / del / ins"], figures)
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
-    uri = tracking_uri(Output(options.output))
+    uri = tracking_uri(options.output)
     console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")
     if result.training:
         console.line("lineage", f"{console.program('hubbub')} lineage {folder}")

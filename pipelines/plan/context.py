@@ -15,11 +15,12 @@ from typing import Any
 from cluster.session import Session, connect
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
-from pipelines.cli.cluster_commands import check_cluster
 from pipelines.plan.output import Output
+from pipelines.plan.preflight import check_cluster
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.tracking import StageRun, Tracker, warm
+from pipelines.reporting.mlflow_client import warm
+from pipelines.reporting.mlflow_runs import StageRun, Tracker
 
 
 def resize_every_s() -> float:
@@ -101,7 +102,7 @@ class RunContext:
     def expect_work(self) -> None:
         """Load the tracking client beside what comes first: seconds that nobody then waits for."""
         if self._warming is None and self._tracker is None:
-            self._warming = threading.Thread(target=warm, args=(self.output,), daemon=True)
+            self._warming = threading.Thread(target=warm, args=(self.options.output,), daemon=True)
             self._warming.start()
 
     @property
@@ -128,7 +129,7 @@ class RunContext:
         if self._tracker is None:
             if self._warming is not None:
                 self._warming.join()
-            self._tracker = Tracker(self.recipe, self.output, self.options.sweep)
+            self._tracker = Tracker(self.recipe, self.options.output, self.options.sweep)
         self.did_work = True
         return self._tracker
 

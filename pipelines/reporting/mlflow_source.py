@@ -7,7 +7,7 @@ from mlflow.data.dataset_source_registry import register_dataset_source
 
 from operators.errors import InputError
 from operators.store.dataset import Dataset
-from pipelines.reporting.tracking import SOURCE_TYPE
+from pipelines.reporting.mlflow_client import SOURCE_TYPE
 
 
 class HubbubSource(DatasetSource):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
-from pipelines.reporting.tracking import StageRun
+from pipelines.reporting.mlflow_runs import StageRun
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of
 
 TRANSCRIBE_VERSION = "2"

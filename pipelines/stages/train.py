@@ -20,7 +20,7 @@ from pipelines.plan.stage import Plan, Stage, StagePlan, training_committed
 from pipelines.plan.start import start_digest
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.tracking import StageRun
+from pipelines.reporting.mlflow_runs import StageRun
 
 
 def plan_training(planning: Planning) -> list[PlannedPartition]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.config.header import read_header, steps
-from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
 from pipelines.plan.context import lock_folder
@@ -120,8 +119,3 @@ def _remove(one: Waste) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def as_json(found: list[Waste]) -> list[dict[str, object]]:
-    """Return what can go as plain values."""
-    return [to_jsonable(one) for one in found]

@@ -14,7 +14,7 @@ from pipelines.plan.context import RunOptions
 from pipelines.recipes.files import from_mapping, to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.tracking import SweepRun
+from pipelines.reporting.mlflow_runs import SweepRun
 from pipelines.run import run
 
 

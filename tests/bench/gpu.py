@@ -41,7 +41,7 @@ def document(rng, length):
     return PackedDocuments(
         pack_id="d", num_columns=length, cu_seqlens=np.array([0, length], np.int32),
         segments=np.array([[0, 0, length]], np.int32), text_tokens=tokens.astype(np.int32), codes=b"",
-        loss_spans=np.array([[0, 1, length]], np.int32), loss_weights=np.ones(1, np.float32), document_ids=("d",),
+        loss_spans=np.array([[0, 1, length]], np.int32), loss_weights=np.ones(1, np.float32),
     )  # fmt: skip
 
 

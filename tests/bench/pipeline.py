@@ -117,7 +117,7 @@ def mlflow_overhead(folder, steps):
     from mlflow import MlflowClient
 
     from pipelines.plan.context import RunOptions
-    from pipelines.reporting.tracking import StageRun, Tracker
+    from pipelines.reporting.mlflow_runs import StageRun, Tracker
     from pipelines.run import run
     from pipelines.stages.train import curve
 

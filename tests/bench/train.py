@@ -56,7 +56,6 @@ def heard(seed, num_frames, num_text):
         text_tokens=rng.integers(1, 300, 1 + num_text).astype(np.int32),
         codes=pack_codes(rng.integers(0, 16, (CODEC.num_codebooks, num_frames)), CODEC.bits),
         loss_spans=np.array([[0, 1 + columns, total]], np.int32), loss_weights=np.ones(1, np.float32),
-        document_ids=(f"d{seed}",),
     )  # fmt: skip
 
 

@@ -58,7 +58,6 @@ def document(grid, seed, num_frames=None, num_text=None):
         codes=pack_codes(rng.integers(0, V, (K, num_frames)), 4),
         loss_spans=np.array(spans, np.int32),
         loss_weights=np.array(weights, np.float32),
-        document_ids=(f"d{seed}",),
     )
 
 
@@ -97,7 +96,6 @@ def joined(documents, name="pack"):
             np.int32
         ),
         loss_weights=np.concatenate([d.loss_weights for d in documents]),
-        document_ids=tuple(i for d in documents for i in d.document_ids),
     )
 
 

@@ -66,7 +66,6 @@ def document(seed, seconds=0.5, num_text=4):
         segments=np.array([[0, 0, 1], [1, 1, columns], [0, 1 + columns, num_text]], np.int32),
         text_tokens=rng.integers(1, 40, 1 + num_text).astype(np.int32), codes=pack_codes(codes, 16),
         loss_spans=np.array([[0, 1 + columns, total]], np.int32), loss_weights=np.ones(1, np.float32),
-        document_ids=(f"d{seed}",),
     )  # fmt: skip
 
 

@@ -1,147 +1,84 @@
-"""What went in and what came out, for MLflow: the only file that knows it.
+"""What MLflow records of a run: inputs, outputs, metrics, models and files. Every metric goes through `StageRun`.
 
-The folders explain themselves (`pipelines.inspect.lineage`); MLflow holds the same edges as run inputs and outputs, for
-search and comparison.
+The output folder explains itself without it (`pipelines.inspect.lineage`); MLflow holds the same edges as run inputs
+and outputs, for search and comparison.
 """
 
-import contextlib
-import hashlib
 import json
-import logging
 import os
 import platform
-import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from cluster.session import ROOT
 from models.config.header import read_header
 from operators.digest import digest_file, to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
-from pipelines.plan.output import Output
 from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Recipe
-from pipelines.reporting import console
+from pipelines.reporting.code_version import code_version
+from pipelines.reporting.mlflow_client import (
+    SOURCE_TYPE,
+    FaultTolerantClient,
+    check_reachable,
+    connect,
+    experiment_of,
+    tracking_uri,
+)
+from pipelines.reporting.run_state import read_state, write_state
 
-EXPERIMENT = "hubbub"
-SOURCE_TYPE = "hubbub"
-"""What data sets of ours are for MLflow, which finds `pipelines.reporting.mlflow_source` by this name."""
-_MAX_DIGEST = 36  # what MLflow's tables hold; the whole Merkle root stands in the profile
-
-
-def code_version() -> dict[str, Any]:
-    """Return commit and dirty flag, or a hash of the source tree where there is no git."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        state = hashlib.blake2b(digest_size=16)
-        for path in sorted(
-            p for folder in ("pipelines", "operators", "models", "cluster") for p in (ROOT / folder).rglob("*.py")
-        ):
-            state.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-        return {"tree": state.hexdigest()}
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-class _Patient:
-    """A client of the tracking server that does not end a run because the server is gone: it says so, once.
-
-    What could not be recorded is done by the same command later: stages remember that they are not recorded.
-    """
-
-    def __init__(self, client: Any, uri: str) -> None:
-        self._client, self._uri = client, uri
-        self.lost = False
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a call that answers None from the moment on that the server does not."""
-        call = getattr(self._client, name)
-
-        def tried(*arguments: Any, **options: Any) -> Any:
-            from mlflow.exceptions import MlflowException
-
-            if self.lost:
-                return None
-            try:
-                return call(*arguments, **options)
-            except MlflowException as error:
-                if error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
-                    raise
-                self.lost = True
-                reason = str(error).splitlines()[0][:160]
-                console.notice(
-                    f"MLflow at {self._uri} has stopped answering ({reason}); the run goes on, and the same command "
-                    "records later what is missing there"
-                )
-                return None
-
-        return tried
+_MAX_DIGEST = 36  # what MLflow's tables hold; the whole Merkle root is in the profile
 
 
 class Tracker:
-    """Records one `hubbub run` as a parent run and a child a stage; after a kill, the same runs go on."""
+    """Records one `hubbub run` as a parent run with a child for each stage; after a kill, the same runs continue."""
 
-    def __init__(self, recipe: Recipe, output: Output, sweep: str = "") -> None:
-        """Reach the tracking server, and take up an unfinished parent run or begin one.
+    def __init__(self, recipe: Recipe, folder: Path, sweep: str = "") -> None:
+        """Connect to the tracking server, and continue an unfinished parent run or begin one.
 
         Raises:
             InputError: the server does not answer.
         """
-        import mlflow
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        _quiet()
-        self._recipe, self._output = recipe, output
-        self.uri = tracking_uri(output)
-        _knock(self.uri)
-        self._state_path = _state_path(output)
-        if self.uri.startswith("http"):  # by default a client tries again for minutes
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        named = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(self.uri)  # the registry looks models up where the process does, not the client
-        if not named:  # it set the variable too, by which another output's records would come here
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        self._client: Any = MlflowClient(self.uri, self.uri)
+        self._recipe, self._folder = recipe, folder
+        self.uri = tracking_uri(folder)
+        self._client: Any = connect(self.uri)
         try:
-            self._experiment = _experiment(self._client, output)
+            self._experiment = experiment_of(self._client, folder)
         except MlflowException as error:
             raise InputError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from error
-        state = read_state(output)
+        state = read_state(folder)
         if state.get("uri") != self.uri or state.get("finished", True):
-            state = {"uri": self.uri, "finished": False, "stages": {}}
-            tags = {
-                "hubbub.recipe_digest": recipe.digest,
-                "hubbub.seed": str(recipe.seed),
-                "hubbub.output": str(output.folder.absolute()),
-                **{f"hubbub.code.{key}": str(value) for key, value in code_version().items()},
-                "hubbub.python": platform.python_version(),
-                "hubbub.machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            }
-            if sweep:
-                tags["mlflow.parentRunId"] = sweep
-            state["parent"] = self._create(f"{recipe.name}-{recipe.digest[:8]}", tags)
-            self._client.log_text(state["parent"], to_json(recipe), "recipe.json")
-            flat = _flatten(to_jsonable(recipe))
-            self._client.log_batch(state["parent"], params=[_param(k, v) for k, v in flat.items()])
+            state = {"uri": self.uri, "finished": False, "stages": {}, "parent": self._begin(sweep)}
         else:
             self._client.update_run(state["parent"], status="RUNNING")
         self._state = state
         self._save()
-        self._client = _Patient(self._client, self.uri)
+        self._client = FaultTolerantClient(self._client, self.uri)
+
+    def _begin(self, sweep: str) -> str:
+        """Create the parent run with the recipe as its parameters; return its id."""
+        recipe = self._recipe
+        tags = {
+            "hubbub.recipe_digest": recipe.digest,
+            "hubbub.seed": str(recipe.seed),
+            "hubbub.output": str(self._folder.absolute()),
+            **{f"hubbub.code.{key}": str(value) for key, value in code_version().items()},
+            "hubbub.python": platform.python_version(),
+            "hubbub.machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        if sweep:
+            tags["mlflow.parentRunId"] = sweep
+        parent = self._create(f"{recipe.name}-{recipe.digest[:8]}", tags)
+        self._client.log_text(parent, to_json(recipe), "recipe.json")
+        flat = _flatten(to_jsonable(recipe))
+        self._client.log_batch(parent, params=[_param(k, v) for k, v in flat.items()])
+        return parent
 
     @property
     def parent_id(self) -> str:
@@ -153,13 +90,11 @@ class Tracker:
         return "" if made is None else str(made.info.run_id)
 
     def _save(self) -> None:
-        staged = self._state_path.with_suffix(".part")
-        staged.write_text(json.dumps(self._state, indent=1))
-        os.replace(staged, self._state_path)
+        write_state(self._folder, self._state)
 
     @contextmanager
     def stage(self, name: str) -> Iterator["StageRun"]:
-        """Give the child run of a stage for as long as the block lasts."""
+        """Open the child run of a stage for the duration of the block."""
         stages = self._state["stages"]
         if stages.get(name, {}).get("run_id"):
             self._client.update_run(stages[name]["run_id"], status="RUNNING")
@@ -180,7 +115,7 @@ class Tracker:
         self._save()
 
     def finish(self, metrics: Mapping[str, float], *, whole_road: bool) -> None:
-        """End the parent run with its figures; it goes on with the next verb unless the whole road is done."""
+        """End the parent run with its metrics; the next verb continues it unless all stages are done."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -191,24 +126,27 @@ class Tracker:
 
 
 class SweepRun:
-    """The run that a sweep's runs stand below; a sweep that is run again goes on in the same one."""
+    """The parent of a sweep's runs; a sweep that is run again continues in the same one."""
 
     def __init__(self, recipe: Recipe, folder: Path, grid: Sequence[str]) -> None:
-        """Begin, or take up what was begun."""
-        output = Output(folder)
+        """Begin a run, or continue the one that was begun.
+
+        Raises:
+            InputError: the server does not answer.
+        """
         path = folder / "mlflow_sweep.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        tracker_uri = tracking_uri(output)
-        _knock(tracker_uri)
+        tracker_uri = tracking_uri(folder)
+        check_reachable(tracker_uri)
         from mlflow import MlflowClient
 
-        self._client = _Patient(MlflowClient(tracker_uri), tracker_uri)
+        self._client = FaultTolerantClient(MlflowClient(tracker_uri), tracker_uri)
         key = {"uri": tracker_uri, "grid": list(grid)}
         if {name: known.get(name) for name in key} == key:
             self.run_id = str(known["run_id"])
             return
         made = self._client.create_run(
-            _experiment(self._client, output),
+            experiment_of(self._client, folder),
             run_name=f"sweep-{recipe.name}",
             tags={"hubbub.sweep": " ".join(grid)},
         )
@@ -225,63 +163,16 @@ class SweepRun:
         self._client.set_terminated(self.run_id, "FINISHED")
 
 
-def _experiment(client: Any, output: Output) -> str:
-    """Return the experiment's id; without a server, what its runs log lies beside the output."""
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found:
-        return str(found.experiment_id)
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    location = None if named else (output.folder.absolute() / "mlartifacts").as_uri()
-    return str(client.create_experiment(EXPERIMENT, location))
-
-
-def _state_path(output: Output) -> Path:
-    return output.folder / "mlflow_runs.json"
-
-
-def read_state(output: Output) -> dict[str, Any]:
-    """Return which runs the tracking server was given."""
-    path = _state_path(output)
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def unrecorded(output: Output) -> frozenset[str]:
-    """Return the stages whose runs a kill left open, and `run` where the parent's is: to be recorded though done."""
-    state = read_state(output)
-    if state.get("finished", True):
-        return frozenset()
-    return frozenset({"run", *(name for name, stage in state["stages"].items() if not stage["finished"])})
-
-
-def record_scorecard(output: Output, values: Mapping[str, float], folder: Path) -> bool:
-    """Add a scorecard's figures and page to the run that simulated; return whether there was one."""
-    run_id = read_state(output).get("stages", {}).get("simulate", {}).get("run_id")
-    if run_id is None:
-        return False
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    uri = tracking_uri(output)
-    _knock(uri)
-    try:
-        run = StageRun(MlflowClient(uri), "", run_id)
-        run.metrics(values, prefix="scorecard.")
-        run.files(folder)
-    except MlflowException as error:
-        raise InputError(f"MLflow at {uri} does not take the scorecard: {str(error).splitlines()[0]}") from error
-    return True
-
-
 @dataclass
 class StageRun:
-    """The child run of one stage."""
+    """The child run of one stage: its inputs, outputs, metrics and files."""
 
     _client: Any
     _experiment: str
     run_id: str
 
     def reads(self, snapshots: Sequence[tuple[Snapshot, str]]) -> None:
-        """Record data sets as inputs: one a data set, by Merkle root, never one a shard."""
+        """Record data sets as inputs: one for each data set, by Merkle root, never one for each shard."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
@@ -325,7 +216,7 @@ class StageRun:
         self._client.log_inputs(self.run_id, datasets=inputs)
 
     def register(self, name: str, model_id: str, folder: Path, figures: Mapping[str, float]) -> None:
-        """Make a checkpoint the next version of a registered model; the same weights make no second one."""
+        """Register a checkpoint as the next version of a model, unless the same weights are registered already."""
         from mlflow.exceptions import MlflowException
 
         if not model_id:
@@ -343,7 +234,7 @@ class StageRun:
         self._client.create_model_version(name, f"models:/{model_id}", self.run_id, tags=tags, model_id=model_id)
 
     def wrote(self, snapshot: Snapshot) -> None:
-        """Record what a stage made: the data set's name and Merkle root, its size and counts."""
+        """Record a data set that the stage made: its name and Merkle root, size and counts."""
         self._client.set_tag(self.run_id, f"hubbub.output.{snapshot.name}", snapshot.merkle_root)
         counts = {name for receipt in snapshot.receipts for name in receipt.counts}
         bad = sum(len(receipt.quarantined) for receipt in snapshot.receipts)
@@ -351,7 +242,7 @@ class StageRun:
         self.metrics({**figures, **{name: snapshot.total(name) for name in counts}}, prefix=f"{snapshot.name}.")
 
     def metrics(self, values: Mapping[str, float], step: int = 0, prefix: str = "") -> None:
-        """Record figures."""
+        """Record metrics."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -359,7 +250,7 @@ class StageRun:
         self._client.log_batch(self.run_id, metrics=made)
 
     def last_step(self, name: str) -> int:
-        """Return the last step of a curve that is already recorded; 0 before the first."""
+        """Return the last step of a curve that is recorded; 0 before the first."""
         known = self._client.get_metric_history(self.run_id, name) or []
         return max((metric.step for metric in known), default=0)
 
@@ -398,7 +289,7 @@ class StageRun:
         return str(made.model_id)
 
     def model_metrics(self, model_id: str, dataset: Snapshot, values: Mapping[str, float]) -> None:
-        """Record an evaluation's figures, tied to the checkpoint and to the data set it was judged on."""
+        """Record an evaluation's figures, tied to the checkpoint and the data set it was evaluated on."""
         for name, value in values.items():
             self._client.log_metric(
                 self.run_id,
@@ -410,45 +301,31 @@ class StageRun:
             )
 
     def files(self, folder: Path) -> None:
-        """Keep small files with the run."""
+        """Record the files of a folder as artifacts."""
         self._client.log_artifacts(self.run_id, str(folder))
 
 
-def _knock(uri: str) -> None:
-    """Try the door of a tracking server: the client itself tries again for minutes.
+def record_scorecard(folder: Path, values: Mapping[str, float], scorecard: Path) -> bool:
+    """Add a scorecard's metrics and page to the run that simulated; return whether there is one.
 
     Raises:
-        InputError: nobody answers.
+        InputError: the server does not accept them.
     """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or parts.hostname is None:
-        return
+    run_id = read_state(folder).get("stages", {}).get("simulate", {}).get("run_id")
+    if run_id is None:
+        return False
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(folder)
+    check_reachable(uri)
     try:
-        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 10).close()
-    except OSError as error:
-        raise InputError(f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI): {error}") from error
-
-
-def warm(output: Output) -> None:
-    """Import the client and open its database; what goes wrong is said when it is used."""
-    with contextlib.suppress(Exception):
-        uri = tracking_uri(output)
-        _knock(uri)
-        from mlflow import MlflowClient
-
-        _quiet()
-        MlflowClient(uri).search_experiments(max_results=1)
-
-
-def _quiet() -> None:
-    """Leave only warnings of what MLflow uses; called behind its import, which sets it to INFO."""
-    for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def tracking_uri(output: Output) -> str:
-    """Return where runs are recorded: MLFLOW_TRACKING_URI, else sqlite beside the output."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output.folder.absolute()}/mlflow.db"
+        run = StageRun(MlflowClient(uri), "", run_id)
+        run.metrics(values, prefix="scorecard.")
+        run.files(scorecard)
+    except MlflowException as error:
+        raise InputError(f"MLflow at {uri} does not accept the scorecard: {str(error).splitlines()[0]}") from error
+    return True
 
 
 def _flatten(data: Any, path: str = "") -> dict[str, Any]:

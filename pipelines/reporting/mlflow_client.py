@@ -1,0 +1,120 @@
+"""Reaching MLflow: where runs are recorded, and a client that survives the loss of its server."""
+
+import contextlib
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from operators.errors import InputError
+from pipelines.reporting import console
+
+EXPERIMENT = "hubbub"
+SOURCE_TYPE = "hubbub"
+"""MLflow's source type of our data sets; it finds `pipelines.reporting.mlflow_source` by this name."""
+
+
+def tracking_uri(folder: Path) -> str:
+    """Return where runs of an output folder are recorded: MLFLOW_TRACKING_URI, else SQLite in the folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
+
+
+def experiment_of(client: Any, folder: Path) -> str:
+    """Return the experiment's id; without a server, artifacts are kept in the output folder."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found:
+        return str(found.experiment_id)
+    has_server = os.environ.get("MLFLOW_TRACKING_URI")
+    location = None if has_server else (folder.absolute() / "mlartifacts").as_uri()
+    return str(client.create_experiment(EXPERIMENT, location))
+
+
+def check_reachable(uri: str) -> None:
+    """Check that a tracking server accepts connections, since the client itself retries for minutes.
+
+    Raises:
+        InputError: it does not.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 10).close()
+    except OSError as error:
+        raise InputError(f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI): {error}") from error
+
+
+def connect(uri: str) -> Any:
+    """Return a client of the tracking server.
+
+    Raises:
+        InputError: the server does not answer.
+    """
+    check_reachable(uri)
+    if uri.startswith("http"):  # by default a client retries for minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    import mlflow
+    from mlflow import MlflowClient
+
+    quiet()
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)  # the registry looks models up through the process's URI, not the client's
+    if not named:  # it also set the variable, which would send another output's records here
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return MlflowClient(uri, uri)
+
+
+def warm(folder: Path) -> None:
+    """Import the client and open its database ahead of use; errors are reported when it is used."""
+    with contextlib.suppress(Exception):
+        uri = tracking_uri(folder)
+        check_reachable(uri)
+        from mlflow import MlflowClient
+
+        quiet()
+        MlflowClient(uri).search_experiments(max_results=1)
+
+
+def quiet() -> None:
+    """Show only warnings of MLflow and what it uses; called after its import, which sets the level to INFO."""
+    for noisy in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class FaultTolerantClient:
+    """An MLflow client that does not end a run when its server is lost: it prints one notice and drops later calls.
+
+    What could not be recorded is recorded when the same command is run again: stages remember that they are not.
+    """
+
+    def __init__(self, client: Any, uri: str) -> None:
+        """Wrap a client."""
+        self._client, self._uri = client, uri
+        self.lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of the client that returns None once the server is lost."""
+        call = getattr(self._client, name)
+
+        def tried(*arguments: Any, **options: Any) -> Any:
+            from mlflow.exceptions import MlflowException
+
+            if self.lost:
+                return None
+            try:
+                return call(*arguments, **options)
+            except MlflowException as error:
+                if error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
+                    raise
+                self.lost = True
+                reason = str(error).splitlines()[0][:160]
+                console.notice(
+                    f"MLflow at {self._uri} has stopped answering ({reason}); the run continues, and the same command "
+                    "will record later what is missing there"
+                )
+                return None
+
+        return tried
