@@ -17,8 +17,8 @@ from models.sequence.tokenizer import ByteTokenizer
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.plan.output import Output
+from pipelines.recipes.files import recipe_of
 from pipelines.reporting import console
-from pipelines.upkeep.export import recipe_of
 
 STYLE = """body{font:15px system-ui;max-width:72em;margin:2em auto;padding:0 1em;color:#222}h2{margin-top:1.6em}
 audio{width:100%;height:2.2em}code{background:#f3f3f3;padding:.1em .3em;word-break:break-word}

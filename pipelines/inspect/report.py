@@ -14,11 +14,11 @@ from pipelines.inspect.lineage import chain
 from pipelines.inspect.listen import STYLE, sound, timeline
 from pipelines.plan.output import Output
 from pipelines.plan.stage import Plan
+from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import dataset_names, notices, plan_road, stage_names
 from pipelines.stages.train import summary
-from pipelines.upkeep.export import recipe_of
 
 _STYLE = (
     STYLE

@@ -11,8 +11,8 @@ from models.speech_lm.generate import frames_in
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Snapshot
 from pipelines.plan.output import Output
+from pipelines.recipes.files import recipe_of
 from pipelines.reporting import console
-from pipelines.upkeep.export import recipe_of
 
 
 def trace(folder: Path, pack_id: str, first: int = 0, end: int | None = None) -> list[dict[str, Any]]:

@@ -42,6 +42,20 @@ def load_recipe(name: str) -> Recipe:
         raise InputError(f"recipe file {path} cannot be read: {error.strerror}") from error
 
 
+def recipe_of(folder: Path) -> Recipe:
+    """Return the recipe that an output folder was made by.
+
+    Raises:
+        InputError: the folder is not the output of a run, or of another version of the program.
+    """
+    path = folder / "recipe.json"
+    try:
+        recipe: Recipe = from_mapping(Recipe, json.loads(path.read_text()), str(path))
+    except OSError as error:
+        raise InputError(f"{folder} is not the output folder of a run: {error.strerror}") from error
+    return recipe
+
+
 def _read(text: str, path: str) -> Recipe:
     try:
         data = yaml.safe_load(text)

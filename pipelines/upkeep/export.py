@@ -1,7 +1,6 @@
 """data export: conversations with their sound and truth, as lhotse (and what reads lhotse) has them."""
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from operators.errors import InputError
 from operators.simulate.render import roots_of, with_roots
 from pipelines.plan.output import Output
 from pipelines.plan.sources import audio_roots
-from pipelines.recipes.files import from_mapping
+from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 
@@ -46,20 +45,6 @@ def export(output_folder: Path, folder: Path, form: str, split: str | None) -> N
     if not number:
         raise InputError(f"there is no conversation of the {split} split in {output_folder}")
     console.line("exported", f"{number:,} conversations, {console.hours(seconds)}, to {folder} ({form})")
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """Return the recipe that an output folder was made by.
-
-    Raises:
-        InputError: it is no output folder, or of another version.
-    """
-    path = folder / "recipe.json"
-    try:
-        recipe: Recipe = from_mapping(Recipe, json.loads(path.read_text()), str(path))
-    except OSError as error:
-        raise InputError(f"{folder} is no output folder of a run: {error.strerror}") from error
-    return recipe
 
 
 def _write(conversations: Iterator[pa.Table], recipe: Recipe, folder: Path, form: str) -> tuple[int, float]:

@@ -12,10 +12,10 @@ from pipelines.plan.context import lock_folder
 from pipelines.plan.output import Output
 from pipelines.plan.sources import made_corpus
 from pipelines.recipes.check import check_recipe
+from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import dataset_names, plan_road
-from pipelines.upkeep.export import recipe_of
 
 
 @dataclass(frozen=True)

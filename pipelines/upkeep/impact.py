@@ -13,10 +13,10 @@ from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
 from pipelines.plan.output import Output
+from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import plan_road
-from pipelines.upkeep.export import recipe_of
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import soundfile
 from operators.corpus.annotations import rttm, stm
 from operators.corpus.manifest import Manifest, corpus_roots
 from operators.errors import InputError
-from operators.evaluate.selftest import check_labels
 from operators.schema import CONVERSATIONS
 from operators.simulate.recorded import index_recorded, read_stm
 from operators.simulate.render import Render, with_roots
 from operators.simulate.rooms import Place
+from operators.simulate.selftest import check_labels
 from operators.simulate.turn_taking import read_rttm
 
 SAID = [("ann", 0.5, 2.0, "hello there"), ("bob", 1.5, 3.25, "Well, hi!"), ("ann", 3.5, 6.0, "so it goes"),

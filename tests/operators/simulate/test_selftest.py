@@ -7,11 +7,11 @@ from operators.corpus import annotations
 from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
 from operators.corpus.manifest import Manifest, corpus_roots, index
 from operators.errors import InputError
-from operators.evaluate import selftest
-from operators.evaluate.selftest import agreement, check_labels
+from operators.simulate import selftest
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render, with_roots
 from operators.simulate.rooms import Place
+from operators.simulate.selftest import agreement, check_labels
 from operators.simulate.turn_taking import Segment
 
 CASTING = Casting(train_conversations=12, test_conversations=4, max_speakers=2, test_speakers=0.34)
