@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -13,16 +13,16 @@ from models.codecs.codec import CodecSpec
 from models.config.header import Header
 from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
-from models.sequence.grammar import ArrivalGrammar, TimedGrammar
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
-from models.speech_lm.generate import greedy_text
-from models.speech_lm.model import SpeechLM
-from models.training.checkpoint import load
 from operators.digest import digest_file
 from operators.documents.compose import Compose, codec_of
 from operators.documents.document import Window
 from operators.errors import InputError
 from operators.schema import CODES, HYPOTHESES, table
+
+if TYPE_CHECKING:  # the version is part of keys, which are made without torch
+    from models.sequence.grammar import ArrivalGrammar, TimedGrammar
+    from models.speech_lm.model import SpeechLM
 
 _TIME = re.compile(r"\[\d+\.\d\d\]?|^\d*\.?\d\d\]")
 
@@ -51,7 +51,9 @@ class Transcribe:
     version: ClassVar[str] = "2"
 
     @cached_property
-    def _loaded(self) -> tuple[SpeechLM, Header]:
+    def _loaded(self) -> "tuple[SpeechLM, Header]":
+        from models.training.checkpoint import load
+
         try:
             model, _, header = load(Path(self.checkpoint), self.device)
         except ValueError as error:
@@ -78,7 +80,7 @@ class Transcribe:
         return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
 
     @property
-    def model(self) -> SpeechLM:
+    def model(self) -> "SpeechLM":
         """The checkpoint's model."""
         return self._loaded[0]
 
@@ -156,8 +158,10 @@ class Transcribe:
         """Return the transcription prompt of one window of a conversation (a row of CODES)."""
         return self.compose.asr_question(row, window, codec, self.task).prompt()
 
-    def grammar(self, prompt: PackedDocuments) -> ArrivalGrammar | TimedGrammar:
+    def grammar(self, prompt: PackedDocuments) -> "ArrivalGrammar | TimedGrammar":
         """Return what an answer to a prompt may look like; speakers that the prompt names are known."""
+        from models.sequence.grammar import ArrivalGrammar, TimedGrammar
+
         tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
         named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
         carried = int(named.max()) + 1 if len(named) else 0
@@ -174,6 +178,8 @@ class Transcribe:
 
     def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
         """Return each prompt's answer, decoded `batch_size` at a time, neighbors in length together."""
+        from models.speech_lm.generate import greedy_text
+
         model, _ = self._loaded
         order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
         answers: list[list[int]] = [[] for _ in prompts]

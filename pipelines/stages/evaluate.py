@@ -10,6 +10,7 @@ from models.config.settings import key_settings
 from models.training.mirror import Mirror
 from operators.digest import canonical_json, digest, digest_file
 from operators.errors import InputError
+from operators.evaluate.transcribe import Transcribe
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
 from operators.store import storage
 from operators.store.dataset import Partition, Receipt, RowWriter
@@ -22,7 +23,6 @@ from pipelines.recipes.recipe import Recipe
 from pipelines.reporting.mlflow_runs import StageRun
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of
 
-TRANSCRIBE_VERSION = "2"
 WHICH = ("trained", "untrained")
 
 
@@ -46,7 +46,7 @@ def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
     """Return a partition for each checkpoint and partition of the test split's codes."""
     recipe = planning.recipe
     settings = {
-        "operators": {"transcribe": TRANSCRIBE_VERSION, "schema": SCHEMA_VERSION},
+        "operators": {"transcribe": Transcribe.version, "schema": SCHEMA_VERSION},
         "evaluate": key_settings(recipe.evaluate),
         "task": transcription_task(recipe),
         "window_s": recipe.compose.window_s,
@@ -117,8 +117,6 @@ def _words(value: object) -> str:
 
 def make_hypotheses(job: Job) -> Receipt:
     """Make one partition of `hypotheses`: one checkpoint's transcripts of one partition of codes."""
-    from operators.evaluate.transcribe import Transcribe
-
     source = job.output.dataset("codes")
     operator = Transcribe(
         checkpoint=_local_checkpoint(job),

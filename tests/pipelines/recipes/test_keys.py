@@ -312,12 +312,12 @@ def test_every_version_is_part_of_a_key(base, monkeypatch):
     from models.config.options import Training
     from operators.corpus import cast
     from operators.documents.compose import Compose
+    from operators.evaluate.transcribe import Transcribe
     from operators.packing.pack import Pack
     from operators.simulate.converse import Converse
     from operators.simulate.render import Render
     from operators.simulate.rooms import Place
     from operators.tokenize.encode import Encode
-    from pipelines.stages import evaluate
 
     before = keys(recipe)
     for number, (owner, name, expected) in enumerate(
@@ -330,7 +330,7 @@ def test_every_version_is_part_of_a_key(base, monkeypatch):
             (Compose, "version", AFTER_PACKS),
             (Pack, "version", AFTER_PACKS),
             (Training, "version", AFTER_TRAINING),
-            (evaluate, "TRANSCRIBE_VERSION", {"hypotheses"}),
+            (Transcribe, "version", {"hypotheses"}),
         )
     ):
         with monkeypatch.context() as patched:
