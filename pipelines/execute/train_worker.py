@@ -58,7 +58,8 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
 
     from models.speech_lm.flops import peak_flops
     from models.speech_lm.model import SpeechLM
-    from models.training.loop import train
+    from models.training.loop import Hooks, RunFolder, train
+    from models.training.step import Process
 
     job = config["job"]
     recipe, folder = job.recipe, job.folder
@@ -80,13 +81,9 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
             shards.grid,
             recipe.train,
             seed=recipe.seed,
-            folder=folder,
-            header=header,
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-            device=device,
-            should_stop=Preemption(),
-            url=job.url,
+            place=RunFolder(folder=folder, header=header, url=job.url),
+            process=Process(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device),
+            hooks=Hooks(should_stop=Preemption()),
         )
     except FloatingPointError as error:
         # Every rank sees the same sums and stops at the same step; to try again would give the same.

@@ -24,12 +24,13 @@ from models.kernels.loss import full_cross_entropy, linear_cross_entropy
 from models.sequence.batch import collate
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
-from models.training.loop import compile_blocks, make_optimizers, train
+from models.training.loop import compile_blocks
+from models.training.optimizers import make_optimizers
 from pipelines.execute.train_worker import Preemption
 from pipelines.plan.header import header_of
 from pipelines.recipes.named import demo
 from tests.bench.plain_model import packed_loss, padded_loss
-from tests.models.support import GridSpec, Source, joined
+from tests.models.support import GridSpec, Source, joined, train_flat
 
 RECIPE = replace(demo(), model=SIZES["small"])
 HEADER = header_of(RECIPE, {})
@@ -211,7 +212,7 @@ def training(folder, steps=40, **options):
     model, _ = model_and_optimizer()
     config = Training(steps=steps, packs_per_step=2, checkpoint_every=steps, num_threads=2)
     seconds = []
-    train(
+    train_flat(
         model, Source(packs), GRID, config, seed=0, folder=Path(folder), header=HEADER,
         on_step=lambda record: seconds.append(record.seconds), **options,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from models.codecs.codec import unpack_codes
 from models.config.options import Training
 from models.config.shape import Shape
 from models.speech_lm.model import SpeechLM
-from models.training.loop import train
+from models.training.loop import RunFolder, train
 from operators.corpus.cast import Casting
 from operators.corpus.manifest import corpus_roots, index
 from operators.digest import digest, to_jsonable
@@ -239,7 +239,7 @@ def _train(road: Road) -> None:
     folder = output.training(plan_road(recipe, output).training_key)
     folder.mkdir(parents=True)
     model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
-    train(model, shards, shards.grid, recipe.train, seed=recipe.seed, folder=folder, header=header)
+    train(model, shards, shards.grid, recipe.train, seed=recipe.seed, place=RunFolder(folder=folder, header=header))
 
 
 # -------------------------------------------------------------------------------------------------------- fingerprints

@@ -137,3 +137,14 @@ def header(grid):
         codec=CODEC, codec_weights=None, layout="parallel", group=1, tokenizer="toy", tokenizer_digest="0",
         lineage=json.loads(json.dumps({"codec": asdict(CODEC)})),
     )  # fmt: skip
+
+
+def train_flat(model, source, grid, config, *, seed, folder, header, url=None, **options):
+    """`models.training.loop.train`, its groups of arguments spread out."""
+    from models.training.loop import Hooks, RunFolder, train
+    from models.training.step import Process
+
+    process = {name: options.pop(name) for name in ("rank", "world_size", "device") if name in options}
+    place = RunFolder(folder=folder, header=header, url=url)
+    hooks = Hooks(**options)
+    return train(model, source, grid, config, seed=seed, place=place, process=Process(**process), hooks=hooks)

@@ -19,9 +19,8 @@ from models.speech_lm.front_end import Queries, encoder_digest, load_encoder
 from models.speech_lm.generate import greedy_text
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
-from models.training.loop import train
 from models.training.metrics import read_metrics
-from tests.models.support import SHAPE, Source, joined
+from tests.models.support import SHAPE, Source, joined, train_flat
 
 transformers = pytest.importorskip("transformers")
 PCM = load_codec("pcm")
@@ -152,7 +151,7 @@ def test_training_goes_on_and_a_checkpoint_names_its_encoder(encoder, tmp_path):
     def go(folder, **options):
         folder.mkdir(exist_ok=True)
         model = model_for(encoder, encoder_rank=2)
-        train(model, Source(packs), GRID, config, seed=0, folder=folder, header=header(model), **options)
+        train_flat(model, Source(packs), GRID, config, seed=0, folder=folder, header=header(model), **options)
         return [record.loss for record in read_metrics(folder / "metrics.jsonl")]
 
     def stop(record):

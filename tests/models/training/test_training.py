@@ -16,10 +16,10 @@ from models.config.options import Training
 from models.training import checkpoint
 from models.training.augment import Augment
 from models.training.loader import Loader, share, step_cost
-from models.training.loop import learning_rate, train
 from models.training.metrics import read_metrics
+from models.training.optimizers import learning_rate
 from models.training.order import Span, Stream
-from tests.models.support import Source, document, grid_spec, header, joined, model_for
+from tests.models.support import Source, document, grid_spec, header, joined, model_for, train_flat
 
 GRID = grid_spec()
 CONFIG = Training(steps=10, packs_per_step=4, warmup_steps=2, checkpoint_every=3, lr=5e-3)
@@ -32,7 +32,9 @@ def packs(number=9):
 def run(folder, config=CONFIG, source=None, dtype=torch.float32, **options):
     folder.mkdir(parents=True, exist_ok=True)
     model = model_for(GRID, dtype=dtype)
-    train(model, source or Source(packs(), (4, 5)), GRID, config, seed=7, folder=folder, header=header(GRID), **options)
+    train_flat(
+        model, source or Source(packs(), (4, 5)), GRID, config, seed=7, folder=folder, header=header(GRID), **options
+    )
     return model
 
 
@@ -261,7 +263,7 @@ def test_a_loss_that_is_no_number_names_the_packs(tmp_path):
     with torch.no_grad():
         model.text_head.weight[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, in packs p\d"):
-        train(model, Source(packs()), GRID, CONFIG, seed=0, folder=tmp_path, header=header(GRID))
+        train_flat(model, Source(packs()), GRID, CONFIG, seed=0, folder=tmp_path, header=header(GRID))
 
 
 def test_checkpoints_are_whole_pruned_and_hold_no_pickle(tmp_path):

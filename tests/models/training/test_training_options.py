@@ -13,9 +13,9 @@ from models.kernels.loss import full_cross_entropy, linear_cross_entropy
 from models.sequence.batch import collate
 from models.speech_lm.flops import training_flops
 from models.training import checkpoint
-from models.training.loop import StepGuard, train
+from models.training.guard import StepGuard
 from models.training.metrics import read_metrics
-from tests.models.support import Source, document, grid_spec, header, joined, model_for
+from tests.models.support import Source, document, grid_spec, header, joined, model_for, train_flat
 from tests.models.training.test_training import CONFIG, GRID, _free_port, losses, packs, run
 
 
@@ -149,7 +149,7 @@ def test_a_machine_that_is_taken_away_leaves_a_checkpoint(tmp_path):
     model = model_for(GRID, dtype=torch.float32)
     arguments = {"seed": 7, "header": header(GRID), "folder": tmp_path / "cut"}
     (tmp_path / "cut").mkdir()
-    last = train(model, Source(packs(), (4, 5)), GRID, CONFIG, **arguments, should_stop=lambda: next(asked))
+    last = train_flat(model, Source(packs(), (4, 5)), GRID, CONFIG, **arguments, should_stop=lambda: next(asked))
     assert last == 5
     assert steps(tmp_path / "cut")[-1] == 5
     source = Source(packs(), (4, 5))
@@ -261,7 +261,7 @@ def test_streams_must_be_as_many_as_the_layout_has():
     model = model_for(GRID, dtype=torch.float32)
     config = Training(steps=1, stream_weights=(1.0,))
     with pytest.raises(ValueError, match="the layout has 4 streams"):
-        train(model, Source(packs()), GRID, config, seed=0, folder=None, header=header(GRID))
+        train_flat(model, Source(packs()), GRID, config, seed=0, folder=None, header=header(GRID))
 
 
 def test_training_goes_on_from_a_url_on_another_machine(tmp_path):

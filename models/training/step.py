@@ -1,0 +1,157 @@
+"""One optimizer step: forward and backward over a rank's batches, sums over ranks, one division, one update.
+
+Every rank sums the loss over its packs; gradients and weights are summed over ranks, and only then divided: the
+gradient is that of the weighted mean over the whole global batch, however it was cut up.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from models.config.options import Backend, Training
+from models.sequence.batch import Batch
+from models.speech_lm.flops import training_flops
+from models.speech_lm.model import SpeechLM
+from models.training.distributed import local_value, sum_over_ranks
+from models.training.guard import StepGuard
+from models.training.optimizers import learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One of the processes that share a step's packs."""
+
+    rank: int = 0
+    """Its place among them."""
+    world_size: int = 1
+    """Their number."""
+    device: str = "cpu"
+    """Where its model runs."""
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over all cells, columns and documents of a step: losses before division, their weights, and counts."""
+
+    total: float
+    weight: float
+    text_total: float
+    text_weight: float
+    audio_total: float
+    audio_weight: float
+    num_columns: float
+    num_documents: float
+    num_frames: float
+    flops: float
+
+    NUMBER = 10
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did."""
+
+    sums: StepSums
+    grad_norm: float
+    lr: float
+    fault: str | None
+    """What was wrong with it, if its update was left out."""
+    stops: bool
+    """Whether any rank was asked to stop after it."""
+
+
+@dataclass
+class TrainingState:
+    """Everything that a step changes."""
+
+    model: SpeechLM
+    optimizers: list[torch.optim.Optimizer]
+    guard: StepGuard
+    backend: Backend
+    averages: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Running mean of the trained parameters by name; empty where none is kept."""
+
+    def __post_init__(self) -> None:
+        """Collect the trained parameters."""
+        self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def accumulate(
+    model: SpeechLM, batches: Iterable[Batch], backend: Backend, device: torch.device, config: Training
+) -> torch.Tensor:
+    """Add the gradients of the summed loss of some batches; return the sums, float64 (10,), as `StepSums` names them.
+
+    Raises:
+        ValueError: a text token is not in the model's vocabulary.
+    """
+    sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64)
+    streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
+    for masked in batches:
+        batch = masked if config.document_mask else masked.unmasked()
+        if config.tag_weight != 1.0:
+            batch = batch.with_tag_weight(config.tag_weight)
+        known = model.vocabulary.text_size
+        if len(batch.text) and int(batch.text.max()) >= known:  # checked here: a GPU would only report that it stopped
+            raise ValueError(
+                f"a text token is {int(batch.text.max())}, but the model knows {known}; is this another tokenizer?"
+            )
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight, config.activity_weight)
+        loss.total.backward()
+        parts = (loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight)
+        sums[: len(parts)] += torch.stack([part.detach() for part in parts]).double().cpu()
+        flops = training_flops(model.shape, model.vocabulary, batch)
+        counts = [len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops]
+        sums[len(parts) :] += torch.tensor(counts, dtype=torch.float64)
+    return sums
+
+
+def run_step(
+    state: TrainingState, step: int, batches: Iterable[Batch], config: Training, process: Process, *, should_stop: bool
+) -> StepResult:
+    """Do one optimizer step on this rank's batches; leave the update out where the step is bad.
+
+    Args:
+        state: what it changes.
+        step: counted from 1.
+        batches: this rank's share of the step's packs.
+        config: how to train.
+        process: this rank.
+        should_stop: whether this rank is asked to stop after the step; every rank learns whether any was.
+    """
+    device = torch.device(process.device)
+    _zero_gradients(state)
+    sums = accumulate(state.model, batches, state.backend, device, config)
+    gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
+    stop = torch.tensor([float(should_stop)], dtype=torch.float64)
+    on_device = torch.cat((sums, stop)).to(device=device, dtype=torch.float32)
+    sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
+    if process.world_size > 1:
+        sums = on_device.double().cpu()[: StepSums.NUMBER]
+    of_step = StepSums(*sums.tolist())
+    torch._foreach_div_(gradients, max(of_step.weight, 1e-8))
+    grad_norm = local_value(torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip_norm))
+    rate = learning_rate(step, config)
+    fault = state.guard.fault(of_step.total, grad_norm)
+    if fault is None:
+        _update(state, rate, config)
+    return StepResult(of_step, grad_norm, rate, fault, bool(on_device[StepSums.NUMBER]))
+
+
+def _zero_gradients(state: TrainingState) -> None:
+    """Set every gradient to zero: one that stays None would be missing from the sums over ranks."""
+    state.model.zero_grad(set_to_none=False)
+    for parameter in state.trained.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _update(state: TrainingState, rate: float, config: Training) -> None:
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    if state.averages:
+        values = [parameter.detach() for parameter in state.trained.values()]
+        torch._foreach_lerp_(list(state.averages.values()), values, 1.0 - config.ema_decay)

@@ -1,0 +1,71 @@
+"""Checkpoints written beside training, pruned, and copied to the store."""
+
+import json
+import statistics
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+from models.config.header import Header
+from models.config.header import steps as complete
+from models.config.options import Training
+from models.training import checkpoint
+from models.training.metrics import read_metrics
+from models.training.mirror import Mirror
+
+
+class CheckpointWriter:
+    """Writes checkpoints while the next steps run; errors are raised at the next checkpoint, or at the end."""
+
+    def __init__(self, folder: Path, header: Header, config: Training, mirror: Mirror | None = None) -> None:
+        """Start a thread that writes."""
+        self._folder, self._header, self._config, self._mirror = folder, header, config, mirror
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        """Accept checkpoints until the block ends."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Wait for the checkpoint that is being written."""
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def write(self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition) -> None:
+        """Write a copy of the state once the previous one is written."""
+        self._wait()
+        self._pending = self._pool.submit(self._write, step, state, position)
+
+    def _write(self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition) -> None:
+        checkpoint.save(self._folder, step, state, self._header, position)
+        checkpoint.prune(self._folder, self._config.keep_checkpoints, self._best())
+        if self._mirror:
+            self._mirror.send(step)
+            kept = complete(self._folder)
+            copied = [number for number in self._mirror.steps() if number]
+            self._mirror.drop(number for number in copied[: -self._config.keep_checkpoints] if number not in kept)
+
+    def _best(self) -> list[int]:
+        """Return the steps before which the mean loss was lowest."""
+        if not self._config.keep_best:
+            return []
+        records = read_metrics(self._folder / "metrics.jsonl")
+        every = self._config.checkpoint_every
+
+        def before(step: int) -> float:
+            return statistics.fmean(r.loss for r in records if step - every < r.step <= step)
+
+        measured = [step for step in complete(self._folder)[1:] if any(r.step == step for r in records)]
+        return sorted(measured, key=before)[: self._config.keep_best]
+
+    def log_bad_step(self, fault: dict[str, object]) -> None:
+        """Append a step whose update was left out to bad_steps.jsonl."""
+        with open(self._folder / "bad_steps.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(fault) + "\n")
