@@ -131,6 +131,70 @@ def normal_level(z):
 
 
 @_compiled
+def choose_speaker(at, begins, weights, placed, last, before, previous, left, draw, hold_after, return_share):
+    """Decide who takes the floor next.
+
+    Args:
+        at: next piece of each speaker.
+        begins: where each speaker's pieces begin, and the end of the last.
+        weights: how readily each speaker takes the floor.
+        placed: whether each speaker has had the floor.
+        last: who has the floor, or -1.
+        before: who had it before, or -1.
+        previous: kind of the last segment.
+        left: segments that are still wanted.
+        draw: (3,) uniform: hold or switch, and who.
+        hold_after: chance of a hold after a hold, a gap, an overlap.
+        return_share: how often the floor goes back, among three or more.
+
+    Returns:
+        The speaker, or -1 where no one can go on; and whether the floor is held.
+    """
+    speakers = len(begins) - 1
+    ready = unplaced = 0
+    total = 0.0
+    for s in range(speakers):
+        if at[s] < begins[s + 1]:
+            ready += 1
+            if s != last:
+                total += weights[s]
+                unplaced += not placed[s]
+    if ready == 0:
+        return -1, False
+    can_hold = last >= 0 and at[last] < begins[last + 1]
+    hold = can_hold and (total == 0.0 or draw[0] < hold_after[previous if previous < 3 else 0])
+    # Everyone in the cast speaks: the fewer segments are left, the likelier someone who has not spoken is next.
+    if hold and unplaced and left <= unplaced:
+        hold = False
+    if hold:
+        return last, True
+    if total == 0.0:
+        return -1, False
+    share = draw[1]
+    avoided = -1
+    fresh = unplaced > 0 and share * left < unplaced
+    if fresh:  # the draw is used again, spread over the interval that it was found in
+        share = share * left / unplaced
+    elif speakers > 2 and before >= 0 and before != last and at[before] < begins[before + 1]:
+        if share < return_share or total == weights[before]:
+            return before, False
+        share = (share - return_share) / (1.0 - return_share)
+        avoided = before
+    pool = 0.0
+    for s in range(speakers):
+        if at[s] < begins[s + 1] and s != last and s != avoided and not (fresh and placed[s]):
+            pool += weights[s]
+    speaker = -1
+    for s in range(speakers):
+        if at[s] < begins[s + 1] and s != last and s != avoided and not (fresh and placed[s]):
+            speaker = s
+            share -= weights[s] / pool
+            if share < 0:
+                break
+    return speaker, False
+
+
+@_compiled
 def floors(
     lengths, scores, begins, weights, draws, normals, tempo, pace, habits,
     hold_after, offset_after, return_share, shares, offsets, pauses, overlap, hazard, target, limit_s, min_pause,
@@ -166,13 +230,10 @@ def floors(
     speakers = len(begins) - 1
     at = begins[:-1].copy()
     most = len(lengths)
-    piece = np.empty(most, np.int32)
-    who = np.empty(most, np.int32)
-    kind = np.empty(most, np.int8)
-    start = np.empty(most)
-    offset = np.empty(most)
+    piece, who, kind = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int8)
+    start, offset = np.empty(most), np.empty(most)
     own_end = np.full(speakers, -1e9)
-    heard = np.zeros(speakers, np.bool_)
+    placed = np.zeros(speakers, np.bool_)
     number = cut = dropped = 0
     last = before = -1
     serial = 0.0
@@ -180,49 +241,13 @@ def floors(
     for attempt in range(len(draws)):
         if number >= target:
             break
-        ready = unheard = 0
-        total = 0.0
-        for s in range(speakers):
-            if at[s] < begins[s + 1]:
-                ready += 1
-                if s != last:
-                    total += weights[s]
-                    unheard += not heard[s]
-        if ready == 0:
-            break
-        can_hold = last >= 0 and at[last] < begins[last + 1]
         previous = kind[number - 1] if number else START
-        hold = can_hold and (total == 0.0 or draws[attempt, 0] < hold_after[previous if previous < 3 else 0])
-        # Whoever is in the cast is heard: the fewer segments are left, the likelier somebody unheard is next.
-        if hold and unheard and target - number <= unheard:
-            hold = False
-        if not hold and total == 0.0:
+        speaker, hold = choose_speaker(
+            at, begins, weights, placed, last, before, previous, target - number, draws[attempt], hold_after,
+            return_share,
+        )  # fmt: skip
+        if speaker < 0:
             break
-        if hold:
-            speaker = last
-        else:
-            draw = draws[attempt, 1]
-            speaker = avoided = -1
-            fresh = unheard > 0 and draw * (target - number) < unheard
-            if fresh:  # the draw is used again, spread out over what it was found in
-                draw = draw * (target - number) / unheard
-            elif speakers > 2 and before >= 0 and before != last and at[before] < begins[before + 1]:
-                if draw < return_share or total == weights[before]:
-                    speaker = before
-                else:
-                    draw = (draw - return_share) / (1.0 - return_share)
-                    avoided = before
-            if speaker < 0:
-                pool = 0.0
-                for s in range(speakers):
-                    if at[s] < begins[s + 1] and s != last and s != avoided and not (fresh and heard[s]):
-                        pool += weights[s]
-                for s in range(speakers):
-                    if at[s] < begins[s + 1] and s != last and s != avoided and not (fresh and heard[s]):
-                        speaker = s
-                        draw -= weights[s] / pool
-                        if draw < 0:
-                            break
         index = at[speaker]
         length = lengths[index]
         if number == 0:
@@ -253,12 +278,76 @@ def floors(
             continue
         piece[number], who[number], kind[number], start[number], offset[number] = index, speaker, sort, begin, gap
         own_end[speaker] = begin + length
-        heard[speaker] = True
+        placed[speaker] = True
         if speaker != last:
             before, last = last, speaker
         at[speaker] += 1
         number += 1
     return piece[:number], who[:number], kind[:number], start[:number], offset[:number], cut, dropped
+
+
+@_compiled
+def number_of_backchannels(u, rate, dispersion):
+    """Return a negative binomial number (Poisson at a gamma rate) by inversion of one uniform draw."""
+    share = rate / (rate + dispersion)
+    chance = (1.0 - share) ** dispersion
+    total, number = chance, 0
+    while u > total and number < 24:
+        chance *= (number + dispersion) / (number + 1) * share
+        number += 1
+        total += chance
+    return number
+
+
+@_compiled
+def closest_stretch(want, picks, words, low, high, whole, whole_low, whole_high):
+    """Find the stretch of a listener's words, or the utterance without word times, whose length is closest to one.
+
+    Args:
+        want: seconds.
+        picks: (8,) uniform: where to look among the words.
+        words: (W, 3) utterance, start and end in seconds of each word.
+        low: first word of the listener.
+        high: end of the listener's words.
+        whole: (U, 2) utterance and length in seconds of those without word times.
+        whole_low: first of the listener's.
+        whole_high: end of the listener's.
+
+    Returns:
+        First word (or -1), end word (or the utterance), seconds, and by how much they differ.
+    """
+    first = end = -1
+    closest = np.inf
+    seconds = 0.0
+    for pick in range(8):
+        if low == high:
+            break
+        begin_word = low + int(picks[pick] * (high - low))
+        for word in range(begin_word, high):
+            if words[word, 0] != words[begin_word, 0]:
+                break
+            lasts = words[word, 2] - words[begin_word, 1]
+            if abs(lasts - want) < closest:
+                closest, first, end, seconds = abs(lasts - want), begin_word, word + 1, lasts
+            if lasts > want:
+                break
+    for index in range(whole_low, whole_high):
+        if abs(whole[index, 1] - want) < min(closest, 0.3 + 0.5 * want):
+            closest, first, end, seconds = abs(whole[index, 1] - want), -1, index, whole[index, 1]
+    return first, end, seconds, closest
+
+
+@_compiled
+def is_free(speaker, begin, end, who, start, length, min_pause):
+    """Return whether a speaker says nothing else from min_pause before a stretch to min_pause after it."""
+    for other in range(len(who)):
+        if (
+            who[other] == speaker
+            and start[other] < end + min_pause
+            and start[other] + length[other] > begin - min_pause
+        ):
+            return False
+    return True
 
 
 @_compiled
@@ -292,12 +381,9 @@ def backchannels(
         no place.
     """
     edges = (0.0, 2.0, 5.0, 10.0, 20.0)
-    first_of = np.empty(limit, np.int64)
-    end_of = np.empty(limit, np.int64)
-    speaker_of = np.empty(limit, np.int64)
-    host_of = np.empty(limit, np.int64)
-    begin_of = np.empty(limit)
-    length_of = np.empty(limit)
+    first_of, end_of = np.empty(limit, np.int64), np.empty(limit, np.int64)
+    speaker_of, host_of = np.empty(limit, np.int64), np.empty(limit, np.int64)
+    begin_of, length_of = np.empty(limit), np.empty(limit)
     number = missed = used = 0
     for host in range(len(who)):
         bin_ = 0
@@ -307,17 +393,13 @@ def backchannels(
         if used >= len(draws):
             break
         rate = rates[bin_] * (after[kind[host]] if kind[host] < 3 else 1.0)
-        # A negative binomial number (Poisson at a gamma rate) by inversion: one draw.
-        share = rate / (rate + dispersion)
-        chance = (1.0 - share) ** dispersion
-        total, wanted = chance, 0
-        while draws[used, 0] > total and wanted < 24:
-            chance *= (wanted + dispersion) / (wanted + 1) * share
-            wanted += 1
-            total += chance
+        wanted = number_of_backchannels(draws[used, 0], rate, dispersion)
         if wanted == 0:
             used += 1
             continue
+        recent = number  # backchannels of this host and the three before it may still be heard
+        while recent > 0 and host_of[recent - 1] >= host - 3:
+            recent -= 1
         for _ in range(wanted):
             if used >= len(draws) or number >= limit:
                 break
@@ -330,46 +412,21 @@ def backchannels(
                     where = (where + 0.618) % 1.0
                 if speaker == who[host]:
                     continue
-                first = end = -1
-                closest = np.inf
-                got = 0.0
-                low, high = word_begins[speaker], word_begins[speaker + 1]
-                for pick in range(8):  # the closest of a few places in what the listener has to say
-                    if low == high:
-                        break
-                    begin_word = low + int(draws[used, 4 + pick] * (high - low))
-                    for word in range(begin_word, high):
-                        if words[word, 0] != words[begin_word, 0]:
-                            break
-                        lasts = words[word, 2] - words[begin_word, 1]
-                        if abs(lasts - want) < closest:
-                            closest, first, end, got = abs(lasts - want), begin_word, word + 1, lasts
-                        if lasts > want:
-                            break
-                low, high = whole_begins[speaker], whole_begins[speaker + 1]
-                for index in range(low, high):
-                    if abs(whole[index, 1] - want) < min(closest, 0.3 + 0.5 * want):
-                        closest, first, end, got = abs(whole[index, 1] - want), -1, index, whole[index, 1]
-                room = length[host] - got
-                if got <= 0.0 or room <= 0.02 or closest > 0.3 + 0.5 * want:
+                first, end, seconds, closest = closest_stretch(
+                    want, draws[used, 4:], words, word_begins[speaker], word_begins[speaker + 1],
+                    whole, whole_begins[speaker], whole_begins[speaker + 1],
+                )  # fmt: skip
+                room = length[host] - seconds
+                if seconds <= 0.0 or room <= 0.02 or closest > 0.3 + 0.5 * want:
                     continue
                 begin = start[host] + 0.01 + at_level(onsets, where) * (room - 0.02)
-                free = True
-                for other in range(len(who)):
-                    if who[other] == speaker and start[other] < begin + got + min_pause and \
-                            start[other] + length[other] > begin - min_pause:  # fmt: skip
-                        free = False
-                        break
-                for other in range(number - 1, -1, -1):
-                    if not free or host_of[other] < host - 3:
-                        break
-                    if speaker_of[other] == speaker and begin_of[other] < begin + got + min_pause and \
-                            begin_of[other] + length_of[other] > begin - min_pause:  # fmt: skip
-                        free = False
-                if free:
+                if is_free(speaker, begin, begin + seconds, who, start, length, min_pause) and is_free(
+                    speaker, begin, begin + seconds, speaker_of[recent:number], begin_of[recent:number],
+                    length_of[recent:number], min_pause,
+                ):  # fmt: skip
                     first_of[number], end_of[number] = first, end
                     speaker_of[number], host_of[number] = speaker, host
-                    begin_of[number], length_of[number] = begin, got
+                    begin_of[number], length_of[number] = begin, seconds
                     number += 1
                     placed = True
                     break
