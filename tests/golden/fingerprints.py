@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,10 @@ class Road:
         return dict(sorted(found.items()))
 
 
-def build(folder: Path) -> Road:
-    """Make every data set, two steps of training, and what its checkpoints write down."""
+def build(folder: Path, change: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> Road:
+    """Make every data set, two steps of training, and the hypotheses of its checkpoints."""
     manifest, recorded = write_corpus(folder / "corpus")
-    recipe, output = recipe_of(manifest, recorded), Output(folder / "out")
+    recipe, output = change(recipe_of(manifest, recorded)), Output(folder / "out")
     road = Road(recipe, output)
     index_corpus(road)
     for name in ("conversations", "audio", "codes", "packs"):
