@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
+import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp, wasserstein_distance
 
 from operators.errors import InputError
 from operators.simulate.turn_taking import (
@@ -212,11 +212,11 @@ def distance(measure: str, simulated: Sequence[Talk], real: Sequence[float], dra
     for _ in range(draws):
         drawn = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
         if len(drawn):
-            again.append(float(ks_2samp(drawn, real).statistic))
+            again.append(float(scipy.stats.ks_2samp(drawn, real).statistic))
     low, high = np.quantile(again, [0.025, 0.975]).tolist() if again else (0.0, 1.0)
     return Distance(
-        ks=float(ks_2samp(values, real).statistic),
-        w1_s=float(wasserstein_distance(values, real)),
+        ks=float(scipy.stats.ks_2samp(values, real).statistic),
+        w1_s=float(scipy.stats.wasserstein_distance(values, real)),
         ks_low=low,
         ks_high=high,
         median=float(np.median(values)),
