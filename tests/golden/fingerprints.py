@@ -45,7 +45,7 @@ from pipelines.plan.header import header_of
 from pipelines.plan.output import Output
 from pipelines.plan.sources import manifests_of, recorded_of
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
-from pipelines.stages import plan_road
+from pipelines.stages import STAGES, plan_road
 from pipelines.stages.index import index_partition, recordings_partition
 from tests.pipelines.support import make_stale
 
@@ -195,10 +195,11 @@ def build(folder: Path, change: Callable[[Recipe], Recipe] = lambda recipe: reci
     recipe, output = change(recipe_of(manifest, recorded)), Output(folder / "out")
     road = Road(recipe, output)
     index_corpus(road)
-    for name in ("conversations", "audio", "codes", "packs"):
-        _make(road, name)
-    _train(road)
-    _make(road, "hypotheses")
+    for stage in STAGES:
+        if stage.make is not None:
+            _make(road, stage.dataset)
+        elif stage.dataset == "training":
+            _train(road)
     return road
 
 
