@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cluster.session import ROOT
-from pipelines.__main__ import VERBS
+from pipelines.cli.main import VERBS
 
 FOLDER = ROOT / "cluster"
 PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
@@ -86,10 +86,10 @@ def test_jobs_call_the_program_as_it_is(name):
         words = entrypoint.split()
     assert words[0] == "hubbub"
     assert words[1] in VERBS
-    from pipelines.__main__ import _parse
+    from pipelines.cli.stages import parse
 
     given = [f"--corpus.manifests={ROOT}" if w.startswith("--corpus.manifests=") else w for w in words[2:]]
-    parsed = _parse(words[1], given)
+    parsed = parse(words[1], given)
     assert parsed.store.startswith("s3://")
     if name != "cronjob":
         assert parsed.ray_address == "auto"

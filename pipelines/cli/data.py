@@ -1,8 +1,8 @@
-"""`hubbub data ...`: the rarer verbs, and what each takes."""
+"""`hubbub data ...`: verbs for corpora, data sets and checkpoints."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -259,23 +259,6 @@ def _hf(arguments: Sequence[str]) -> None:
         console.notice("the model sees prompts in both directions; transformers' classes see them causally")
 
 
-def data(arguments: Sequence[str]) -> None:
-    """Run one of the rarer verbs.
-
-    Raises:
-        InputError: there is no such verb, or what it is given cannot be used.
-    """
-    verbs = {
-        "fit": _fit, "score": _score, "align": _align, "export": _export, "units": _units, "listen": _listen,
-        "impact": _impact, "trace": _trace, "gc": _gc, "hf": _hf,
-        "archive": _archive, "restore": _archive
-    }  # fmt: skip
-    if not arguments or arguments[0] not in verbs:
-        raise InputError(f"hubbub data wants one of {', '.join(verbs)}")
-    verb = arguments[0]
-    verbs[verb](arguments if verbs[verb] is _archive else arguments[1:])
-
-
 def _archive(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(ArchiveArguments, prog="hubbub data", args=list(arguments))
     from pipelines.plan.output import Output
@@ -293,3 +276,31 @@ def _archive(arguments: Sequence[str]) -> None:
             raise InputError(f"there is no data set {name} in {parsed.output}")
         size, before = dataset.archive(latest, parsed.archive), sum(r.num_bytes for r in latest.receipts)
         console.line(name, f"{console.count(size)} bytes of Parquet from {console.count(before)} of Arrow")
+
+
+DATA_VERBS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "fit": ("RTTM...", _fit),
+    "score": ("OUTPUT", _score),
+    "align": ("MANIFEST...", _align),
+    "units": ("MANIFEST...", _units),
+    "listen": ("OUTPUT", _listen),
+    "impact": ("OUTPUT --speaker ID", _impact),
+    "trace": ("OUTPUT PACK", _trace),
+    "export": ("OUTPUT FOLDER", _export),
+    "hf": ("CHECKPOINT FOLDER", _hf),
+    "gc": ("OUTPUT", _gc),
+    "archive": ("OUTPUT FOLDER", lambda arguments: _archive(["archive", *arguments])),
+    "restore": ("OUTPUT FOLDER", lambda arguments: _archive(["restore", *arguments])),
+}
+"""Arguments as the usage shows them, and function, of each verb below `hubbub data`."""
+
+
+def data(arguments: Sequence[str]) -> None:
+    """Run one of the verbs below `hubbub data`.
+
+    Raises:
+        InputError: there is no such verb, or its arguments cannot be used.
+    """
+    if not arguments or arguments[0] not in DATA_VERBS:
+        raise InputError(f"hubbub data needs one of {', '.join(DATA_VERBS)}")
+    DATA_VERBS[arguments[0]][1](arguments[1:])

@@ -1,0 +1,175 @@
+"""Verbs that take a recipe: the stages, plan, verify and sweep."""
+
+import gc
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from operators.errors import InputError
+from pipelines.recipes.files import load_recipe, to_json
+from pipelines.recipes.named import RECIPES
+from pipelines.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonArguments:
+    """What every verb with a recipe takes."""
+
+    output: Path | None = None
+    """Folder for everything that is made; runs/<recipe> by default."""
+    workers: int | None = None
+    """Processes of a local Ray; one per core by default."""
+    train_workers: int = 1
+    """Workers of Ray Train."""
+    min_train_workers: int = 0
+    """Continue training with as few workers as this while nodes are missing; 0 waits for all."""
+    ray_address: str | None = None
+    """Cluster to join instead of starting a local Ray."""
+    store: str = ""
+    """URL of data sets and checkpoints (s3://bucket/runs/x), where not every node sees the output folder."""
+    update: bool = False
+    """Continue in an output folder that holds another recipe's results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageArguments(CommonArguments):
+    """A stage verb's arguments."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    """Any field of the recipe."""
+    checkpoint: Path | None = None
+    """For evaluate: a checkpoint to evaluate instead of the recipe's own."""
+    truth: tuple[Literal["rttm", "stm", "seglst", "ctm", "sot", "activity"], ...] = ()
+    """Truth files to write next to the output."""
+    compare: bool = False
+    """For pack: print what every packer would make of the documents, and stop."""
+    register: str | None = None
+    """Name in MLflow's model registry that the evaluated checkpoint becomes a version of."""
+    grid: tuple[str, ...] = ()
+    """For sweep: fields and their values, train.lr=1e-3,3e-3."""
+    print_recipe: bool = False
+    """Print the resolved recipe as JSON and stop."""
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.output or Path("runs") / self.recipe.name
+
+
+def parse(verb: str, arguments: Sequence[str]) -> StageArguments:
+    """Read a verb's recipe and options.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if not arguments:
+        raise InputError(f"hubbub {verb} needs a recipe: {', '.join(RECIPES)}, or a .yaml or .json file")
+    has_name = not arguments[0].startswith("-")
+    name, rest = (arguments[0], list(arguments[1:])) if has_name else ("demo", list(arguments))
+    recipe = load_recipe(name)
+    return tyro.cli(
+        StageArguments,
+        prog=f"hubbub {verb} {name}",
+        description=f"{verb}: recipe {name}. {(RECIPES[name].__doc__ or '') if name in RECIPES else ''}",
+        default=StageArguments(recipe=recipe),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def _printed(parsed: StageArguments) -> bool:
+    """Print the recipe where that is all that is asked for."""
+    if parsed.print_recipe:
+        print(to_json(parsed.recipe), end="")
+    return parsed.print_recipe
+
+
+def stage_verb(verb: str, until: str) -> Callable[[Sequence[str]], None]:
+    """Return a verb that runs every stage up to one."""
+
+    def run_verb(arguments: Sequence[str]) -> None:
+        parsed = parse(verb, arguments)
+        if _printed(parsed):
+            return
+        from pipelines.inspect.summary import summarize
+        from pipelines.plan.context import RunOptions
+        from pipelines.run import run
+
+        options = RunOptions(
+            output=parsed.folder,
+            workers=parsed.workers,
+            train_workers=parsed.train_workers,
+            min_train_workers=parsed.min_train_workers,
+            ray_address=parsed.ray_address,
+            update=parsed.update,
+            store=parsed.store,
+            checkpoint=parsed.checkpoint if verb == "evaluate" else None,
+            truth=parsed.truth,
+            register=parsed.register,
+        )
+        if verb == "pack" and parsed.compare:
+            from pipelines.plan.output import Output
+            from pipelines.upkeep.compare import compare, show
+
+            codes = run(parsed.recipe, options, "tokenize").snapshots["codes"]
+            dataset = Output(options.output).dataset("codes")
+            show(compare(parsed.recipe, dataset, codes), options.output / "packers.json")
+            return
+        started = time.monotonic()
+        result = run(parsed.recipe, options, until)
+        summarize(result, options, time.monotonic() - started)
+
+    return run_verb
+
+
+run_all = stage_verb("run", "evaluate")
+simulate = stage_verb("simulate", "simulate")
+tokenize = stage_verb("tokenize", "tokenize")
+pack = stage_verb("pack", "pack")
+train = stage_verb("train", "train")
+evaluate = stage_verb("evaluate", "evaluate")
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """Print what would run, what is fresh, and why."""
+    parsed = parse("plan", arguments)
+    if _printed(parsed):
+        return
+    from pipelines.inspect.plan import show
+    from pipelines.plan.output import Output
+
+    gc.disable()  # everything in a plan lives until it is printed: looking for garbage took a quarter of the time
+    try:
+        show(parsed.recipe, Output(parsed.folder, parsed.store), parsed.workers or os.cpu_count() or 1)
+    finally:
+        gc.enable()
+
+
+def verify(arguments: Sequence[str]) -> None:
+    """Check every committed file of an output folder against its digest."""
+    parsed = parse("verify", arguments)
+    from pipelines.inspect.plan import verify as verify_folder
+
+    verify_folder(parsed.folder)
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Run a small grid of recipes in one output folder."""
+    parsed = parse("sweep", arguments)
+    from pipelines.plan.context import RunOptions
+    from pipelines.upkeep.sweep import sweep as run_sweep
+
+    options = RunOptions(
+        output=parsed.output or Path("runs") / f"{parsed.recipe.name}-sweep",
+        workers=parsed.workers,
+        train_workers=parsed.train_workers,
+        min_train_workers=parsed.min_train_workers,
+        ray_address=parsed.ray_address,
+        store=parsed.store,
+    )
+    run_sweep(parsed.recipe, parsed.grid, options)
