@@ -36,7 +36,7 @@ def _client(address: str) -> Any:
     """Reach the jobs server of a cluster's head.
 
     Raises:
-        Refused: nobody answers, or the token is wrong.
+        Refused: there is no answer, or the token is wrong.
     """
     from ray.job_submission import JobSubmissionClient
 
@@ -67,7 +67,7 @@ def key_of(command: Sequence[str], *parts: str) -> str:
 
 
 def attempts(address: str, key: str | None = None) -> list[Job]:
-    """Return what was submitted, oldest first: of one key, or everything of ours.
+    """Return our submitted jobs, oldest first: those of one key, or all.
 
     Raises:
         Refused: the cluster does not answer.

@@ -24,12 +24,12 @@ PACKAGES = (
 )
 """What every node imports."""
 MUST_AGREE = ("hubbub", "ray", "torch", "pyarrow", "numpy", "soxr")
-"""What must be the same everywhere: others would give other bytes, or not understand each other."""
+"""Packages whose versions must be equal on all nodes: different ones make different bytes, or cannot communicate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One machine of the cluster, as it says itself."""
+    """One machine of the cluster, as it describes itself."""
 
     name: str
     alive: bool
@@ -81,18 +81,18 @@ def look(paths: Sequence[str], timeout_s: float = 60.0) -> list[Node]:
     found = []
     for node, answer in zip(nodes, asked, strict=True):
         try:
-            says = ray.get(answer) if answer in ready else None
+            described = ray.get(answer) if answer in ready else None
         except ray.exceptions.RayError:  # it went away between being listed and being asked
             continue
         has = node["Resources"]
         found.append(
             Node(
                 name=node["NodeManagerAddress"],
-                alive=says is not None,
+                alive=described is not None,
                 cpus=has.get("CPU", 0.0),
                 gpus=has.get("GPU", 0.0),
                 object_store_bytes=has.get("object_store_memory", 0.0),
-                **(says or {"python": "?", "versions": {}, "free_bytes": 0, "sees": {}}),
+                **(described or {"python": "?", "versions": {}, "free_bytes": 0, "sees": {}}),
             )
         )
     return found
@@ -134,8 +134,8 @@ def problems(
         )
     if train_workers > max(cpus, gpus):
         found.append(
-            f"{train_workers} training workers want as many CPUs or GPUs, there are {cpus:.0f} and {gpus:.0f}: lower "
-            "--train-workers or add nodes"
+            f"{train_workers} training workers need as many CPUs or GPUs, but there are {cpus:.0f} and {gpus:.0f}: "
+            "lower --train-workers or add nodes"
         )
     if 0 < gpus < train_workers:
         found.append(f"{train_workers} training workers would share {gpus:.0f} GPUs: they would train on CPUs instead")

@@ -1,4 +1,4 @@
-"""How to reach Ray: the one place that calls `ray.init`."""
+"""Connecting to Ray: the only place that calls `ray.init`."""
 
 import logging
 import os
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The repository: what workers import is what stands here."""
+"""The repository, which is what workers import."""
 
 
 EXCLUDED = [".git", ".venv", ".venv-*", "runs", "notebooks", "docs", "*.arrow"]
-"""What of it is not sent to a cluster."""
+"""Parts of it that are not sent to a cluster."""
 
 
 _QUIET = {
@@ -25,22 +25,22 @@ _QUIET = {
     "RAY_metrics_report_interval_ms": "60000",
     "RAY_enable_metrics_collection": "0",
 }
-"""What a local Ray need not do: nobody takes the machine away, nobody looks at a dashboard, and each of its processes
-takes time from the threads of a step, which wait for each other."""
+"""What a local Ray need not do: the machine is not preempted, there is no dashboard, and each of Ray's processes takes
+time from the threads of a training step, which wait for each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What the cluster offers."""
+    """Resources of the cluster."""
 
     num_cpus: int
     num_gpus: int
     address: str
-    """`local`, or where the cluster is."""
+    """`local`, or the cluster's address."""
 
 
 def _knock(address: str) -> None:
-    """Try the door: Ray itself waits for many minutes where nobody answers."""
+    """Check that an address accepts connections: Ray itself waits for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return  # `auto`, or a name that Ray resolves

@@ -32,7 +32,7 @@ else:
 
 
 def codec_entry(name: str) -> CodecEntry:
-    """Return what a codec's file says of it.
+    """Return a codec's entry.
 
     Raises:
         ValueError: there is no such codec.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSpec:
-    """What a data set, a layout and a model need to know of a codec; written beside everything made with it."""
+    """What a data set, a layout and a model need to know of a codec; recorded with everything made by it."""
 
     name: str
     """The codec's name in the table `models.codecs.CODECS`."""
@@ -70,7 +70,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CodecEntry:
-    """What a codec's file says of it, before any weights are loaded."""
+    """What is known of a codec before any weights are loaded."""
 
     load: Callable[[str, int | None, str], Codec]
     """Loads it, given the folder or hub id of its weights (empty where it has none), codebooks and device."""
@@ -91,7 +91,7 @@ class CodecEntry:
 
 
 def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
-    """Return each waveform's codes, several at once where the codec knows how to do that without changing one."""
+    """Return each waveform's codes (K, T), batched where the codec can do so without changing a code."""
     at_once = getattr(codec, "encode_many", None)
     return [codec.encode(wav) for wav in wavs] if at_once is None else at_once(wavs)
 

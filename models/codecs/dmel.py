@@ -42,7 +42,7 @@ class DMel:
     WINDOW_SAMPLES = 800
     HOP_SAMPLES = 400
     FFT_SAMPLES = 1024
-    # log10 of mel energy: of real read speech at -26 dBFS, 1 % of the cells lie below and 0.3 % above.
+    # log10 of mel energy: of real read speech at -26 dBFS, 1 % of the cells are below and 0.3 % above.
     LOG_MIN = -5.0
     LOG_MAX = 2.5
     BLOCK_FRAMES = 128
@@ -95,7 +95,7 @@ class DMel:
         for start, block in self._blocks(wav):
             level = (block - np.float32(self.LOG_MIN)) * scale
             codes[start : start + len(block)] = np.clip(level, 0, self.NUM_LEVELS - 1)
-        return codes.T  # a view: frames lie one behind the other, as they are stored
+        return codes.T  # a view: frames are contiguous, as they are stored
 
     def log_mel(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log10 mel energies (T, 80) of a 16 kHz waveform (N,) in [-1, 1].
@@ -138,7 +138,7 @@ class DMel:
         spread back over the spectrum by the filterbank's pseudo-inverse, clipped at zero.
 
         Raises:
-            ValueError: a code is no level.
+            ValueError: a code is not one of the levels.
         """
         if codes.size and int(codes.max()) >= self.NUM_LEVELS:
             raise ValueError(f"dmel: a code is {int(codes.max())}, but there are {self.NUM_LEVELS} levels")

@@ -1,7 +1,7 @@
-"""Sound as it is: 16-bit samples, 80 ms a frame, for models that hear through a pretrained encoder.
+"""16-bit samples, 80 ms a frame, for models with a pretrained speech encoder.
 
-No codec at all: a frame's codes are its 1,280 samples. Everything between simulation and training stays the same,
-and nothing is lost or decoded on the way; an hour takes 115 MB. Audio of this kind can be heard, not predicted.
+Not a codec: a frame's codes are its 1,280 samples. Everything between simulation and training stays the same, and
+nothing is lost or decoded on the way; an hour takes 115 MB. Audio of this kind can be input, not predicted.
 """
 
 import hashlib

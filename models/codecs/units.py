@@ -44,7 +44,7 @@ class EncoderFeatures:
         """Load the encoder.
 
         Raises:
-            ValueError: the package or the weights are missing, or there is no such layer.
+            ValueError: the package or the weights are missing, or the encoder has no such layer.
         """
         try:
             from transformers import AutoConfig, AutoModel
@@ -90,7 +90,7 @@ def features_of(description: dict[str, Any]) -> MelFeatures | EncoderFeatures:
         return MelFeatures(description["kind"])
     if description["kind"] == "encoder":
         return EncoderFeatures(description["weights"], int(description["layer"]))
-    raise ValueError(f"there are no features {description['kind']!r}; there are mel, mfcc and encoder")
+    raise ValueError(f"there are no features {description['kind']!r}; choose from mel, mfcc and encoder")
 
 
 def fit_units(features: Iterable[Features], num_units: int, seed: int) -> Features:
@@ -167,7 +167,7 @@ class Units:
             ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
         """
         if wav.ndim != 1 or not np.isfinite(wav).all():
-            raise ValueError("units are found in one channel (N,) without NaN or infinity")
+            raise ValueError("units takes one channel (N,) without NaN or infinity")
         if not len(wav):
             return np.zeros((1, 0), np.uint16)
         near = self.features(wav).astype(np.float64) @ self.centers.astype(np.float64).T - self._halves
@@ -177,10 +177,10 @@ class Units:
         """Return a waveform (num_samples,) of mel units' centers, by Griffin-Lim.
 
         Raises:
-            ValueError: the units are of features that are no spectrogram.
+            ValueError: the units' features are not spectrograms.
         """
         if self.description["kind"] != "mel":
-            raise ValueError(f"units of {self.description['kind']} features cannot be made sound again; mel units can")
+            raise ValueError(f"units of {self.description['kind']} features cannot be decoded to audio; mel units can")
         return DMel().from_log_mel(self.centers[codes[0].astype(np.int64)], num_samples)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and which there are. Free of torch; weights are `models.training.checkpoint`'s."""
+"""The header of a checkpoint, and listing checkpoints. Free of torch; `models.training.checkpoint` loads weights."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from models.config.shape import Shape, Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a checkpoint must say to be used by somebody who has nothing else."""
+    """Everything that is needed to use a checkpoint without its recipe."""
 
     shape: Shape
     vocabulary: Vocabulary
@@ -24,7 +24,7 @@ class Header:
     tokenizer_file: str | None = None
     """The user's tokenizer.json, copied into every checkpoint."""
     deduplicate: bool = False
-    """Whether repeated frames of what is heard are left out."""
+    """Whether repeated frames of prompt audio are left out."""
     lineage: dict[str, Any] = field(default_factory=dict)
     """Data sets with their Merkle roots, recipe digest, seed and code version."""
 
@@ -53,4 +53,4 @@ def read_header(path: Path) -> tuple[int, Header]:
         step = data.pop("step")
         return step, Header.from_json(data)
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of ours: {error}") from error
+        raise ValueError(f"{path} is not a Hubbub checkpoint: {error}") from error

@@ -1,4 +1,4 @@
-"""How large a model is: its shape, the named sizes, and the vocabulary that it must cover. Free of torch."""
+"""The shape of a model, named sizes, and the vocabulary that it must cover. Free of torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -41,7 +41,7 @@ class Shape:
     rope_scaling: tuple[float, ...] = ()
     """Llama 3's stretch of the slow rotary frequencies: factor, low and high frequency factor, original length."""
     encoder: str | None = field(default=None, metadata=BY_CONTENT)
-    """Speech encoder (folder or hub id) that audio of codec pcm is heard through (`models.speech_lm.front_end`)."""
+    """Speech encoder (folder or hub id) for audio of codec pcm (`models.speech_lm.front_end`)."""
     projector: Literal["mlp", "queries"] = "mlp"
     """What makes columns of the encoder's frames: stacked frames and two layers, or queries over windows."""
     encoder_rank: int = 0
@@ -87,6 +87,6 @@ class Vocabulary:
     ordinal: bool
     """Whether neighboring codes mean neighboring values."""
     encoder_digest: str = ""
-    """Digest of the weights of the encoder that audio is heard through, where there is one."""
+    """Digest of the speech encoder's weights, where there is one."""
     depth: bool = False
     """Whether a column's audio cells are predicted one after the other, by a small transformer over the streams."""

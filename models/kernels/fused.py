@@ -1,9 +1,9 @@
-"""Norms, rotation, SwiGLU and sums of embeddings in few passes, each with its gradient written out.
+"""Norms, rotation, SwiGLU and sums of embeddings in few passes over memory, with explicit gradients.
 
-At small widths these cost a CPU as much time as the matrix products do when autograd differentiates them operation by
-operation; here is what a CPU does instead. Where there is a GPU, `models.kernels.triton_kernels` stands in. What they
-equal, in values and gradients, stands in `models.speech_lm` (tests/models/kernels/test_fused.py). torch.compile makes
-kernels of its own, and needs neither.
+At small widths these cost a CPU as much time as the matrix products when autograd differentiates them operation by
+operation; these functions are used on a CPU instead, and `triton_kernels` on a GPU. They equal the references in
+`plain.py`, in values and gradients (tests/models/kernels/test_fused.py). torch.compile generates its own kernels and
+needs neither.
 """
 
 import functools
@@ -25,7 +25,7 @@ def is_supported(x: torch.Tensor) -> bool:
 
 
 def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
-    """Return the Triton kernels where they serve an input: a GPU's, of 16 or 32 bits."""
+    """Return the Triton kernels where they support an input: on a GPU, of 16 or 32 bits; else None."""
     if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return None
     return tried_kernels(str(x.device))
@@ -33,9 +33,9 @@ def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
 
 @functools.cache
 def tried_kernels(device: str) -> ModuleType | None:
-    """Return the Triton kernels where they do on a device what torch's own operations do; tried once a process.
+    """Return the Triton kernels if they agree with their references on a device, else None; tried once a process.
 
-    HUBBUB_KERNELS=plain leaves them out.
+    HUBBUB_KERNELS=plain disables them.
     """
     if os.environ.get("HUBBUB_KERNELS") == "plain":
         return None
@@ -47,7 +47,7 @@ def tried_kernels(device: str) -> ModuleType | None:
         return None
     try:
         faults = disagreements(triton_kernels, torch.device(device))
-    except Exception as error:  # noqa: BLE001 whatever a compiler or a driver may raise: there is another way
+    except Exception as error:  # noqa: BLE001 compilers and drivers may raise anything; the references still work
         faults = [f"{type(error).__name__}: {error}"]
     if faults:
         logging.getLogger(__name__).warning("Triton kernels are left out on %s: %s", device, "; ".join(faults))

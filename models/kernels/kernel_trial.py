@@ -1,4 +1,4 @@
-"""The Triton kernels held against torch's own operations on the device at hand: values and gradients, odd shapes."""
+"""A trial of the Triton kernels on a device: values and gradients against the plain references, at odd shapes."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -90,7 +90,7 @@ def _reference(logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor
 
 
 def disagreements(kernels: ModuleType, device: torch.device, many: int = 700, kind: str = "") -> list[str]:
-    """Return what the kernels make otherwise than torch does, by name; nothing where all is well.
+    """Return where the kernels differ from their references, by name; empty where they agree.
 
     Args:
         kernels: the module.
@@ -98,7 +98,7 @@ def disagreements(kernels: ModuleType, device: torch.device, many: int = 700, ki
         many: rows, more than there are programs.
         kind: try only what begins so.
     """
-    # Whoever asks first may be in the middle of a step: under autocast, or without gradients.
+    # The first use may be in the middle of a step: under autocast, or without gradients.
     with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         return _tried(kernels, device, many, kind)
 

@@ -65,7 +65,7 @@ def _chunk(
 
 
 class _Chunked(Function):
-    """Sums losses over chunks of rows; gradients are made beside them and only scaled in the backward pass.
+    """Sums losses over chunks of rows; gradients are computed along with them, and only scaled in the backward pass.
 
     Source: Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989, section 3.2 (fused linear cross-entropy).
     """

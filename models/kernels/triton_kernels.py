@@ -1,8 +1,8 @@
 """Norms, rotation, SwiGLU, sums of embeddings and cross-entropy as Triton kernels, each with its gradient.
 
-They do what `fused` does on a CPU: each reads its input once and writes its result once, whatever lies between.
-What they equal, in values and gradients, is tested under Triton's interpreter, and that they compile for an H100
-(tests/models/kernels/test_triton_kernels.py). `fused` imports this file where there is a GPU, and tries it there first.
+They do what `fused` does on a CPU: each reads its input once and writes its result once. Values and gradients are
+tested under Triton's interpreter, and compilation for an H100 is tested too
+(tests/models/kernels/test_triton_kernels.py). `fused` imports this file on a GPU, after a trial.
 
 Reductions over rows go through one partial sum a program, added up in order: no atomics, the same bits every time.
 """
@@ -213,7 +213,7 @@ def _cross_entropy(
     level = peak + tl.log(mass)
     tl.store(losses + cell, (level - chosen + z_weight * level * level) * share)
     if GRADIENT:
-        tl.debug_barrier()  # everybody has read the target's logit
+        tl.debug_barrier()  # all threads have read the target's logit
         scale = share * (1.0 + 2.0 * z_weight * level)
         for start in range(0, vocab_size, BLOCK):
             inside = start + at < vocab_size

@@ -1,7 +1,6 @@
-"""Packs to tensors: the token grid is built here, when a batch is.
+"""Packs to tensors: the token grid is built here, together with a batch.
 
-A batch has no batch dimension. The columns of all its documents stand in one row, and `cu_seqlens` says where
-each begins and ends.
+A batch has no batch dimension: the columns of all its documents are concatenated, and `cu_seqlens` holds their borders.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ class Batch:
     audio: torch.Tensor  # (A, S) audio cells of the columns that have any; pad is the layout's vocab_size
     audio_columns: torch.Tensor  # (A,) which columns those are
     positions: torch.Tensor  # (N,) from 0 in every document
-    cu_seqlens: torch.Tensor  # (documents + 1,) int32
+    cu_seqlens: torch.Tensor  # (documents + 1,) int32, from 0 to N
     max_seqlen: int
     text_from: torch.Tensor  # (Q,) column before each predicted text cell
     text_targets: torch.Tensor  # (Q,)
@@ -33,19 +32,19 @@ class Batch:
     audio_from: torch.Tensor  # (P,) column before each predicted audio column
     audio_targets: torch.Tensor  # (P, S); pad is the layout's vocab_size and counts for nothing
     audio_weights: torch.Tensor  # (P,) float32, of each cell
-    talker_spans: torch.Tensor  # (T, 3): who by arrival, start column, end column, of audio in prompts
+    talker_spans: torch.Tensor  # (T, 3): talker by order of arrival, start column, end column, of audio in prompts
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
     num_frames: int = 0  # of audio, in all documents
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """Return the batch with every tensor changed."""
+        """Return the batch with a function applied to every tensor."""
         values = ((one.name, getattr(self, one.name)) for one in fields(self))
         changed: dict[str, Any] = {name: change(v) for name, v in values if isinstance(v, torch.Tensor)}
         return replace(self, **changed)
 
     def unmasked(self) -> "Batch":
-        """Return the batch as if it were one document: what packing without a mask would train on."""
+        """Return the batch as one document: what packing without a document mask would train on."""
         number = len(self.text)
         whole = torch.tensor([0, number], dtype=torch.int32, device=self.cu_seqlens.device)
         positions = torch.arange(number, device=self.positions.device)
@@ -54,7 +53,7 @@ class Batch:
         )
 
     def with_tag_weight(self, weight: float) -> "Batch":
-        """Return the batch with speakers' tags counting so many times in the loss."""
+        """Return the batch with the loss weights of speaker tags multiplied by a factor."""
         is_tag = (self.text_targets >= ByteTokenizer.FIRST_SPEAKER) & (self.text_targets < ByteTokenizer.FIRST_TEXT)
         return replace(self, text_weights=torch.where(is_tag, self.text_weights * weight, self.text_weights))
 

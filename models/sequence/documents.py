@@ -1,4 +1,4 @@
-"""Packs as they lie in shards, and what their integers mean. Free of torch; tensors are `models.sequence.batch`'s."""
+"""Packs as they are stored in shards, and what their integers mean. Free of torch; `batch.py` makes tensors of them."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ Codes = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class PackedDocuments:
-    """One training sequence as it lies in a shard: ragged streams and spans, in columns of the pack."""
+    """One training sequence as stored in a shard: ragged streams and spans, in columns of the pack."""
 
     pack_id: str
     num_columns: int
@@ -24,7 +24,7 @@ class PackedDocuments:
     loss_spans: NDArray[np.int32]  # (spans, 3): kind, start column, end column
     loss_weights: NDArray[np.float32]  # (spans,)
     talker_spans: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 3), np.int32))
-    """(spans, 3): who by arrival, start column, end column, of audio in prompts"""
+    """(spans, 3): talker by order of arrival, start column, end column, of audio in prompts"""
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,5 @@ class GridSpec:
     layout: Layout
     num_codebooks: int
     codebook_size: int
-    """Values of a stored code; a hidden one holds this number."""
+    """Values of a stored code; a hidden code has this value."""
     bits: int

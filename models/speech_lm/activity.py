@@ -1,4 +1,4 @@
-"""Who talks when, beside the next-token loss: a prompt's columns of audio say which talkers they hear, by arrival.
+"""An auxiliary loss on who talks when: a prompt's audio columns predict their talkers, by order of arrival.
 
 A conversation has a few tags and hundreds of columns of audio, which teach to tell voices apart sooner. The text head's
 rows of the tags do it: there are no further parameters, and nothing at inference.

@@ -1,4 +1,4 @@
-"""CTC beside the next-token loss: what is heard is also written down column by column, which finds the way sooner.
+"""An auxiliary CTC loss: prompt audio is also transcribed column by column, which speeds up alignment.
 
 The text head does both, and its pad is CTC's blank: there are no further parameters, and nothing at inference.
 Source: Graves et al. 2006, doi:10.1145/1143844.1143891; Watanabe et al. 2017, doi:10.1109/JSTSP.2017.2763455, eq. 13
@@ -27,10 +27,10 @@ def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> t
     prompts = torch.tensor(batch.prompts, device=hidden.device)
     inner = batch.cu_seqlens[1:].to(torch.int64)
     of_column = torch.searchsorted(inner, batch.audio_columns, right=True)
-    heard = batch.audio_columns < (starts + prompts)[of_column]
-    columns, of_column = batch.audio_columns[heard], of_column[heard]
-    said = batch.text_targets != ByteTokenizer.END
-    targets, of_target = batch.text_targets[said], torch.searchsorted(inner, batch.text_from[said], right=True)
+    in_prompt = batch.audio_columns < (starts + prompts)[of_column]
+    columns, of_column = batch.audio_columns[in_prompt], of_column[in_prompt]
+    is_word = batch.text_targets != ByteTokenizer.END
+    targets, of_target = batch.text_targets[is_word], torch.searchsorted(inner, batch.text_from[is_word], right=True)
     input_lengths = torch.bincount(of_column, minlength=number)
     target_lengths = torch.bincount(of_target, minlength=number)
     used = (input_lengths >= target_lengths) & (target_lengths > 0)

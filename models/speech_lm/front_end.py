@@ -1,4 +1,4 @@
-"""A continuous front end: a pretrained speech encoder, and a projector that makes columns of what it hears.
+"""A continuous front end: a pretrained speech encoder, and a projector from its frames to columns.
 
 The encoder (Whisper, WavLM, HuBERT, wav2vec 2.0; a folder or a hub id) runs in the training step, frozen or with
 low-rank updates. Every stretch of audio goes through it alone, so that packing changes nothing.
@@ -56,7 +56,7 @@ def load_encoder(name: str) -> Any:
 
 
 def encoder_digest(name: str) -> str:
-    """Return the digest of an encoder's weights: what a checkpoint that hears through it names."""
+    """Return the digest of an encoder's weights, which checkpoints trained with it record."""
     state = hashlib.blake2b(digest_size=32)
     for key, tensor in sorted(load_encoder(name).state_dict().items()):
         state.update(key.encode() + tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
@@ -198,7 +198,7 @@ class FrontEnd(nn.Module):
 
         Args:
             samples: (A, 1280) codes of `models.codecs.pcm`.
-            columns: (A,) where they stand: what is next to each other there is one stretch of sound.
+            columns: (A,) their positions: adjacent columns belong to one stretch of audio.
         """
         if not len(samples):
             return next(self.projector.parameters()).sum() * samples.new_zeros((0, 1), dtype=torch.float32)

@@ -52,7 +52,7 @@ def greedy_text(
     states = [grammar.start() for grammar in grammars or ()]
     for number in range(max_tokens):
         logits = model.text_logits(hidden).float()
-        logits[:, 0] = -torch.inf  # pad is no text
+        logits[:, 0] = -torch.inf  # pad is not text
         if grammars:
             may = [grammar.mask(state) for grammar, state in zip(grammars, states, strict=True)]
             logits.masked_fill_(~torch.stack(may).to(device), -torch.inf)
@@ -174,7 +174,7 @@ def generate_audio(
     behind = torch.tensor([layout.num_columns(one.shape[1]) for one in given])
     running = torch.ones(len(prompts), dtype=torch.bool)
     for column in range(most):
-        # An answer may end behind all that is given of it.
+        # Generated audio may end only after the part of it that is given.
         may_end = running & (column >= behind) & (not isinstance(layout, CoarseFirst))
         drawn = [torch.rand((layout.num_streams + 1, 2), generator=one) for one in generators]
         uniforms = torch.stack(drawn).to(device)

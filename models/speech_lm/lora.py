@@ -1,4 +1,4 @@
-"""LoRA: a matrix that stays as it is, and a trained update of low rank beside it.
+"""LoRA: a frozen matrix plus a trained low-rank update.
 
 Source: Hu et al. 2021, "LoRA", arXiv:2106.09685, section 4.1.
 """

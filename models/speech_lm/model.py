@@ -72,7 +72,7 @@ class SpeechLM(nn.Module):
         self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
         self.text_head = None if shape.tie_text else nn.Linear(shape.dim, vocabulary.text_size, bias=False)
         heads = vocabulary.num_streams * vocabulary.codebook_size
-        self.audio_head: nn.Linear | DepthTransformer | None = None  # what is continuous is heard, not predicted
+        self.audio_head: nn.Linear | DepthTransformer | None = None  # continuous audio is input only
         if not continuous:
             self.audio_head = (
                 DepthTransformer(shape, vocabulary) if vocabulary.depth else nn.Linear(shape.dim, heads, bias=False)
@@ -128,10 +128,10 @@ class SpeechLM(nn.Module):
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
         x = self.text_embedding(text)
         if self.front_end is not None:
-            heard = self.front_end(audio, audio_columns)
+            encoded = self.front_end(audio, audio_columns)
             if not len(audio):
-                return torch.add(x, heard.sum())  # nothing: but every parameter gets a gradient, on every rank
-            added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(heard).to(x.dtype))
+                return torch.add(x, encoded.sum())  # adds zero, so that every parameter has a gradient on every rank
+            added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(encoded).to(x.dtype))
             return added
         assert self.audio_embedding is not None
         pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
@@ -194,10 +194,10 @@ class SpeechLM(nn.Module):
             batch: packed documents.
             backend: of attention.
             z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
-            stream_weights: (S,) weight of each audio stream, beside that of the span.
-            ctc_weight: of the CTC loss that helps to find what was said in what is heard (`models.speech_lm.ctc`).
-            activity_weight: of the loss that helps to tell who is heard where (`activity.py`); it is asked of what
-                the last block reads, for what that makes of a prompt nothing attends to.
+            stream_weights: (S,) weight of each audio stream, multiplied by that of the span.
+            ctc_weight: weight of the CTC loss on prompt audio (`ctc.py`).
+            activity_weight: weight of the loss on who talks where (`activity.py`), computed on the input of the last
+                block, because nothing attends to what that block makes of a prompt.
         """
         hidden, _, readable = self._run(batch, backend, keep=False)
         if torch.is_autocast_enabled(hidden.device.type):
@@ -212,7 +212,7 @@ class SpeechLM(nn.Module):
             audio_weights = audio_weights[:, None] * stream_weights
         if self.audio_head is None:
             if len(audio_states):
-                raise ValueError("audio that is heard through an encoder cannot be predicted")
+                raise ValueError("audio that goes through an encoder cannot be predicted")
             audio_total = hidden.new_zeros((), dtype=text_total.dtype)
         elif isinstance(self.audio_head, DepthTransformer):
             audio_total = self.audio_head.loss(audio_states, batch.audio_targets, audio_weights)

@@ -1,6 +1,6 @@
 """Pretrained text LLMs of the Llama, Qwen2 and Qwen3 families: their weights as a speech-LLM's, and back.
 
-Their ids come behind our special tokens (`models.sequence.tokenizer`); audio's embeddings and heads are new.
+Their token ids follow our special tokens (`models.sequence.tokenizer`); embeddings and heads for audio are new.
 """
 
 import json
@@ -25,7 +25,7 @@ def find(name: str) -> Path:
     """Return the folder of a pretrained model: one that exists, or what the hub keeps under an id.
 
     Raises:
-        ValueError: there is no such folder, or the hub does not give it.
+        ValueError: there is no such folder, or the hub does not have it.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -94,7 +94,7 @@ def read_shape(folder: Path, base: Shape) -> Shape:
 
 
 def _names(shape: Shape) -> dict[str, list[str]]:
-    """Return, for each parameter of ours, theirs: several stand one under the other in ours."""
+    """Return, for each of our parameters, the names of theirs; several are stacked in ours."""
     names = {"norm.weight": ["model.norm.weight"]}
     for i in range(shape.num_layers):
         ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
@@ -137,11 +137,11 @@ def load_weights(folder: Path, model: SpeechLM) -> None:
     for ours, table in tables:
         if len(table) < wanted:
             raise ValueError(
-                f"{folder} knows {len(table)} tokens, but the tokenizer has {wanted}; use the model's own: "
+                f"{folder} has {len(table)} tokens, but the tokenizer has {wanted}; use the model's own: "
                 f"--compose.tokenizer {folder}"
             )
         noise = ours[:_OURS] / ours[:_OURS].std() * 0.1 * table.std()
-        ours[_OURS:] = table[:wanted]  # what is padded behind the tokenizer's last id is never used
+        ours[_OURS:] = table[:wanted]  # rows that pad the table after the tokenizer's last id are never used
         ours[:_OURS] = table[:wanted].mean(dim=0) + noise
     embedding = model.text_embedding.weight
     embedding[0] = 0.0
@@ -150,9 +150,9 @@ def load_weights(folder: Path, model: SpeechLM) -> None:
 
 
 def export(model: SpeechLM, header: Header, folder: Path) -> None:
-    """Write a Hugging Face folder of the text side; the special tokens come behind the LLM's own ids.
+    """Write a Hugging Face folder of the text model; the special tokens follow the LLM's own ids.
 
-    Audio's parameters lie beside it in `hubbub_audio.safetensors`, explained by `hubbub.json`.
+    The audio parameters are written to `hubbub_audio.safetensors` in the same folder, described by `hubbub.json`.
 
     Raises:
         ValueError: no family of transformers has this shape.

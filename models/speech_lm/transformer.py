@@ -49,11 +49,11 @@ def linear(shape: Shape, inputs: int, outputs: int, *, bias: bool = False) -> nn
 
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Queries (..., H, D), keys and values (..., G, D) to what each query gathers (..., H, D)."""
+"""Attention: queries (..., H, D), keys and values (..., G, D) to outputs (..., H, D)."""
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention with rotary position embeddings."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -112,11 +112,11 @@ class Block(nn.Module):
     def begin(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return queries, keys and values: all before attention, as `finish` is all behind it."""
+        """Return queries (N, H, D), keys and values (N, G, D): the part of the block before attention."""
         return self.attention.heads(self.attention_norm(x), cos, sin)
 
     def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Add what attention gathered (N, H, D), then the feed-forward part."""
+        """Add the output of attention (N, H, D) and the feed-forward part to states (N, d)."""
         x = x + self.attention.out(attended.flatten(-2))
         out: torch.Tensor = x + self.ffn(self.ffn_norm(x))
         return out

@@ -1,4 +1,4 @@
-"""Augmentation of what is heard: bands and stretches of prompt audio hidden or moved, never a predicted code."""
+"""SpecAugment on prompt audio: bands and time spans hidden, bands shifted; predicted codes are never changed."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Augment:
-    """How audio is changed before it is shown to the model.
+    """Masks and shifts the codes of prompt audio.
 
     Source: Park et al. 2019, "SpecAugment", arXiv:1904.08779, section 2 (frequency and time masks), on the codes of a
     codec whose codebooks are bands; hidden cells are pads, which add nothing to a column.
     """
 
     bands: int = 0
-    """Bands hidden, each of up to a fifth of the codebooks."""
+    """Bands hidden, each up to a fifth of the codebooks."""
     spans: int = 0
-    """Stretches hidden, each of up to a tenth of the audio."""
+    """Time spans hidden, each up to a tenth of the audio."""
     shift: int = 0
-    """Codebooks by which the whole is moved up or down, at most: another pitch and vocal tract."""
+    """Most codebooks by which all bands are shifted up or down: a different pitch and vocal tract."""
 
     def __bool__(self) -> bool:
-        """Tell whether anything is changed."""
+        """Return whether anything is changed."""
         return bool(self.bands or self.spans or self.shift)
 
     def __call__(self, codes: NDArray[np.int32], pad: int, draw: np.random.Generator) -> NDArray[np.int32]:
@@ -30,8 +30,8 @@ class Augment:
 
         Args:
             codes: (K, T).
-            pad: what hidden cells hold.
-            draw: the generator that belongs to this audio.
+            pad: value of hidden cells.
+            draw: random generator addressed to this audio.
         """
         books, frames = codes.shape
         changed = codes.copy()

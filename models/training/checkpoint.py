@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, never a pickle; a folder appears whole or not at all."""
+"""Checkpoints: safetensors and JSON, never a pickle; a folder appears completely or not at all."""
 
 import json
 import os
@@ -19,19 +19,19 @@ from models.training.distributed import gather_full, shard_like
 
 
 class StreamPosition(TypedDict):
-    """Where a training stands in the stream of packs."""
+    """A training's position in the stream of packs."""
 
     position: int
     seed: int
     packs: str
-    """Digest of the packs that the stream goes through."""
+    """Digest of the stream's packs."""
     grad_norms: list[float]
-    """Of the last steps: what a spike is measured against."""
+    """Gradient norms of recent steps, which spikes are measured against."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A copy of everything that a training would need to go on, on the CPU."""
+    """A copy, on the CPU, of everything that a training needs to continue."""
 
     weights: dict[str, torch.Tensor]
     averaged: dict[str, torch.Tensor]
@@ -45,7 +45,7 @@ def copy_state(
     optimizers: Sequence[torch.optim.Optimizer] = (),
     averaged: Mapping[str, torch.Tensor] | None = None,
 ) -> State:
-    """Copy weights and moments; where parameters lie on several ranks, all of them must call this."""
+    """Copy weights and moments; where parameters are sharded over ranks, every rank must call this."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     moments = {
         f"{names[id(parameter)]}:{key}": gather_full(value)
@@ -59,19 +59,20 @@ def copy_state(
 
 
 def save(folder: Path, step: int, state: State, header: Header, place: StreamPosition | None = None) -> Path:
-    """Write `step-<step>` below a folder, or leave the one that is there; return it.
+    """Write `step-<step>` to a folder unless it exists; return its path.
 
-    `model.safetensors` is what a user takes: the running mean where one is kept, beside `raw.safetensors`.
+    `model.safetensors` is what a user takes: the running mean where one is kept, with the raw weights in
+    `raw.safetensors`.
 
     Args:
         folder: of all checkpoints of a training.
         step: steps done.
         state: what is written.
-        header: what explains it.
-        place: where the stream of packs goes on.
+        header: the checkpoint's metadata.
+        place: position in the stream of packs from which training continues.
 
     Raises:
-        OSError: the disk is full; nothing is left behind, earlier checkpoints stay.
+        OSError: the disk is full; no partial folder is left, earlier checkpoints stay.
     """
     target = folder / f"step-{step:06d}"
     if target.exists():
@@ -118,7 +119,7 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
     step, header = read_header(path)
     name = header.shape.encoder
     if name is not None and encoder_digest(name) != header.vocabulary.encoder_digest:
-        raise ValueError(f"{path} hears through another encoder than what is now at {name}")
+        raise ValueError(f"{path} was trained with a different encoder than the one now at {name}")
     model = SpeechLM(header.shape, header.vocabulary)
     trained = path / "raw.safetensors"
     try:
@@ -129,7 +130,7 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
 
 
 def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Put the optimizers' moments back, each parameter's to the one that updates it."""
+    """Restore the optimizers' moments, each parameter's in the optimizer that updates it."""
     owner = {id(p): one for one in optimizers for group in one.param_groups for p in group["params"]}
     saved: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in load_file(str(path / "optimizer.safetensors")).items():
@@ -144,16 +145,16 @@ def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.O
 
 
 def check_position(path: Path, packs: str, seed: int) -> list[float]:
-    """Check that a checkpoint's place is one in the stream that is to go on; return the last gradients' norms.
+    """Check that a checkpoint's position is in the same stream of packs; return the recent gradient norms.
 
     Raises:
-        ValueError: it has seen other packs, or the same in another order.
+        ValueError: it was trained on different packs, or on the same ones in a different order.
     """
     place = json.loads((path / "loader.json").read_text())
     if (place["packs"], place["seed"]) != (packs, seed):
         raise ValueError(
-            f"{path} stands in the stream of packs {place['packs'][:12]} with seed {place['seed']}, "
-            f"not of packs {packs[:12]} with seed {seed}; train into another folder"
+            f"{path} was trained on packs {place['packs'][:12]} with seed {place['seed']}, "
+            f"not on packs {packs[:12]} with seed {seed}; train into another folder"
         )
     norms: list[float] = place.get("grad_norms", [])
     return norms

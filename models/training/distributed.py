@@ -1,4 +1,4 @@
-"""Several ranks: sums over them, and parameters that each holds a part of (FSDP2)."""
+"""Several ranks: sums over them, and parameters sharded over them (FSDP2)."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from models.speech_lm.model import SpeechLM
 
 
 def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
-    """Replace tensors by their sums over all ranks, by one collective; nothing to do for a single rank."""
+    """Replace tensors by their sums over all ranks, in one collective; nothing to do for a single rank."""
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return
     flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
@@ -20,17 +20,17 @@ def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
 
 
 def broadcast_from_first_rank(number: int) -> int:
-    """Return what rank 0 says, on every rank."""
+    """Return rank 0's number on every rank."""
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return number
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    told = torch.tensor([number], device=device)
-    dist.broadcast(told, 0)
-    return int(told)
+    shared = torch.tensor([number], device=device)
+    dist.broadcast(shared, 0)
+    return int(shared)
 
 
 def shard(model: SpeechLM, precision: str) -> None:
-    """Leave each rank a part of every parameter; the whole is gathered block by block when it is needed.
+    """Shard every parameter over ranks; whole parameters are gathered block by block when they are needed.
 
     Gradients are summed over ranks, not averaged: the loss is divided once, by the weight of the global batch.
     Source: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277, section 3.2; `torch.distributed.fsdp.fully_shard`.
@@ -57,13 +57,13 @@ def _is_spread(tensor: torch.Tensor) -> bool:
 
 
 def gather_full(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a tensor on the CPU, put together from all ranks' parts: every rank must ask for it."""
+    """Return a copy of a tensor on the CPU, gathered from all ranks' shards: every rank must call this."""
     full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return full.detach().to("cpu", copy=True).contiguous()
 
 
 def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return a whole tensor laid out as a parameter is."""
+    """Return a whole tensor sharded as a parameter is."""
     value = value.to(parameter.device)
     if _is_spread(parameter):
         from torch.distributed.tensor import DTensor, distribute_tensor
@@ -74,5 +74,5 @@ def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 def local_value(tensor: Any) -> float:
-    """Return a scalar that may be spread over ranks."""
+    """Return the value of a scalar that may be sharded over ranks."""
     return float(tensor.full_tensor() if _is_spread(tensor) else tensor)

@@ -1,4 +1,4 @@
-"""Packs of each step, shared out between ranks and made into batches ahead of time; a place in it is one integer."""
+"""Packs of each step, distributed over ranks and made into batches ahead of time; its position is one integer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +15,7 @@ from models.training.order import Span, Stream
 
 
 class PackSource(Protocol):
-    """Packs by index, counted through all shards."""
+    """Packs by index, counted over all shards."""
 
     @property
     def components(self) -> Mapping[str, Sequence[Span]]:
@@ -24,7 +24,7 @@ class PackSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """What the packs are: another digest, other packs."""
+        """Digest of all packs."""
         ...
 
     def size(self, index: int) -> tuple[int, int]:
@@ -32,7 +32,7 @@ class PackSource(Protocol):
         ...
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Be told which packs will be asked for soon."""
+        """Start fetching packs that will be needed soon."""
         ...
 
     def __getitem__(self, index: int) -> PackedDocuments:
@@ -50,9 +50,9 @@ def step_cost(num_columns: int, sum_squares: int, dim: int) -> float:
 
 
 def share(costs: Sequence[float], world_size: int) -> list[list[int]]:
-    """Share packs out between ranks: as many to each, but for one, and at nearly equal cost.
+    """Distribute packs over ranks: equal numbers (within one) at nearly equal cost.
 
-    The costliest pack goes to the rank with the least to do that may still take one. Every rank computes the same.
+    The costliest pack goes to the least loaded rank that may still take one. Every rank computes the same assignment.
 
     >>> share([4.0, 1.0, 1.0, 2.0], world_size=2)
     [[0, 2], [1, 3]]
@@ -69,17 +69,17 @@ def share(costs: Sequence[float], world_size: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class StepPacks:
-    """What one rank does in one step."""
+    """One rank's batches of one step."""
 
     step: int
     epoch: int
-    """How often the step's first pack was seen before."""
+    """How many times the step's first pack was used before."""
     batches: tuple[Batch, ...]
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Makes each step's batches while the step before is computed."""
+    """Makes each step's batches while the previous step is computed."""
 
     source: PackSource
     stream: Stream
@@ -89,15 +89,15 @@ class Loader:
     rank: int = 0
     world_size: int = 1
     dim: int = 1024
-    """Width of the model: what attention costs beside the rest."""
+    """Width of the model, for the cost of attention relative to the rest."""
     augment: Augment | None = None
-    """What is done to audio that is only heard; drawn by seed and position, whoever reads the pack."""
+    """Augmentation of prompt audio, drawn by seed and position, so that it does not depend on the rank."""
     seed: int = 0
     """Root of the augmentation's draws."""
     ahead: int = 2
-    """Steps made ahead."""
+    """Steps that are prepared ahead."""
     pin: bool = False
-    """Whether batches lie in pinned memory, for copies that nothing waits for."""
+    """Whether batches are in pinned memory, for asynchronous copies to a GPU."""
 
     def indices(self, step: int) -> list[int]:
         """Return the packs of a step, counted from 1, over all ranks."""
@@ -105,7 +105,7 @@ class Loader:
         return [self.stream.at(position) for position in range(first, first + self.packs_per_step)]
 
     def places_of(self, indices: Sequence[int]) -> list[int]:
-        """Return which of a step's packs are this rank's, by their place in the step."""
+        """Return the indices, within a step, of this rank's packs."""
         if self.world_size == 1:
             return list(range(len(indices)))
         costs = [step_cost(*self.source.size(index), self.dim) for index in indices]
@@ -139,16 +139,16 @@ class Loader:
         return lambda codes: augment(codes, self.grid.codebook_size, draw)
 
     def steps(self, first: int, last: int) -> Iterator[StepPacks]:
-        """Yield steps first..last; what goes wrong with a pack is raised when its step comes."""
+        """Yield steps first..last; an error in a pack is raised when its step is reached."""
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
             coming: list[Future[StepPacks]] = []
             load: Callable[[int], StepPacks] = self.load
-            told = first - 1
+            prefetched = first - 1
             try:
                 for step in range(first, last + 1):
-                    while told < min(last, step + 4 * self.ahead):
-                        told += 1
-                        self.source.prefetch(self.indices(told))
+                    while prefetched < min(last, step + 4 * self.ahead):
+                        prefetched += 1
+                        self.source.prefetch(self.indices(prefetched))
                     while len(coming) < self.ahead and step + len(coming) <= last:
                         coming.append(pool.submit(load, step + len(coming)))
                     yield coming.pop(0).result()

@@ -1,4 +1,4 @@
-"""What each training step was like, as a file of lines that survives kills. Free of torch."""
+"""Metrics of every training step, as a file of JSON lines that survives kills. Free of torch."""
 
 import json
 import os
@@ -8,36 +8,36 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step was like."""
+    """Metrics of one training step."""
 
     step: int
     loss: float
-    """What is minimized, a cell; with the weights of CTC and z-loss."""
+    """What is minimized: the mean over cells, with the auxiliary losses and the z-loss."""
     text_loss: float
-    """Cross-entropy of a text cell; with the z-loss."""
+    """Mean cross-entropy of text cells, with the z-loss."""
     audio_loss: float
-    """Of an audio cell."""
+    """Mean cross-entropy of audio cells, with the z-loss."""
     grad_norm: float
     lr: float
     num_columns: int
     num_documents: int
     seconds: float
     wait_seconds: float = 0.0
-    """Of them, waiting for packs."""
+    """Part of `seconds` spent waiting for packs."""
     epoch: int = 0
-    """Above 0, packs come again."""
+    """Times that the step's first pack was used before."""
     num_frames: int = 0
     """Frames of audio in the documents."""
     flops: float = 0.0
     """Floating-point operations, as `models.speech_lm.flops` counts them."""
     skipped: bool = False
-    """Whether the step was bad and left out."""
+    """Whether the step was bad and its update left out."""
     num_ranks: int = 1
-    """Workers that shared its packs."""
+    """Workers that shared the step's packs."""
 
 
 class MetricsFile:
-    """One JSON line a step; lines of steps that a resumed run makes again are dropped first."""
+    """One JSON line per step; lines of steps that a resumed run will repeat are dropped first."""
 
     def __init__(self, path: Path, keep_until: int) -> None:
         """Open the file, keeping the steps that the checkpoint covers."""
@@ -48,13 +48,13 @@ class MetricsFile:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def append(self, record: StepRecord) -> None:
-        """Write one step."""
+        """Append one step."""
         self._file.write(json.dumps(asdict(record)) + "\n")
         self._file.flush()
 
 
 def read_metrics(path: Path) -> list[StepRecord]:
-    """Return the steps of a metrics file; a line cut short by a kill ends it."""
+    """Return the steps of a metrics file, up to a line that a kill cut short."""
     records: list[StepRecord] = []
     if path.exists():
         for line in path.read_text().splitlines():

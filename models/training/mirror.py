@@ -1,6 +1,6 @@
-"""Checkpoints on any fsspec URL: written on a local disk, copied beside training, and fetched where they are needed.
+"""Checkpoints at any fsspec URL: written to a local disk, copied during training, and fetched where they are needed.
 
-As on a disk, `checkpoint.json` comes last: a folder without it is none.
+As on a disk, `checkpoint.json` is written last: a folder without it is not a checkpoint.
 """
 
 import os
@@ -13,12 +13,12 @@ from typing import Any
 import fsspec
 
 _LOOSE = ("metrics.jsonl", "bad_steps.jsonl", "start.json", "device.json", "failure.txt")
-"""Files beside the checkpoints."""
+"""Files next to the checkpoints."""
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """A training's folder, and the URL that holds the same."""
+    """Keeps a training's folder and a URL in step."""
 
     folder: Path
     url: str
@@ -36,13 +36,13 @@ class Mirror:
         return sorted(int(name.rsplit("/", 2)[1][5:]) for name in found)
 
     def beside(self) -> list["Mirror"]:
-        """Return the other trainings that lie beside this one at the URL."""
+        """Return the other trainings next to this one at the URL."""
         filesystem, path = self._remote()
         above = path.rpartition("/")[0]
         if not filesystem.exists(above):
             return []
         names = [entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(above, detail=False, refresh=True)]
-        filesystem.invalidate_cache()  # a listing must not stand against what is written later
+        filesystem.invalidate_cache()  # a cached listing would hide what is written later
         root = self.url.rstrip("/").rpartition("/")[0]
         return [Mirror(self.folder.parent / name, f"{root}/{name}") for name in names if name != self.folder.name]
 
@@ -52,7 +52,7 @@ class Mirror:
         return float(filesystem.modified(f"{path}/step-{step:06d}/checkpoint.json").timestamp())
 
     def fetch(self, steps: Iterable[int]) -> None:
-        """Copy checkpoints here that are not here yet, each whole or not at all."""
+        """Copy checkpoints that are missing here, each whole or not at all."""
         filesystem, path = self._remote()
         for step in steps:
             name = f"step-{step:06d}"
@@ -72,7 +72,7 @@ class Mirror:
                 shutil.rmtree(staged, ignore_errors=True)
 
     def fetch_loose(self) -> None:
-        """Copy what lies beside the checkpoints: the curve, and what was decided."""
+        """Copy the files next to the checkpoints here: metrics, and what the training started from."""
         filesystem, path = self._remote()
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in _LOOSE:
@@ -82,21 +82,21 @@ class Mirror:
                 os.replace(staged, self.folder / name)
 
     def fetch_newest(self) -> None:
-        """Copy everything that is needed to go on, where training went further than what is here."""
+        """Copy everything that is needed to continue, where the URL is ahead of this folder."""
         there = self.steps()
         if there and not (self.folder / f"step-{there[-1]:06d}" / "checkpoint.json").exists():
             self.fetch(there[-1:])
             self.fetch_loose()
 
     def send_loose(self) -> None:
-        """Copy what lies beside the checkpoints to the URL."""
+        """Copy the files next to the checkpoints to the URL."""
         filesystem, path = self._remote()
         for name in _LOOSE:
             if (self.folder / name).exists():
                 filesystem.put_file(str(self.folder / name), f"{path}/{name}")
 
     def forget(self, name: str) -> None:
-        """Remove a file beside the checkpoints, here and at the URL."""
+        """Remove a file next to the checkpoints, here and at the URL."""
         filesystem, path = self._remote()
         (self.folder / name).unlink(missing_ok=True)
         if filesystem.exists(f"{path}/{name}"):

@@ -1,4 +1,4 @@
-"""Checkpoints written beside training, pruned, and copied to the store."""
+"""Writing checkpoints in the background of training, pruning them, and copying them to the store."""
 
 import json
 import statistics

@@ -114,7 +114,7 @@ class Snac:
         """Return the waveform (num_samples,) of codes (K, T)."""
         if not codes.shape[1]:
             return np.zeros(num_samples, np.float32)
-        # Its attention wants whole windows: frames of zeros are added, and their sound cut off.
+        # Its attention needs whole windows: frames of zeros are appended, and their audio cut off.
         window = int(self.model.attn_window_size or 1)
         unit = math.lcm(self.strides[0], window) // self.strides[0]
         frames = -(-codes.shape[1] // unit) * unit

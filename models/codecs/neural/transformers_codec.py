@@ -64,7 +64,7 @@ class TransformersCodec:
         """Refuse a model that this codec does not support.
 
         Raises:
-            ValueError: says which.
+            ValueError: names the part of its configuration that is not supported.
         """
 
     @property

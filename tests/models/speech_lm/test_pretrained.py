@@ -148,7 +148,7 @@ def test_what_cannot_be_started_from_is_named(tmp_path):
         read_shape(tmp_path / "small", Shape()),
         Vocabulary(text_size=OURS + 500, num_streams=4, codebook_size=16, ordinal=True),
     ).initialize(0)
-    with pytest.raises(ValueError, match="knows 96 tokens, but the tokenizer has 500"):
+    with pytest.raises(ValueError, match="has 96 tokens, but the tokenizer has 500"):
         load_weights(tmp_path / "small", model)
 
 

@@ -235,7 +235,7 @@ def test_a_checkpoint_of_another_stream_is_refused(tmp_path):
     run(tmp_path, Training(**{**CONFIG.__dict__, "steps": 3}))
     other = Source(packs(), (4, 5))
     other.digest = "other"
-    with pytest.raises(ValueError, match=r"stands in the stream of packs toy000000000 with seed 7, not of packs other"):
+    with pytest.raises(ValueError, match=r"was trained on packs toy000000000 with seed 7, not on packs other"):
         run(tmp_path, source=other)
 
 
@@ -290,7 +290,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):
-    with pytest.raises(ValueError, match="is not a checkpoint of ours"):
+    with pytest.raises(ValueError, match="is not a Hubbub checkpoint"):
         checkpoint.load(tmp_path)
     run(tmp_path / "a", Training(**{**CONFIG.__dict__, "steps": 1}))
     path = tmp_path / "a/step-000001/model.safetensors"

@@ -39,7 +39,7 @@ def test_a_file_keeps_the_defaults_of_what_it_does_not_name(tmp_path):
         ("trian: {steps: 1}", "unknown key trian; did you mean train"),
         ("train: {stepps: 1}", "unknown key stepps; did you mean steps"),
         ("train: {steps: many}", "must be of type int, not str"),
-        ("train: {steps: 0}", "counted from 1"),
+        ("train: {steps: 0}", "must be at least 1"),
         ("train: 3", "must hold keys and values"),
         ("compose: {layout: spiral}", "'spiral' is none of parallel, delay"),
         ("compose: {tasks: asr}", "must be a list"),
