@@ -29,7 +29,7 @@ def test_two_equal_nodes_are_fine():
         ({"object_store_bytes": 1e8}, {}, "object store of 100 MB"),
         ({"free_bytes": 10**8}, {}, "0.1 GB left"),
         ({"sees": {"/corpus": False}}, {}, "b does not see /corpus"),
-        ({}, {"train_workers": 20}, "20 training workers want"),
+        ({}, {"train_workers": 20}, "20 training workers need"),
         ({}, {"gpu_stages": True}, "no node has one"),
         ({"gpus": 1.0}, {"train_workers": 2}, "would share 1 GPUs"),
         ({}, {"pool_cpus": 16}, "a deadlock"),

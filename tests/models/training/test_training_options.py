@@ -81,7 +81,7 @@ def test_muon_goes_on_as_if_never_stopped(tmp_path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     names = [tmp_path / f"{which}/step-000016/model.safetensors" for which in ("whole", "cut")]
     assert names[0].read_bytes() == names[1].read_bytes()
-    with pytest.raises(ValueError, match="take adamw"):
+    with pytest.raises(ValueError, match="use adamw"):
         changed(optimizer="muon", shard="full")
 
 
