@@ -21,7 +21,7 @@ from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
 from pipelines.reporting.run_state import unrecorded
-from pipelines.stages import STAGES, check_stages, plan_road, stage_names
+from pipelines.stages import STAGES, check_stages, plan_recipe, stage_names
 from pipelines.stages.evaluate import check_checkpoint
 from pipelines.stages.index import make_corpus
 from pipelines.stages.notices import check_licences
@@ -41,7 +41,7 @@ class RunResult:
     """Metrics of the evaluation; empty where it was not asked for."""
 
     def figures(self) -> dict[str, float]:
-        """Return the figures that stand for the whole run."""
+        """Return the metrics of the whole run."""
         figures = {f"train.{name}": value for name, value in self.training.items()}
         for which in ("trained", "untrained"):
             if which in self.metrics:
@@ -69,9 +69,9 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
             console.notice("the working tree has uncommitted changes; the lineage will record that")
         context = RunContext(recipe, options, stack, made_by, unrecorded=unrecorded(options.output))
         result = _run_stages(context, until)
-        whole_road = until == "evaluate" and options.checkpoint is None
-        if context.did_work or (whole_road and "run" in context.unrecorded):
-            context.tracker().finish(result.figures(), whole_road=whole_road)
+        is_complete = until == "evaluate" and options.checkpoint is None
+        if context.did_work or (is_complete and "run" in context.unrecorded):
+            context.tracker().finish(result.figures(), is_complete=is_complete)
         return result
 
 
@@ -86,7 +86,7 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
     checkpoint = context.options.checkpoint
     if checkpoint is not None:
         checkpoint = check_checkpoint(newest_checkpoint(checkpoint), recipe)
-    plan = plan_road(recipe, output, checkpoint)
+    plan = plan_recipe(recipe, output, checkpoint)
     if any(stage.stale for stage in plan.stages):
         context.expect_work()
     console.line("splits", plan.splits.describe())
@@ -100,7 +100,7 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
 
 
 def claim(recipe: Recipe, options: RunOptions) -> None:
-    """Write the resolved recipe beside the output.
+    """Write the resolved recipe to the output folder.
 
     Raises:
         InputError: the folder belongs to another recipe.

@@ -95,9 +95,7 @@ class Training:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if min(self.steps, self.packs_per_step, self.packs_per_pass, self.checkpoint_every, self.keep_checkpoints) < 1:
-            raise ValueError(
-                "train: steps, packs and checkpoint intervals must be at least 1"
-            )
+            raise ValueError("train: steps, packs and checkpoint intervals must be at least 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("train.lr must be positive")
         if self.optimizer == "muon" and self.shard == "full":

@@ -1,4 +1,4 @@
-"""`hubbub cluster ...`: hand a run to a cluster, see what became of it, and find beforehand what would stop it."""
+"""`hubbub cluster ...`: submit a run to a cluster, follow it, and find in advance what would stop it."""
 
 import json
 import os
@@ -23,32 +23,32 @@ _PASSED_ON = (
     "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )  # fmt: skip
-"""Variables that a job is given of ours; never a secret, for whoever sees the dashboard sees them."""
+"""Environment variables that are passed on to a job; never secrets, since the dashboard shows them."""
 DASHBOARD = "http://127.0.0.1:8265"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitArguments:
-    """Hand a command to a cluster, once: hubbub cluster submit [OPTIONS] -- run my.yaml --store s3://..."""
+    """Submit a command to a cluster, once: hubbub cluster submit [OPTIONS] -- run my.yaml --store s3://..."""
 
     address: str = os.environ.get("RAY_DASHBOARD_ADDRESS", DASHBOARD)
     """The head's dashboard; RAY_DASHBOARD_ADDRESS by default."""
     key: str | None = None
-    """What makes two requests the same one; command, recipe, code version and today's date by default."""
+    """Identity of the request; by default command, recipe, code version and today's date."""
     wait: bool = False
-    """Stay until it ends, show what it prints, and end as it does."""
+    """Wait until the job ends, show its output, and exit with its status."""
     again: bool = False
-    """Submit although the same was done."""
+    """Submit although the same request was submitted before."""
     env: tuple[str, ...] = ()
-    """Further variables of this environment that the job gets; the dashboard shows them, so keep secrets on nodes."""
+    """Further environment variables to pass on; the dashboard shows them, so keep secrets on the nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusArguments:
-    """Show what was submitted, and what became of it."""
+    """List submitted requests and their status."""
 
     key: Annotated[str | None, tyro.conf.Positional] = None
-    """Of one request; everything of ours where none is given."""
+    """Key of one request; all where none is given."""
     address: str = os.environ.get("RAY_DASHBOARD_ADDRESS", DASHBOARD)
     """The head's dashboard; RAY_DASHBOARD_ADDRESS by default."""
     json: bool = False
@@ -75,10 +75,10 @@ def _submit(arguments: Sequence[str]) -> None:
         own, command = own[: own.index("--")], own[own.index("--") + 1 :]
     parsed = tyro.cli(SubmitArguments, prog="hubbub cluster submit", args=own)
     if not command or command[0] not in _STAGES:
-        raise InputError(f"hubbub cluster submit wants -- and a command behind it: {', '.join(_STAGES)}")
+        raise InputError(f"hubbub cluster submit needs -- followed by a command: {', '.join(_STAGES)}")
     unset = [name for name in parsed.env if name not in os.environ]
     if unset:
-        raise InputError(f"--env {unset[0]}: there is no such variable here")
+        raise InputError(f"--env {unset[0]}: no such variable is set here")
     env = {name: os.environ[name] for name in (*_PASSED_ON, *parsed.env) if name in os.environ}
     text = ""
     if len(command) > 1 and Path(command[1]).suffix in (".yaml", ".yml", ".json"):
@@ -153,5 +153,5 @@ def cluster(arguments: Sequence[str]) -> None:
     """
     verbs = {"submit": _submit, "status": _status, "preflight": _preflight}
     if not arguments or arguments[0] not in verbs:
-        raise InputError(f"hubbub cluster wants one of {', '.join(verbs)}")
+        raise InputError(f"hubbub cluster needs one of {', '.join(verbs)}")
     verbs[arguments[0]](arguments[1:])

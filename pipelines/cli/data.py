@@ -15,7 +15,7 @@ from pipelines.reporting import console
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveArguments:
-    """Write data sets as Parquet to keep or to send, or bring them back byte for byte."""
+    """Write data sets as Parquet, to keep or send, or restore them byte for byte."""
 
     action: Annotated[Literal["archive", "restore"], tyro.conf.Positional]
     """archive: output folder -> Parquet; restore: Parquet -> output folder."""
@@ -68,7 +68,7 @@ def _score(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignArguments:
-    """Find when each word is said; write the corpus as lhotse recordings and supervisions with alignments."""
+    """Find the times of all words; write the corpus as lhotse recordings and supervisions with alignments."""
 
     manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Manifests of single speakers: PATH or SPLIT=PATH."""
@@ -77,7 +77,7 @@ class AlignArguments:
     language: str = "en"
     """Language of the aligner, and of rows that name none."""
     workers: int | None = None
-    """Processes; as many as there are cores by default."""
+    """Processes; one per core by default."""
 
 
 def _align(arguments: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ def _align(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments:
-    """Write conversations with their sound and truth for other toolkits."""
+    """Write conversations with audio and truth for other toolkits."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
@@ -110,14 +110,14 @@ def _export(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsArguments:
-    """Find k-means units in a corpus: a codec of your own, for --encode.codec units."""
+    """Fit k-means units to a corpus: a codec of your own, for --encode.codec units."""
 
     manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Manifests of single speakers: PATH or SPLIT=PATH; the train split is used where there is one."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("units")
     """Folder of the units."""
     features: Literal["mel", "mfcc", "encoder"] = "mel"
-    """Log-mel spectrograms (can be made sound again), cepstra, or an encoder's hidden states."""
+    """Log-mel spectrograms (can be decoded to audio), cepstra, or an encoder's hidden states."""
     encoder: str | None = None
     """Folder or hub id of the encoder (HuBERT, WavLM, ...)."""
     layer: int = 6
@@ -125,9 +125,9 @@ class UnitsArguments:
     units: int = 500
     """Number of units."""
     hours: float = 10.0
-    """Speech listened to at most."""
+    """Most speech used, in hours."""
     seed: int = 0
-    """Of the draw and of the search."""
+    """Seed of the draw of utterances and of the clustering."""
 
 
 def _units(arguments: Sequence[str]) -> None:
@@ -144,16 +144,16 @@ def _units(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ListenArguments:
-    """Decode documents, packs or conversations to sound and text, on one page with players."""
+    """Decode documents, packs or conversations to audio and text, on one page with players."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
     ids: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Conversations, documents or packs; the first few where none is named."""
+    """Ids of conversations, documents or packs; the first few where none is given."""
     page: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the page; OUTPUT/listen by default."""
     number: int = 10
-    """How many are shown."""
+    """Number shown."""
     dataset: Literal["packs", "codes"] = "packs"
     """packs: documents as training reads them; codes: whole conversations."""
 
@@ -167,12 +167,12 @@ def _listen(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ImpactArguments:
-    """Say what a voice is in: data sets, checkpoints, figures, and the first training step that heard it."""
+    """List what contains a voice: data sets, checkpoints, metrics, and the first training step that used it."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
     speaker: str
-    """The speaker, as the manifests call them."""
+    """The speaker's name in the manifests."""
     json: bool = False
     """Print JSON instead of tables."""
 
@@ -197,7 +197,7 @@ class TraceArguments:
     pack: Annotated[str, tyro.conf.Positional]
     """The pack's id."""
     columns: tuple[int, int] | None = None
-    """First column and the one behind the last; all by default."""
+    """First column, and the one after the last; all by default."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -215,12 +215,12 @@ def _trace(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class GcArguments:
-    """Show what no kept run needs, and remove it when told so."""
+    """List what no kept run needs, and remove it with --yes."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
     keep_trainings: int = 1000
-    """Newest trainings that are kept, with all that they were made from."""
+    """Newest trainings that are kept, with everything that they were made from."""
     yes: bool = False
     """Remove it."""
 
@@ -234,10 +234,10 @@ def _gc(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HfArguments:
-    """Write a checkpoint's text side as a Hugging Face folder, audio's parameters beside it."""
+    """Write a checkpoint's text model as a Hugging Face folder, with the audio parameters in a separate file."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A step-... folder, or a run's output folder, whose newest is taken."""
+    """A step-... folder, or a run's output folder, whose newest checkpoint is taken."""
     folder: Annotated[Path, tyro.conf.Positional]
     """Where it goes."""
 
@@ -256,7 +256,7 @@ def _hf(arguments: Sequence[str]) -> None:
         raise InputError(str(error)) from error
     console.line("written", f"{parsed.folder}, from {path}")
     if model.shape.prompt_attention == "both":
-        console.notice("the model sees prompts in both directions; transformers' classes see them causally")
+        console.notice("the model attends to prompts in both directions; transformers' classes attend causally")
 
 
 def _archive(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Training by Ray Train: workers, restarts, and what they leave behind."""
+"""Training by Ray Train: workers, restarts, and errors."""
 
 import logging
 import signal
@@ -35,13 +35,13 @@ class Workers:
 
 
 def fit(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any], session: Session, workers: Workers) -> None:
-    """Train to the end, on as many workers as asked for; go on where an earlier run stopped.
+    """Train to the last step, continuing where an earlier run stopped.
 
-    With fewer at least than at most, Ray Train begins anew from the last checkpoint with what is left when a node is
-    lost, and with what is there when one comes: the packs of a step stay the same ones.
+    Elastic training restarts from the last checkpoint with the remaining workers when a node is lost, and with more
+    when one joins: the packs of a step stay the same.
 
     Raises:
-        InputError: there are not enough processors, the loss is no number, or a file cannot be read or written.
+        InputError: there are too few processors, the loss is not finite, or a file cannot be read or written.
     """
     if workers.fewest > max(session.num_cpus, session.num_gpus):
         raise InputError(f"{workers.fewest} training workers need as many CPUs or GPUs; there are {session.num_cpus}")
@@ -137,7 +137,7 @@ def _run_trainer(trainer: Any) -> None:
 
 
 def _ray_storage(plan: Plan) -> dict[str, Any]:
-    """Return where Ray Train keeps its own state: a place that all of its workers see."""
+    """Return where Ray Train keeps its own state: storage that all of its workers see."""
     if not plan.output.store:
         return {"storage_path": str(plan.output.folder.absolute() / "ray")}
     import fsspec

@@ -35,16 +35,16 @@ class TrainingJob:
 
 
 class Preemption:
-    """Asks now and then whether the machine is to be taken away: to ask is a message to every worker and back."""
+    """Checks every few steps whether the machine will be preempted: a check is a message to every worker and back."""
 
     EVERY = 20
 
     def __init__(self) -> None:
-        """Begin to count steps."""
+        """Start counting steps."""
         self._calls = 0
 
     def __call__(self) -> bool:
-        """Tell whether it is; every worker asks after the same steps."""
+        """Return whether it will; every worker checks after the same steps."""
         import ray.train
 
         self._calls += 1
@@ -68,7 +68,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
     context = ray.train.get_context()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
-    folder.mkdir(parents=True, exist_ok=True)  # a node that does not see the driver's has one of its own
+    folder.mkdir(parents=True, exist_ok=True)  # a node that does not see the driver's folder has its own
     load_start(model, job.start)
     peak = peak_flops(torch.device(device))
     if peak and context.get_world_rank() == 0:
@@ -86,7 +86,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
             hooks=Hooks(should_stop=Preemption()),
         )
     except FloatingPointError as error:
-        # Every rank sees the same sums and stops at the same step; to try again would give the same.
+        # Every rank sees the same sums and stops at the same step; a retry would fail in the same way.
         (folder / FAILURE).write_text(str(error))
         if job.url:
             Mirror(folder, job.url).send_loose()

@@ -41,9 +41,7 @@ def report(output: Path) -> None:
     if device == "cuda":
         has_kernels = tried_kernels("cuda:0") is not None
         why = "norms, rotation, SwiGLU, embedding sums, cross-entropy; tried here against torch's own operations"
-        rows.append(
-            ["Triton kernels", "yes" if has_kernels else "no", why if has_kernels else "the warning above says why"]
-        )
+        rows.append(["Triton kernels", "yes" if has_kernels else "no", why if has_kernels else "see the warning above"])
     else:
         rows.append(["Triton kernels", "no", "need CUDA; norms, rotation, SwiGLU have gradients of their own here"])
     for package, extra, use in (

@@ -41,7 +41,7 @@ def flatten(chain: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], set[tu
 
 
 def columns_of(nodes: Mapping[str, Any], edges: set[tuple[str, str]]) -> dict[str, int]:
-    """Return how far each node is from what it all began with, by the longest way; what begins late stands late.
+    """Return each node's distance from the sources, by the longest path; sources stand just before their use.
 
     >>> columns_of({"a": 0, "b": 0, "c": 0}, {("b", "a"), ("c", "b"), ("c", "a")})
     {'a': 2, 'b': 1, 'c': 0}
@@ -71,7 +71,7 @@ def _short(text: str, length: int = 22) -> str:
 
 
 def svg(chain: Mapping[str, Any]) -> str:
-    """Draw a chain as SVG; what is known of a node is its tooltip."""
+    """Draw a chain as SVG, with the facts of each node as its tooltip."""
     nodes, edges = flatten(chain)
     column = columns_of(nodes, edges)
     rows: dict[int, int] = {}

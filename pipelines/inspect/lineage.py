@@ -1,4 +1,4 @@
-"""Where did this come from, and what became of it? Asked of what is on disk.
+"""Lineage, from what is on disk: where something came from, and what it became.
 
 Snapshots, checkpoints and metrics name their inputs by Merkle root; nothing else is needed to follow them.
 """
@@ -138,11 +138,11 @@ def _grow(node: Mapping[str, Any]) -> dict[str, Any]:
         }
         out["cpwer"] = {which: node["data"][which]["cpwer"]["rate"] for which in folders.values()}
         # <training key>/step-...: the same from whatever folder the program was called.
-        judged_parts = Path(node["data"]["trained"]["checkpoint"]).parts[-2:]
+        evaluated = Path(node["data"]["trained"]["checkpoint"]).parts[-2:]
         for other in _nodes(output):
-            judged = other["kind"] == "checkpoint" and other["path"].parts[-2:] == judged_parts
-            if judged or other["kind"] == "hypotheses":
-                out["from"].append(_grow(other) if judged else _leaf(other))
+            is_checkpoint = other["kind"] == "checkpoint" and other["path"].parts[-2:] == evaluated
+            if is_checkpoint or other["kind"] == "hypotheses":
+                out["from"].append(_grow(other) if is_checkpoint else _leaf(other))
     elif node["kind"] == "checkpoint":
         header: Header = node["data"]
         out.update({k: v for k, v in header.lineage.items() if k != "datasets"})

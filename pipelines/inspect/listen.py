@@ -49,7 +49,7 @@ def listen(output_folder: Path, folder: Path, chosen: Sequence[str], number: int
     parts = []
     for identifier, part in makers[dataset](output, codec, tokenizer, tuple(chosen)):
         parts.append(part)
-        console.line("heard", identifier)
+        console.line("decoded", identifier)
         if len(parts) == number:
             break
     if not parts:

@@ -1,4 +1,4 @@
-"""plan: what would run, what is fresh, and why; starts nothing. verify: whether what was committed is still so."""
+"""plan: what would run, what is fresh, and why; starts nothing. verify: committed files against their digests."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipelines.plan.stage import StagePlan, plan_stage
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import STAGES, check_stages, dataset_names, plan_road
+from pipelines.stages import STAGES, check_stages, dataset_names, plan_recipe
 
 
 def show(recipe: Recipe, output: Output, workers: int) -> None:
@@ -26,7 +26,7 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
     if missing := _not_indexed(recipe, output):
         console.line(*missing)
         return
-    plan = plan_road(recipe, output)
+    plan = plan_recipe(recipe, output)
     console.line("splits", plan.splits.describe())
     rows, total_s = [], 0.0
     for stage in plan.stages:
@@ -59,14 +59,14 @@ def _not_indexed(recipe: Recipe, output: Output) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the stale partitions of a stage will hold and take, by those that were made before."""
+    """What the stale partitions of a stage will hold and take, estimated from those made before."""
 
     audio_s: float | None
     num_bytes: float | None
     seconds: float | None
 
     def words(self, stale: bool) -> list[str]:
-        """Write hours, bytes and time; nothing where nothing is to be made, `?` where nothing was measured yet."""
+        """Return audio, bytes and time as text; empty where nothing is stale, `?` where nothing was measured yet."""
         if not stale:
             return ["", "", ""]
         size = "?" if self.num_bytes is None else f"{self.num_bytes / 1e6:,.0f} MB"
@@ -75,7 +75,7 @@ class Estimate:
 
 
 def estimate(stage: StagePlan, recipe: Recipe, output: Output, workers: int) -> Estimate:
-    """Return what a stage's stale partitions will hold and take: rates of the newest snapshot's receipts, by rows."""
+    """Estimate what a stage's stale partitions will hold and take, by rows, from the newest snapshot's receipts."""
     if stage.stage.expected_seconds is not None:
         return Estimate(None, None, stage.stage.expected_seconds(recipe, output) if stage.stale else None)
     made = [receipt for receipt in stage.before.values() if receipt.num_rows] if stage.stale else []
@@ -98,7 +98,7 @@ def estimate(stage: StagePlan, recipe: Recipe, output: Output, workers: int) -> 
 
 
 def _duration(seconds: float) -> str:
-    """Write a time as a person reads it.
+    """Return a time in seconds as text.
 
     >>> _duration(42), _duration(600), _duration(9000)
     ('42 s', '10 min', '2.5 h')

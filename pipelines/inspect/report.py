@@ -17,7 +17,7 @@ from pipelines.plan.stage import Plan
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import dataset_names, notices, plan_road, stage_names
+from pipelines.stages import dataset_names, notices, plan_recipe, stage_names
 from pipelines.stages.train import summary
 
 _STYLE = (
@@ -33,13 +33,13 @@ def report(folder: Path, page: Path, examples: int) -> Path:
     """Write the page.
 
     Raises:
-        InputError: it is no output folder, or nothing in it is evaluated yet.
+        InputError: the folder is not the output of a run, or nothing in it is evaluated yet.
     """
     recipe, output = recipe_of(folder), Output(folder)
     found = sorted(folder.glob("evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise InputError(f"nothing in {folder} is evaluated yet; run `hubbub run` to its end first")
-    plan = plan_road(recipe, output)
+    plan = plan_recipe(recipe, output)
     own = output.evaluation(plan.evaluation_key) / "metrics.json"
     path = own if own in found else found[-1]
     metrics = json.loads(path.read_text())
@@ -47,7 +47,7 @@ def report(folder: Path, page: Path, examples: int) -> Path:
     way = chain(str(path.parent), [output])
     parts = {
         "Result": _result(metrics),
-        "The road": _road(snapshots),
+        "Data sets": _datasets(snapshots),
         "Conversations": _realism(recipe, output, snapshots),
         "Packs": _packs(snapshots),
         "Training": _training(plan, metrics),
@@ -73,7 +73,7 @@ def report(folder: Path, page: Path, examples: int) -> Path:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table; numbers stand on the right."""
+    """Return an HTML table, with numbers aligned right."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     cells = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{cells}</table>"
@@ -90,7 +90,7 @@ def _cell(value: Any) -> str:
 def _headline(
     recipe: Recipe, metrics: Mapping[str, Any], way: Mapping[str, Any], snapshots: Mapping[str, Snapshot]
 ) -> str:
-    """Say in three lines what was run, on what, and how well."""
+    """Return in three lines what was run, on what, and how well."""
     rate = metrics["trained"]["cpwer"]
     made = next((node for node in _walk(way) if node["kind"] == "checkpoint"), {})
     code = made.get("code", {})
@@ -108,19 +108,19 @@ def _headline(
 
 
 def _corpus(recipe: Recipe, snapshots: Mapping[str, Snapshot]) -> str:
-    """Say on what: recordings, whose, under which licence, and what was made of them."""
-    said = []
+    """Return what was used: recordings, their speakers and licences, and what was made of them."""
+    sources = []
     if utterances := snapshots.get("utterances"):
         names = ", ".join(sorted({name.removeprefix("manifest ") for name in utterances.inputs}))
-        said.append(
+        sources.append(
             f"{console.hours(utterances.total('audio_s'))} by {utterances.total('speakers'):.0f} speakers "
             f"({names or 'stories'}{', ' + recipe.corpus.licence if recipe.corpus.licence else ''})"
         )
     if recordings := snapshots.get("recordings"):
-        said.append(f"{recordings.num_rows:,} recorded conversations")
+        sources.append(f"{recordings.num_rows:,} recorded conversations")
     conversations = snapshots["conversations"]
     made = f"{conversations.num_rows:,} conversations, {console.hours(conversations.total('audio_s'))}"
-    return html.escape(f"From {' and '.join(said)}: {made}.")
+    return html.escape(f"From {' and '.join(sources)}: {made}.")
 
 
 def _walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -140,7 +140,7 @@ def _result(metrics: Mapping[str, Any]) -> str:
     return table(["model", "cpWER", "95 % interval", "words", "sub / del / ins"], rows)
 
 
-def _road(snapshots: Mapping[str, Snapshot]) -> str:
+def _datasets(snapshots: Mapping[str, Snapshot]) -> str:
     rows = []
     for name, snapshot in snapshots.items():
         audio_s, seconds = snapshot.total("audio_s"), snapshot.total("seconds")
@@ -226,8 +226,10 @@ def curve(records: Sequence[StepRecord], name: str, width: int = 680, height: in
 
 
 def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
-    """Return test conversations: who spoke when, how it sounds to the model, what was said and understood."""
-    said, understood = (_by_session(folder / f"{name}.seglst.json") for name in ("reference", "trained_hypothesis"))
+    """Return test conversations: a timeline, the audio as encoded, reference and hypothesis."""
+    reference, hypothesis = (
+        _by_session(folder / f"{name}.seglst.json") for name in ("reference", "trained_hypothesis")
+    )
     codes, parts = output.dataset("codes"), list[str]()
     newest = codes.latest()
     for receipt in newest.receipts if newest else ():
@@ -235,16 +237,16 @@ def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
             continue
         for row in codes.open(receipt).read_all().slice(0, number - len(parts)).to_pylist():
             name = row["conversation_id"]
-            rows = [[said.get(name, []), understood.get(name, [])]]
+            rows = [[reference.get(name, []), hypothesis.get(name, [])]]
             both = "".join(
                 f"<td><b>{title}</b><br>"
                 + "<br>".join(f"{html.escape(who)}: {html.escape(words)}" for who, words in turns)
                 + "</td>"
-                for title, turns in zip(("said", "understood"), rows[0], strict=True)
+                for title, turns in zip(("reference", "hypothesis"), rows[0], strict=True)
             )
             parts.append(
                 f"<h3>{html.escape(name)}</h3>{timeline(row['turns'], row['speakers'], max(1, row['num_frames']))}"
-                f"{sound(row['codes'], recipe.encode.loaded, 'as the model hears it')}<table><tr>{both}</tr></table>"
+                f"{sound(row['codes'], recipe.encode.loaded, 'decoded from codes')}<table><tr>{both}</tr></table>"
             )
     return "".join(parts) or "<p>none</p>"
 
@@ -257,7 +259,7 @@ def _by_session(path: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def _time(folder: Path) -> str:
-    """Return what each stage took, summed over all the times it was at work."""
+    """Return the time that each stage took, summed over all runs."""
     spent, begun = dict.fromkeys(stage_names(), 0.0), dict[str, float]()
     path = folder / "journal.jsonl"
     for line in path.read_text().splitlines() if path.exists() else ():

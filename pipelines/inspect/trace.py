@@ -23,7 +23,7 @@ def trace(folder: Path, pack_id: str, first: int = 0, end: int | None = None) ->
     (a sample of a voice, a stem), every turn of the window is named, with all of its samples.
 
     Raises:
-        InputError: it is no output folder, there is no such pack, or it has not so many columns.
+        InputError: the folder is not the output of a run, there is no such pack, or it has fewer columns.
     """
     recipe, output = recipe_of(folder), Output(folder)
     pack = _row(output.dataset("packs"), "pack_id", pack_id)
@@ -40,10 +40,10 @@ def trace(folder: Path, pack_id: str, first: int = 0, end: int | None = None) ->
             continue
         conversation = _row(output.dataset("conversations"), "conversation_id", document["conversation_id"])
         if conversation is None:
-            raise InputError(f"conversation {document['conversation_id']} is gone; run again to make it anew")
+            raise InputError(f"conversation {document['conversation_id']} is missing; run again to rebuild it")
         segments = [one for one in pack["segments"] if begin <= one["start_column"] < stop]
-        heard = [one for one in segments if one["kind"] == AUDIO]
-        in_order = sum(one["length"] for one in heard) == document["num_frames"]
+        audio = [one for one in segments if one["kind"] == AUDIO]
+        in_order = sum(one["length"] for one in audio) == document["num_frames"]
         at = document["start_frame"]
         for one in segments:
             columns = layout.num_columns(one["length"]) if one["kind"] == AUDIO else one["length"]

@@ -1,4 +1,4 @@
-"""One walk down the road: what is open, what it has made so far, and what it says on the way."""
+"""The context of one run: its options, open connections, and what it has made so far."""
 
 import fcntl
 import json
@@ -24,12 +24,12 @@ from pipelines.reporting.mlflow_runs import StageRun, Tracker
 
 
 def resize_every_s() -> float:
-    """Return how often elastic training asks whether there are more workers now: HUBBUB_RESIZE_EVERY_S, or a minute.
+    """Return the interval, in seconds, at which elastic training looks for more workers: HUBBUB_RESIZE_EVERY_S, or 60.
 
-    Each time that there are costs the steps since the last checkpoint.
+    Each change costs the steps since the last checkpoint.
 
     Raises:
-        InputError: it is no number, or not positive.
+        InputError: the variable is not a positive number.
     """
     text = os.environ.get("HUBBUB_RESIZE_EVERY_S", "60")
     try:
@@ -37,42 +37,42 @@ def resize_every_s() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise InputError(f"HUBBUB_RESIZE_EVERY_S is {text!r}; it must be a number of seconds")
+        raise InputError(f"HUBBUB_RESIZE_EVERY_S is {text!r}; it must be a positive number of seconds")
     return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a recipe is run; changes no result."""
+    """How a recipe is run; none of it changes results."""
 
     output: Path
     """Folder for everything that is made; on a cluster, one that every node sees."""
     workers: int | None = None
-    """Processes of a local Ray; as many as there are cores by default."""
+    """Processes of a local Ray; one per core by default."""
     train_workers: int = 1
-    """Workers of Ray Train; their packs are a step's packs, shared out."""
+    """Workers of Ray Train, which share a step's packs."""
     min_train_workers: int = 0
-    """With how few of them training goes on while nodes are missing; 0 waits for all."""
+    """Continue training with as few workers as this while nodes are missing; 0 waits for all."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
     store: str = ""
     """URL of data sets and checkpoints (s3://bucket/runs/x), where not every node sees the output folder."""
     update: bool = False
-    """Go on in an output folder that holds another recipe's results; what still fits is kept."""
+    """Continue in an output folder that holds another recipe's results; what still fits is kept."""
     checkpoint: Path | None = None
-    """Checkpoint to judge instead of the recipe's own."""
+    """Checkpoint to evaluate instead of the recipe's own."""
     truth: tuple[str, ...] = ()
     """Truth files to write: rttm, stm, seglst, ctm, sot, activity."""
     register: str | None = None
-    """Name in MLflow's model registry that the judged checkpoint becomes a version of."""
+    """Name in MLflow's model registry that the evaluated checkpoint becomes a version of."""
     sweep: str = ""
-    """MLflow run that this one stands below."""
+    """Id of the MLflow run that is the parent of this one."""
 
     def __post_init__(self) -> None:
         """Check the numbers of workers before anything is made."""
         if not 0 <= self.min_train_workers <= self.train_workers:
             raise InputError(
-                f"--min-train-workers {self.min_train_workers} must lie between 0 and --train-workers "
+                f"--min-train-workers {self.min_train_workers} must be between 0 and --train-workers "
                 f"{self.train_workers}"
             )
         resize_every_s()
@@ -80,7 +80,7 @@ class RunOptions:
 
 @dataclass
 class RunContext:
-    """One walk down the road: what is open, and what it has made so far."""
+    """What one run has open, and what it has made so far."""
 
     recipe: Recipe
     options: RunOptions
@@ -91,7 +91,7 @@ class RunContext:
     _session: Session | None = None
     _tracker: Tracker | None = None
     unrecorded: frozenset[str] = frozenset()
-    """Stages that are done, but whose runs a kill left open."""
+    """Stages that are done, but whose MLflow runs a kill left open."""
     did_work: bool = False
     training: dict[str, float] = field(default_factory=dict)
     """First and last losses, and the speed of training."""
@@ -100,18 +100,22 @@ class RunContext:
     _warming: threading.Thread | None = None
 
     def expect_work(self) -> None:
-        """Load the tracking client beside what comes first: seconds that nobody then waits for."""
+        """Load the tracking client in the background, so that no stage waits for it."""
         if self._warming is None and self._tracker is None:
             self._warming = threading.Thread(target=warm, args=(self.options.output,), daemon=True)
             self._warming.start()
 
     @property
     def output(self) -> Output:
-        """Where everything goes."""
+        """The output folder and its store."""
         return Output(self.options.output, self.options.store)
 
     def session(self) -> Session:
-        """Return Ray, started when first needed."""
+        """Return Ray, started when it is first needed.
+
+        Raises:
+            InputError: there is no cluster at the address, or it cannot run the recipe.
+        """
         if self._session is None:
             try:
                 self._session = self.stack.enter_context(connect(self.options.ray_address, self.options.workers))
@@ -125,7 +129,7 @@ class RunContext:
         return self._session
 
     def tracker(self) -> Tracker:
-        """Return the tracking server's runs, begun when there is work to record."""
+        """Return the MLflow runs, begun when there is work to record."""
         if self._tracker is None:
             if self._warming is not None:
                 self._warming.join()
@@ -134,13 +138,13 @@ class RunContext:
         return self._tracker
 
     def journal(self, stage: str, event: str) -> None:
-        """Note when a stage begins and ends: for whoever watches from outside."""
+        """Log when a stage begins and ends to journal.jsonl, for monitoring and the report."""
         with open(self.options.output / "journal.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.time(), "stage": stage, "event": event}) + "\n")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageRun]:
-        """Record one stage."""
+        """Record one stage in the journal and in MLflow."""
         self.journal(name, "start")
         with self.tracker().stage(name) as run:
             yield run
@@ -148,20 +152,24 @@ class RunContext:
 
 
 def refuse_above(bad: list[Quarantined], total: int, share: float, context: RunContext) -> None:
-    """Stop where more rows are bad than the recipe allows; write all of them down first."""
+    """Stop if more rows are quarantined than the recipe allows, after writing all of them to quarantine.jsonl.
+
+    Raises:
+        InputError: they are; names the first row, its reason, and the options.
+    """
     if bad and len(bad) > share * total:
         context.quarantined += bad
         path = write_quarantine(context)
         first = f"{bad[0].row_id}: {bad[0].reason}"
         raise InputError(
             f"{len(bad)} of {total} rows cannot be used, the first being {first}; all are in {path}. "
-            f"Mend or filter them (--corpus.where), or go on without them: "
+            f"fix or filter them (--corpus.where), or continue without them: "
             f"--corpus.max-bad-share {len(bad) / total + 5e-5:.4f}"
         )
 
 
 def write_quarantine(context: RunContext) -> Path:
-    """Write down what could not be used, and why."""
+    """Write the rows that could not be used, and why, to quarantine.jsonl; return its path."""
     path = context.options.output / "quarantine.jsonl"
     rows = sorted({(q.row_id, q.reason) for q in context.quarantined})
     text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
@@ -170,25 +178,25 @@ def write_quarantine(context: RunContext) -> Path:
 
 
 def take_snapshot(context: RunContext, dataset: Dataset, receipts: list[Receipt], inputs: dict[str, str]) -> Snapshot:
-    """Commit a data set's next snapshot, and remember it."""
+    """Commit a data set's next snapshot, and keep it in the context."""
     context.snapshots[dataset.name] = dataset.snapshot(receipts, inputs, context.made_by)
     return context.snapshots[dataset.name]
 
 
 def describe(snapshot: Snapshot) -> str:
-    """Say how much a snapshot holds."""
+    """Return how much a snapshot holds, in words."""
     parts = [f"{console.count(snapshot.num_rows)} rows in {len(snapshot.receipts)} partitions"]
     if audio_s := snapshot.total("audio_s"):
         parts.append(console.hours(audio_s))
     if room := snapshot.total("room"):
         parts.append(f"{console.count(snapshot.total('columns'))} columns, {snapshot.total('columns') / room:.2%} full")
     if bad := sum(len(receipt.quarantined) for receipt in snapshot.receipts):
-        parts.append(f"{bad} quarantined (quarantine.jsonl says why)")
+        parts.append(f"{bad} quarantined (reasons in quarantine.jsonl)")
     return ", ".join(parts)
 
 
 def report_stage(name: str, fresh: bool, text: str) -> None:
-    """Say what a stage made, or that nothing had to be made."""
+    """Print what a stage made, or that nothing had to be made."""
     console.line(name, f"{text}{' (fresh)' if fresh else ''}")
 
 

@@ -1,4 +1,4 @@
-"""What a training starts from: nothing, a checkpoint of ours, a pretrained text LLM, or the last checkpoint here."""
+"""Initial weights of a training: random, a Hubbub checkpoint, a pretrained text LLM, or the newest checkpoint here."""
 
 import json
 import os
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # where nothing is started from, a plan does without torch
     from models.speech_lm.model import SpeechLM
 
 _DECISION = "start.json"
-"""What `last` was when a training began: the same command goes on from there, however often it is given."""
+"""File that records what `last` was when a training began, so that repeating the command starts from the same."""
 
 
 def newest_checkpoint(path: Path) -> Path:
@@ -34,7 +34,7 @@ def newest_checkpoint(path: Path) -> Path:
 
 
 def _ours(name: str) -> Path | None:
-    """Return a checkpoint of ours by its folder, or by the output folder whose newest is meant."""
+    """Return a Hubbub checkpoint, given its folder or an output folder, whose newest is taken; None for anything else."""
     folder = Path(name).expanduser()
     if (folder / "checkpoint.json").is_file():
         return folder
@@ -42,10 +42,10 @@ def _ours(name: str) -> Path | None:
 
 
 def shape_of(recipe: Recipe) -> Shape:
-    """Return the size of the model that a recipe trains: a pretrained one's, where it starts from one.
+    """Return the shape of the model that a recipe trains: the pretrained model's, where it starts from one.
 
     Raises:
-        InputError: what it is to start from cannot be used.
+        InputError: the initial weights cannot be used.
     """
     name = recipe.train.start_from
     if name is None or name == "last":
@@ -64,7 +64,7 @@ def shape_of(recipe: Recipe) -> Shape:
 
 
 def check_start(recipe: Recipe, header: Header) -> None:
-    """Check that a recipe's start knows the same integers as its packs will hold.
+    """Check that the initial checkpoint has the same vocabulary, codec, layout and tokenizer as the recipe.
 
     Raises:
         InputError: names what differs.
@@ -77,7 +77,7 @@ def check_start(recipe: Recipe, header: Header) -> None:
     for what in ("vocabulary", "codec", "layout", "group", "tokenizer_digest"):
         if getattr(theirs, what) != getattr(header, what):
             raise InputError(
-                f"train.start_from: {ours} was trained with another {what.removesuffix('_digest')} "
+                f"train.start_from: {ours} was trained with a different {what.removesuffix('_digest')} "
                 f"({_short(getattr(theirs, what))}) than the recipe's ({_short(getattr(header, what))})"
             )
 
@@ -87,7 +87,7 @@ def _short(value: Any) -> str:
 
 
 def start_digest(recipe: Recipe) -> str | None:
-    """Return what stands for the start in a training's key."""
+    """Return the digest of the initial weights, for a training's key."""
     name = recipe.train.start_from
     if name is None or name == "last":
         return name
@@ -100,13 +100,13 @@ def start_digest(recipe: Recipe) -> str | None:
 
 
 def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None) -> dict[str, Any]:
-    """Return where a training starts, as it stands in its lineage; `last` is decided once and kept.
+    """Return a training's initial weights, as recorded in its lineage; `last` is resolved once and kept.
 
     Args:
-        recipe: whose training it is.
-        folder: of the training; other trainings' folders lie beside it.
-        header: what its checkpoints will say.
-        url: where trainings are copied to, if anywhere; `last` is then looked for there.
+        recipe: of the training.
+        folder: of the training; other trainings' folders are next to it.
+        header: of its checkpoints.
+        url: that the training is copied to, if any; `last` is then searched there too.
 
     Returns:
         `kind` (scratch, checkpoint, pretrained), and where there is one `path`, `weights_digest` and `step`.
@@ -126,7 +126,7 @@ def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None)
         weights = digest_file(chosen / "model.safetensors")
         made = {"kind": "checkpoint", "path": str(chosen.absolute()), "weights_digest": weights, "step": step}
     elif name is None or name == "last":
-        made = {"kind": "scratch", "why": "asked for" if name is None else "no checkpoint of this kind here yet"}
+        made = {"kind": "scratch", "why": "requested" if name is None else "no matching checkpoint here yet"}
     else:
         from models.speech_lm.pretrained import find
 
@@ -147,7 +147,7 @@ def _bring_newest(mirror: Mirror) -> None:
 
 
 def _last(own: Path, header: Header) -> Path | None:
-    """Return the newest checkpoint of other trainings here that knows the same integers and has the same size."""
+    """Return the newest checkpoint of other trainings here with the same shape, vocabulary, codec and layout."""
     found = []
     for folder in own.parent.glob("*"):
         done = steps(folder)
@@ -162,7 +162,7 @@ def _last(own: Path, header: Header) -> Path | None:
 
 
 def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
-    """Put the weights of a start into an initialized model.
+    """Load the initial weights into an initialized model.
 
     Raises:
         InputError: they do not fit.

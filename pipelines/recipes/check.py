@@ -15,7 +15,7 @@ def check_recipe(recipe: Recipe) -> None:
     codec = recipe.encode.spec
     if recipe.converse.sample_rate_hz != codec.sample_rate_hz:
         raise InputError(
-            f"conversations are made at {recipe.converse.sample_rate_hz} Hz but codec {codec.name} wants "
+            f"conversations are made at {recipe.converse.sample_rate_hz} Hz but codec {codec.name} needs "
             f"{codec.sample_rate_hz} Hz; set --converse.sample-rate-hz {codec.sample_rate_hz}"
         )
     columns = recipe.compose.layout_of(codec).num_columns(int(recipe.compose.window_s * codec.frame_rate_hz))
@@ -39,10 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
     _ = recipe.compose.loaded_tokenizer
     continuous = codec_entry(recipe.encode.codec).is_continuous
     if continuous != (recipe.model.encoder is not None):
-        raise InputError(
-            "audio of codec pcm is heard through an encoder, and no other: --encode.codec pcm goes with "
-            "--model.encoder FOLDER"
-        )
+        raise InputError("codec pcm and a speech encoder go together: --encode.codec pcm needs --model.encoder FOLDER")
     if continuous:
         predicted = [task for task in recipe.compose.tasks if not task.startswith("asr")]
         if predicted:

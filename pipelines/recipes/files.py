@@ -18,7 +18,7 @@ from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
 
 RECIPE_VARIABLE = "HUBBUB_RECIPE"
-"""Environment variable that holds a recipe's text where `env:HUBBUB_RECIPE` stands for its file."""
+"""Environment variable that holds a recipe's text; `env:HUBBUB_RECIPE` is then given in place of a file."""
 
 
 def load_recipe(name: str) -> Recipe:
@@ -68,7 +68,7 @@ def _read(text: str, path: str) -> Recipe:
 
 
 def from_mapping(kind: Any, data: Mapping[str, Any], where: str) -> Any:
-    """Build a dataclass from keys and values; what is not named keeps its default.
+    """Build a dataclass from keys and values; fields that are not given keep their defaults.
 
     Raises:
         InputError: names the unknown key and the nearest one, or the value that does not fit.
@@ -108,7 +108,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where}: {value!r} is none of {', '.join(map(str, options))}")
         return value
     if hint is float:
-        # YAML takes 1e-3 for text: it wants 1.0e-3.
+        # YAML reads 1e-3 as text: its own notation is 1.0e-3.
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise InputError(f"{where} must be a number, not {type(value).__name__} ({value!r})")
         try:

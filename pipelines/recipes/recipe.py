@@ -19,7 +19,7 @@ from operators.tokenize.encode import Encode
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Whose recordings are used."""
+    """Recordings that are used."""
 
     manifests: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH."""
@@ -27,19 +27,19 @@ class Corpus:
     """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
     files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
     join: Join | None = field(default=None, metadata=BY_CONTENT)
-    """Join each speaker's utterances to longer ones first, beside the output: for corpora of single words."""
+    """First join each speaker's utterances to longer ones (written to the output folder): for corpora of single words."""
     stories: Stories | None = field(default=None, metadata=BY_CONTENT)
-    """Speak the embedded corpus instead, beside the output."""
+    """Use a corpus of stories spoken by espeak-ng instead (written to the output folder)."""
     where: str | None = None
     """Keep utterances for which this holds: "gender == 'f' and duration_s < 20"."""
     language: str | None = None
-    """Language of rows that name none."""
+    """Language of rows without one."""
     licence: str | None = None
-    """Licence of rows that name none."""
+    """Licence of rows without one."""
     allow_licences: tuple[str, ...] = field(default=(), metadata=NO_RESULT)
-    """Licences that may be used; any where none is named. Others stop a run before work starts."""
+    """Licences that may be used; any where none is given. Others stop a run before work starts."""
     max_duration_s: float = 60.0
-    """Longer utterances are quarantined."""
+    """Longer utterances are quarantined; in seconds."""
     min_utterances_per_speaker: int = 2
     """Speakers with fewer are quarantined: they could never take two turns."""
     max_bad_share: float = field(default=0.0, metadata=NO_RESULT)
@@ -60,16 +60,16 @@ class Partitions:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How checkpoints are judged."""
+    """How checkpoints are evaluated."""
 
     max_tokens: int = 256
-    """Longest answer."""
+    """Longest transcript of a window, in tokens."""
     batch_size: int = field(default=16, metadata=NO_RESULT)
     """Windows decoded at once."""
     constrain: bool = True
-    """Whether answers keep to the task's grammar: tags in order of arrival, times that do not go back."""
+    """Whether transcripts are constrained to the task's grammar: tags in order of arrival, times that do not go back."""
     untrained: bool = field(default=True, metadata=NO_RESULT)
-    """Whether the untrained model is judged too, as the floor."""
+    """Whether the untrained model is evaluated too, as a baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)

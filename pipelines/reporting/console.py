@@ -1,4 +1,4 @@
-"""What a person sees: progress with rates, plans, and the table at the end."""
+"""Terminal output: progress with rates, lines, notices, tables and trees."""
 
 import shutil
 import sys
@@ -19,19 +19,19 @@ ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Bar:
-    """Progress of one stage, with a rate in units that a person uses."""
+    """Progress of one stage, with a rate."""
 
     def __init__(self, progress: Progress, task: Any) -> None:
         self._progress, self._task = progress, task
 
     def to(self, completed: float, rate: str = "") -> None:
-        """Move to a position and show a rate."""
+        """Show how much is completed, and a rate."""
         self._progress.update(self._task, completed=completed, rate=rate)
 
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Bar]:
-    """Show a progress bar for as long as the block lasts; nothing where nobody watches."""
+    """Show a progress bar for the duration of the block, if standard error is a terminal."""
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(bar_width=28),
@@ -46,12 +46,12 @@ def bar(description: str, total: int) -> Iterator[Bar]:
 
 
 def line(stage: str, text: str) -> None:
-    """Say one thing of a stage."""
+    """Print one line with a label."""
     OUT.print(f"[bold]{stage:<9}[/bold] {escape(text)}", soft_wrap=True)
 
 
 def notice(text: str) -> None:
-    """Say what a user should know but need not act on."""
+    """Print what a user should know but need not act on."""
     OUT.print(f"[yellow]note[/yellow]      {escape(text)}", soft_wrap=True)
 
 
@@ -85,11 +85,11 @@ def _branch(node: dict[str, Any], parent: Tree | None) -> Tree:
 
 
 def program(name: str) -> str:
-    """Return how a program of this installation is called from here: by name if it is on the path."""
+    """Return how to call a program of this installation from here: its name if it is on the path."""
     if shutil.which(name):
         return name
-    beside = Path(sys.executable).parent / name
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    path = Path(sys.executable).parent / name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def hours(seconds: float) -> str:

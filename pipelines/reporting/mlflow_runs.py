@@ -114,14 +114,14 @@ class Tracker:
         stages[name]["finished"] = not self._client.lost
         self._save()
 
-    def finish(self, metrics: Mapping[str, float], *, whole_road: bool) -> None:
+    def finish(self, metrics: Mapping[str, float], *, is_complete: bool) -> None:
         """End the parent run with its metrics; the next verb continues it unless all stages are done."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._client.log_batch(self.parent_id, metrics=[Metric(k, float(v), now, 0) for k, v in metrics.items()])
         self._client.set_terminated(self.parent_id, "FINISHED")
-        self._state["finished"] = whole_road and not self._client.lost
+        self._state["finished"] = is_complete and not self._client.lost
         self._save()
 
 

@@ -1,4 +1,4 @@
-"""Data sets of ours as MLflow's own kind of source: `mlflow.data.get_source(...)` finds them, and `load` reads them."""
+"""Hubbub's data sets as an MLflow source: `mlflow.data.get_source(...)` finds them, and `load` reads them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipelines.reporting.mlflow_client import SOURCE_TYPE
 
 
 class HubbubSource(DatasetSource):  # type: ignore[misc]
-    """One snapshot of one data set, wherever it lies."""
+    """One snapshot of one data set, in a folder or at a URL."""
 
     def __init__(self, uri: str, snapshot: int | None = None) -> None:
         """Name a data set's folder or URL, and one of its snapshots; the newest where none is named."""
@@ -25,7 +25,7 @@ class HubbubSource(DatasetSource):  # type: ignore[misc]
         """Return the rows as a pyarrow table.
 
         Raises:
-            InputError: the data set, or this snapshot of it, is gone.
+            InputError: the data set, or this snapshot of it, is missing.
         """
         root, _, name = self.uri.rstrip("/").rpartition("/")
         dataset = Dataset(root, name)
@@ -36,7 +36,7 @@ class HubbubSource(DatasetSource):  # type: ignore[misc]
 
     @staticmethod
     def _can_resolve(raw_source: Any) -> bool:
-        del raw_source  # paths and URLs are everybody's: ours are named by their type
+        del raw_source  # any path or URL could be ours: sources are found by their type instead
         return False
 
     @classmethod

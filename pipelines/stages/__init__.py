@@ -53,7 +53,7 @@ def check_stages(recipe: Recipe) -> None:
             stage.check(recipe)
 
 
-def plan_road(recipe: Recipe, output: Output, checkpoint: Path | None = None) -> Plan:
+def plan_recipe(recipe: Recipe, output: Output, checkpoint: Path | None = None) -> Plan:
     """Plan every stage; a given checkpoint is evaluated instead of the recipe's own.
 
     Raises:

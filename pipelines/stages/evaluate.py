@@ -153,7 +153,7 @@ def _device() -> str:
 
 
 def score(plan: Plan) -> dict[str, Any]:
-    """Score hypotheses against references; write both and the metrics; return the metrics."""
+    """Score hypotheses against references; write both, and the metrics; return the metrics."""
     from operators.evaluate.score import cpwer, hypothesis_segments, reference_segments
 
     output, recipe = plan.output, plan.recipe
@@ -189,7 +189,7 @@ def score(plan: Plan) -> dict[str, Any]:
 
 
 def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
-    """Transcribe and score what is not yet, record the figures, and report cpWER."""
+    """Transcribe and score what is stale, record the metrics, and report cpWER."""
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
     fresh = plan.evaluation_done() and not stage.stale and "evaluate" not in context.unrecorded
     fresh = fresh and not context.options.register
@@ -213,7 +213,7 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
 
 
 def _record_figures(context: RunContext, run: StageRun, metrics: dict[str, Any]) -> None:
-    """Record each checkpoint's figures with MLflow, tied to the checkpoint; register the trained one where asked."""
+    """Record each checkpoint's metrics with MLflow, tied to the checkpoint; register the trained one on request."""
     for which in WHICH:
         if which not in metrics:
             continue

@@ -1,4 +1,4 @@
-"""What is worth telling about a corpus and its conversations: licences, casting, turn-taking, utterance lengths."""
+"""What is reported of a corpus and its conversations: licences, turn-taking, utterance lengths."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def check_licences(recipe: Recipe, output: Output, snapshots: Mapping[str, Snaps
 
 
 def long_utterances(recipe: Recipe, utterances: pa.Table) -> str:
-    """Say by how much utterances are longer than the prior's turns, and what could be done; nothing where they fit."""
+    """Return a notice where most utterances are longer than the prior's turns, and what to do; empty where they fit."""
     if not utterances.num_rows or recipe.converse.cut_above_s:
         return ""
     seconds = np.array(utterances["source_num_samples"]) / np.array(utterances["source_rate_hz"])
@@ -61,10 +61,10 @@ def long_utterances(recipe: Recipe, utterances: pa.Table) -> str:
 
 
 def turn_taking(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int = 500) -> tuple[str, dict[str, float]]:
-    """Say in a line how far conversations are from the prior, and how much of them is silence and overlap.
+    """Compare turn-taking of simulated conversations with the prior.
 
     Returns:
-        The line, and the figures for the tracking server.
+        A line with KS distances and shares of silence and overlap, and the same as metrics.
     """
     tables: list[pa.Table] = []
     for receipt in snapshot.receipts:

@@ -88,7 +88,7 @@ def _lineage(context: RunContext, run: StageRun) -> dict[str, Any]:
 
 @contextmanager
 def _watched(plan: Plan, run: StageRun, bar: console.Bar) -> Iterator[None]:
-    """Follow the metrics file while training goes on: move the bar, and send the curve a batch at a time."""
+    """Follow the metrics file during training: update the progress bar, and record the curves in batches."""
     stop = threading.Event()
     sent = run.last_step("loss")
 
@@ -148,7 +148,7 @@ def as_metrics(record: StepRecord) -> dict[str, float]:
 
 
 def training_seconds(recipe: Recipe, output: Output) -> float | None:
-    """Return how long a recipe's steps would take, by the newest training here of a model of its size."""
+    """Return how long a recipe's steps would take in seconds, from the newest training here of a model of its size."""
     found = []
     for path in (output.folder / "checkpoints").glob("*/metrics.jsonl"):
         done = steps(path.parent)

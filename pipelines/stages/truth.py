@@ -1,4 +1,4 @@
-"""Truth files of all conversations, beside the output."""
+"""Truth files of all conversations, in the output folder."""
 
 import pyarrow.compute as pc
 
@@ -8,7 +8,7 @@ from pipelines.plan.output import Output
 
 
 def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...], hop_samples: int) -> list[str]:
-    """Write truth files of all conversations, one per kind and split; return their paths."""
+    """Write truth files of all conversations, one for each format and split; return their paths."""
     conversations = output.dataset("conversations").read(snapshot)
     folder = output.folder / "truth"
     folder.mkdir(parents=True, exist_ok=True)

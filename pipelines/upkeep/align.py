@@ -35,7 +35,7 @@ def align_corpus(listed: Sequence[str], folder: Path, language: str, workers: in
     unaligned.jsonl.
 
     Raises:
-        InputError: a manifest cannot be used, there is no aligner, or the corpus lies inside tar shards.
+        InputError: a manifest cannot be used, there is no aligner, or the corpus is in tar shards.
     """
     aligner_of(language)
     manifests = [Manifest.parse(text) for text in listed]

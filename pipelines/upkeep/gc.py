@@ -1,4 +1,4 @@
-"""data gc: what no kept run needs, shown, and removed when told so."""
+"""data gc: lists what no kept run needs, and removes it on request."""
 
 import shutil
 import time
@@ -15,12 +15,12 @@ from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import dataset_names, plan_road
+from pipelines.stages import dataset_names, plan_recipe
 
 
 @dataclass(frozen=True)
 class Waste:
-    """Something that no kept run needs."""
+    """A file or folder that no kept run needs."""
 
     what: str
     url: str
@@ -28,7 +28,7 @@ class Waste:
 
 
 def waste(output: Output, recipe: Recipe, keep_trainings: int) -> list[Waste]:
-    """Return what can go: partitions in no kept snapshot and in no plan of the recipe, old trainings, leftovers.
+    """Return what can be removed: partitions in no kept snapshot or plan of the recipe, old trainings, leftovers.
 
     Kept are the newest snapshot of every data set, those that a kept checkpoint names by Merkle root, everything that
     the folder's own recipe would use, and the newest `keep_trainings` trainings with their evaluations.
@@ -38,7 +38,7 @@ def waste(output: Output, recipe: Recipe, keep_trainings: int) -> list[Waste]:
         key=lambda path: max(one.stat().st_mtime_ns for one in path.glob("step-*/checkpoint.json")),
         reverse=True,
     )
-    plan = plan_road(recipe, output)
+    plan = plan_recipe(recipe, output)
     own = output.training(plan.training_key)
     kept = [*([own] if own in trainings else []), *(path for path in trainings if path != own)][:keep_trainings]
     roots = {
@@ -75,10 +75,10 @@ def _size(path: Path) -> int:
 
 
 def collect(folder: Path, keep_trainings: int, yes: bool) -> list[Waste]:
-    """Show what can go; remove it only if told so.
+    """List what can be removed; remove it only on request.
 
     Raises:
-        InputError: it is no output folder, or a run is at work there.
+        InputError: the folder is not the output of a run, or a run is using it.
     """
     recipe, output = recipe_of(folder), Output(folder)
     check_recipe(recipe)
@@ -110,7 +110,7 @@ def collect(folder: Path, keep_trainings: int, yes: bool) -> list[Waste]:
 
 def _remove(one: Waste) -> None:
     if one.what.startswith("partition"):
-        # The receipt first: without it the rows are nobody's, with it they would be missed.
+        # The receipt first: rows without a receipt are ignored, a receipt without rows is an error.
         storage.remove(f"{one.url}.json")
         storage.remove(f"{one.url}.arrow")
         return

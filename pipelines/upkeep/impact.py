@@ -1,4 +1,4 @@
-"""data impact: what a voice is in: data sets, checkpoints, figures, and the first training step that heard it."""
+"""data impact: what contains a voice: data sets, checkpoints, metrics, and the first training step that used it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,12 +16,12 @@ from pipelines.plan.output import Output
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import plan_road
+from pipelines.stages import plan_recipe
 
 
 @dataclass(frozen=True)
 class Touched:
-    """How much of one data set holds the voice."""
+    """How much of one data set contains the voice."""
 
     dataset: str
     merkle_root: str
@@ -32,23 +32,23 @@ class Touched:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one training has heard of it."""
+    """Where one training used it."""
 
     folder: str
     packs: str
     """Merkle root of the packs."""
     first_step: int | None
-    """First step whose packs hold the voice; None where none does, or where it cannot be told."""
+    """First step whose packs contain the voice; None where none does, or where that is unknown."""
     checkpoints: tuple[str, ...]
-    """Those that have heard it."""
+    """Checkpoints of that step or later."""
     note: str = ""
 
 
 def impact(folder: Path, speaker: str) -> dict[str, Any]:
-    """Return what a speaker's voice is in, in the newest snapshots of an output folder.
+    """Return what contains a speaker's voice, in the newest snapshots of an output folder.
 
     Raises:
-        InputError: it is no output folder, or nobody in it is called so.
+        InputError: the folder is not the output of a run, or has no speaker of this name.
     """
     recipe, output = recipe_of(folder), Output(folder)
     utterances = _newest(output, "utterances")
@@ -56,9 +56,7 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
     conversations = _newest(output, "conversations")
     talks, touched = _of_voice(output, conversations, speaker)
     if not own.num_rows and not talks:
-        raise InputError(
-            f"nobody in {folder} is called {speaker}; hubbub data export or the truth files list the names"
-        )
+        raise InputError(f"{folder} has no speaker {speaker}; hubbub data export or the truth files list the names")
     found = [Touched("utterances", utterances.merkle_root, own.num_rows, utterances.num_rows, ()), touched]
     for name in ("audio", "codes"):
         snapshot = output.dataset(name).latest()
@@ -67,18 +65,18 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
     packs = output.dataset("packs").latest()
     if packs is not None:
         found.append(_of_conversations(output, packs, talks, ["documents"]))
-    # The key says that packs, model, mixture, steps and seed are those of the recipe that lies here.
-    training = plan_road(recipe, output).training_key[:12]
+    # The key proves that packs, model, mixture, steps and seed are those of the recipe in this folder.
+    training = plan_recipe(recipe, output).training_key[:12]
     folders = sorted((folder / "checkpoints").glob("*"))
     trained = [_training(recipe, output, path, training, packs, talks) for path in folders]
-    heard = {name for one in trained for name in one.checkpoints}
+    affected = {name for one in trained for name in one.checkpoints}
     figures = []
     for path in sorted((folder / "evaluation").glob("*/metrics.json")):
         metrics = json.loads(path.read_text())
-        judged = Path(metrics["trained"]["checkpoint"])
-        if "/".join(judged.parts[-2:]) in heard:
+        evaluated = Path(metrics["trained"]["checkpoint"])
+        if "/".join(evaluated.parts[-2:]) in affected:
             rate = metrics["trained"]["cpwer"]["rate"]
-            figures.append({"metrics": str(path), "checkpoint": str(judged), "cpwer": rate})
+            figures.append({"metrics": str(path), "checkpoint": str(evaluated), "cpwer": rate})
     return {
         "speaker": speaker,
         "licences": sorted({str(x) for x in own["licence"].to_pylist()}),
@@ -96,7 +94,7 @@ def _newest(output: Output, name: str) -> Snapshot:
 
 
 def _of_voice(output: Output, snapshot: Snapshot, speaker: str) -> tuple[set[str], Touched]:
-    """Return the conversations in which somebody speaks."""
+    """Return the ids of the conversations in which a speaker takes part, and their count by partition."""
     talks: set[str] = set()
     partitions = []
     for receipt in snapshot.receipts:
@@ -111,7 +109,7 @@ def _of_voice(output: Output, snapshot: Snapshot, speaker: str) -> tuple[set[str
 
 
 def _of_conversations(output: Output, snapshot: Snapshot, talks: set[str], columns: list[str]) -> Touched:
-    """Count the rows that hold any of some conversations."""
+    """Count the rows that contain any of some conversations."""
     rows, partitions = 0, []
     for receipt in snapshot.receipts:
         number = 0
@@ -132,7 +130,7 @@ def _holds(row: dict[str, Any], talks: set[str]) -> bool:
 def _training(
     recipe: Recipe, output: Output, folder: Path, training: str, newest: Snapshot | None, talks: set[str]
 ) -> Trained:
-    """Follow the order in which a training takes its packs to the first that holds the voice."""
+    """Find the first pack with the voice in the order in which a training takes its packs."""
     steps = sorted(folder.glob("step-*/checkpoint.json"))
     name = str(folder)
     if not steps:
@@ -143,7 +141,7 @@ def _training(
     numbers = range(newest.number, 0, -1) if newest else range(0)
     snapshot = next((s for n in numbers if (s := dataset.numbered(n)) and s.merkle_root == root), None)
     if snapshot is None or folder.name != training:
-        return Trained(name, root, None, (), "trained by another recipe: what it heard when is not told here")
+        return Trained(name, root, None, (), "trained by another recipe: when it used the voice is unknown here")
     shards = PackShards(dataset, snapshot, recipe.train.on_bad_shard)
     holds = [
         _holds(row, talks)
@@ -155,12 +153,12 @@ def _training(
     stream = Stream(shards.components, recipe.seed, config.mixture, config.packs_per_step, config.steps)
     positions = range(config.steps * config.packs_per_step)
     first = next((p // config.packs_per_step + 1 for p in positions if holds[stream.at(p)]), None)
-    heard = tuple(f"{folder.name}/{path.parent.name}" for path in steps if first and int(path.parent.name[5:]) >= first)
-    return Trained(name, root, first, heard)
+    after = tuple(f"{folder.name}/{path.parent.name}" for path in steps if first and int(path.parent.name[5:]) >= first)
+    return Trained(name, root, first, after)
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print what a voice is in."""
+    """Print what contains a voice."""
     rows = [
         [d["dataset"], f"{d['rows']:,} of {d['of_rows']:,}", str(len(d["partitions"])), d["merkle_root"][:12]]
         for d in found["datasets"]
@@ -171,9 +169,9 @@ def show(found: dict[str, Any]) -> None:
         if training["note"]:
             console.line("training", f"{training['folder']}: {training['note']}")
         elif training["first_step"] is None:
-            console.line("training", f"{training['folder']} has not heard it")
+            console.line("training", f"{training['folder']} did not use it")
         else:
             names = ", ".join(Path(name).name for name in training["checkpoints"]) or "none that is kept"
-            console.line("training", f"{training['folder']} heard it first in step {training['first_step']}: {names}")
+            console.line("training", f"{training['folder']} first used it in step {training['first_step']}: {names}")
     for figure in found["figures"]:
         console.line("figure", f"cpWER {figure['cpwer']:.1%} in {figure['metrics']}")

@@ -67,7 +67,7 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict
     """
     axes = parse_grid(grid, recipe)
     if not axes:
-        raise InputError("hubbub sweep wants --grid FIELD=VALUE,VALUE ...")
+        raise InputError("hubbub sweep needs --grid FIELD=VALUE,VALUE ...")
     cells = [
         list(zip([name for name, _ in axes], values, strict=True))
         for values in itertools.product(*(v for _, v in axes))
@@ -77,8 +77,8 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict
     parent = SweepRun(recipe, options.output, list(grid))
     found = []
     for number, (cell, one) in enumerate(zip(cells, recipes, strict=True), 1):
-        said = ", ".join(f"{name} {value}" for name, value in cell)
-        console.line("sweep", f"{number} of {len(cells)}: {said}")
+        values = ", ".join(f"{name} {value}" for name, value in cell)
+        console.line("sweep", f"{number} of {len(cells)}: {values}")
         mine = RunOptions(**{**vars(options), "update": True, "sweep": parent.run_id})
         result = run(one, mine)
         found.append(

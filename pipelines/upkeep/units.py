@@ -35,13 +35,13 @@ def make_units(
     except ValueError as error:
         raise InputError(str(error)) from error
     order = rendezvous_order(f"{seed}:units", [row["utterance_id"] for row in rows])
-    heard = 0.0
+    used_s = 0.0
 
     def drawn() -> Iterator[NDArray[np.float32]]:
-        nonlocal heard
+        nonlocal used_s
         with console.bar("features", round(hours * 3600)) as bar:
             for i in order:
-                if heard >= hours * 3600:
+                if used_s >= hours * 3600:
                     return
                 row = rows[i]
                 try:
@@ -52,8 +52,8 @@ def make_units(
                 length = resampled_length(len(wav), row["source_rate_hz"], features.sample_rate_hz)
                 wav = resample(wav, row["source_rate_hz"], features.sample_rate_hz, length)
                 power = float(np.mean(wav**2))
-                heard += len(wav) / features.sample_rate_hz
-                bar.to(heard)
+                used_s += len(wav) / features.sample_rate_hz
+                bar.to(used_s)
                 # The level that conversations are rendered at.
                 yield features(wav * np.float32(10 ** (-26 / 20) / np.sqrt(max(power, 1e-12))))
 
@@ -63,5 +63,5 @@ def make_units(
         raise InputError(str(error)) from error
     licences = sorted({str(row["licence"]) for row in rows if row["licence"]})
     save_units(folder, centers, {**description, "licence": ", ".join(licences) or "unknown", "seed": seed})
-    console.line("units", f"{num_units} found in {console.hours(heard)} of {description['kind']} features")
+    console.line("units", f"{num_units} fitted to {console.hours(used_s)} of {description['kind']} features")
     console.line("written", f"{folder}; use it with --encode.codec units --encode.weights {folder}")

@@ -45,7 +45,7 @@ def script_of(text: str) -> list[Line]:
     lines = [Line(int(tag), normalize(words)) for tag, words in zip(parts[1::2], parts[2::2], strict=True)]
     for line in lines:
         if not line.text:
-            raise InputError(f"[s{line.speaker}] has nothing to say in the script")
+            raise InputError(f"[s{line.speaker}] has no text in the script")
     return lines
 
 
@@ -55,7 +55,7 @@ def speak(
     """Speak a script and write it as a sound file.
 
     Args:
-        script: lines behind speakers' tags.
+        script: lines, each after its speaker's tag.
         checkpoint: of a model that was trained on task speak.
         target: sound file to be written.
         voices: samples of the speakers' voices; who has none gets whatever voice the model takes.
@@ -78,10 +78,10 @@ def speak(
                 document.text([tokenizer.speaker(speaker), tokenizer.ENROL])
                 wav = read_mono(voices[speaker], codec.spec.sample_rate_hz)
                 document.audio(pack_codes(codec.encode(wav), codec.spec.bits))
-        said = [i for line in lines for i in (tokenizer.speaker(line.speaker), *tokenizer.encode(line.text))]
+        tokens = [i for line in lines for i in (tokenizer.speaker(line.speaker), *tokenizer.encode(line.text))]
     except ValueError as error:
         raise InputError(str(error)) from error
-    document.text([tokenizer.TEXT, *said, tokenizer.AUDIO])
+    document.text([tokenizer.TEXT, *tokens, tokenizer.AUDIO])
     nothing = np.zeros((codec.spec.num_codebooks, 0), np.uint16)
     (codes,) = generate_audio(
         operator.model,
@@ -93,7 +93,7 @@ def speak(
         sampling=sampling,
     )
     if not codes.shape[1]:
-        raise InputError("the model ended before it said anything; was it trained on --compose.tasks speak?")
+        raise InputError("the model ended before it made any audio; was it trained on --compose.tasks speak?")
     wav = codec.decode(codes, codes.shape[1] * codec.spec.hop_samples)
     soundfile.write(target, wav, codec.spec.sample_rate_hz)
     console.line("spoken", f"{codes.shape[1] / codec.spec.frame_rate_hz:.1f} s to {target}")

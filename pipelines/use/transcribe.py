@@ -1,4 +1,4 @@
-"""transcribe: a sound file and a checkpoint -> who said what."""
+"""transcribe: an audio file and a checkpoint -> who said what."""
 
 import itertools
 from collections.abc import Iterator
@@ -52,9 +52,9 @@ def quiet_cuts(wav: NDArray[np.float32], rate_hz: int, window_s: float) -> list[
 def transcribe(
     path: Path, checkpoint: Path, *, window_s: float = 15.0, max_tokens: int = 256
 ) -> Iterator[tuple[float, str, str]]:
-    """Yield (start of the window in seconds, speaker tag, text) of each turn that the model hears.
+    """Yield (start of the window in seconds, speaker tag, text) of each turn that the model transcribes.
 
-    Speaker tags are counted anew in each window: a model without enrolment cannot know who is who across them.
+    Speaker tags restart in each window: a model without enrolment cannot match speakers across windows.
 
     Raises:
         InputError: the file or the checkpoint cannot be used.

@@ -23,7 +23,7 @@ from pipelines.plan.sources import audio_roots
 from pipelines.recipes.files import to_json
 from pipelines.recipes.named import demo
 from pipelines.recipes.recipe import Partitions, Recipe
-from pipelines.stages import plan_road
+from pipelines.stages import plan_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def ray_overhead(output, recipe, folder):
             times = {}
             for which in ("plain", "ray") if number % 2 else ("ray", "plain"):
                 mine = copied(output, ("utterances", "conversations"), f"{folder}/{which}-{number}")
-                stage = plan_road(recipe, mine).stage("codes")
+                stage = plan_recipe(recipe, mine).stage("codes")
                 jobs = stage.jobs(recipe, mine, roots)
                 started = time.perf_counter()
                 made = list(submit(stage, jobs)) if which == "ray" else [stage.stage.make(job) for job in jobs]
@@ -146,7 +146,7 @@ def dry(output_folder, number):
     with tempfile.TemporaryDirectory() as folder:
         mine = copied(output, ("utterances",), f"{folder}/out")
         started = time.process_time()
-        stage = plan_road(recipe, mine).stage("conversations")
+        stage = plan_recipe(recipe, mine).stage("conversations")
         for job in stage.jobs(recipe, mine, {}):
             stage.stage.make(job)
         seconds = time.process_time() - started
@@ -191,7 +191,7 @@ def plan_100k(output, folder):
     )
     mine = copied(output, ("utterances",), f"{folder}/many")
     (mine.folder / "recipe.json").write_text(to_json(recipe))
-    plan = plan_road(recipe, mine)
+    plan = plan_recipe(recipe, mine)
     total = 0
     for stage in plan.stages:
         if stage.dataset not in ("conversations", "codes", "packs"):

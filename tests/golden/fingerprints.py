@@ -45,7 +45,7 @@ from pipelines.plan.header import header_of
 from pipelines.plan.output import Output
 from pipelines.plan.sources import manifests_of, recorded_of
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
-from pipelines.stages import STAGES, plan_road
+from pipelines.stages import STAGES, plan_recipe
 from pipelines.stages.index import index_partition, recordings_partition
 from tests.pipelines.support import make_stale
 
@@ -182,7 +182,7 @@ class Road:
     def versions(self, *names: str) -> dict[str, str]:
         """Versions that the keys of some data sets follow from."""
         found: dict[str, str] = {}
-        plan = plan_road(self.recipe, self.output)
+        plan = plan_recipe(self.recipe, self.output)
         for name in names:
             for partition in plan.stage(name).partitions:
                 found.update(partition.depends.get("operators", {}))
@@ -225,7 +225,7 @@ def index_corpus(road: Road) -> None:
 
 
 def _make(road: Road, name: str) -> None:
-    stage = plan_road(road.recipe, road.output).stage(name)
+    stage = plan_recipe(road.recipe, road.output).stage(name)
     receipts = make_stale(stage, road.recipe, road.output)
     assert not any(receipt.quarantined for receipt in receipts if name != "packs"), receipts
     road.output.dataset(name).snapshot(receipts, {}, {})
@@ -237,7 +237,7 @@ def _train(road: Road) -> None:
     assert snapshot is not None
     shards = PackShards(Dataset(output.data, "packs"), snapshot, "stop")
     header = header_of(recipe, {})
-    folder = output.training(plan_road(recipe, output).training_key)
+    folder = output.training(plan_recipe(recipe, output).training_key)
     folder.mkdir(parents=True)
     model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
     train(model, shards, shards.grid, recipe.train, seed=recipe.seed, place=RunFolder(folder=folder, header=header))
@@ -321,7 +321,7 @@ def fingerprints(road: Road) -> Iterator[tuple[str, Fingerprint]]:
     decisions, figures = _packs(road.rows("packs"), recipe)
     above = {**above, **road.versions("packs"), "tokenizer": recipe.compose.loaded_tokenizer.digest[:16]}
     yield "packs", Fingerprint(dict(sorted(above.items())), digest(_decisions(decisions)), figures)
-    folder = output.training(plan_road(recipe, output).training_key)
+    folder = output.training(plan_recipe(recipe, output).training_key)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     counted = [
         [step[name] for name in ("step", "num_columns", "num_documents", "num_frames", "epoch")] for step in steps

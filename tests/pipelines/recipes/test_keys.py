@@ -17,7 +17,7 @@ from operators.simulate.joined import Join
 from pipelines.plan.output import Output
 from pipelines.plan.sources import made_corpus
 from pipelines.recipes.recipe import Recipe
-from pipelines.stages import STAGES, plan_road
+from pipelines.stages import STAGES, plan_recipe
 from tests.golden.fingerprints import Road, index_corpus, recipe_of, write_corpus
 
 AUDIO_AND_CODES = {"audio", "codes"}
@@ -198,7 +198,7 @@ def base(tmp_path_factory):
         """Every data set's partitions and their keys."""
         road = Road(other, Output(folder / "out"))
         index_corpus(road)
-        plan = plan_road(other, road.output)
+        plan = plan_recipe(other, road.output)
         planned = {stage.dataset: {(p.partition_id, p.key) for p in stage.partitions} for stage in plan.stages}
         return {stage.dataset: planned.get(stage.dataset, set()) for stage in STAGES}
 
@@ -359,7 +359,7 @@ def test_a_given_checkpoint_is_asked_the_recipes_question(base, tmp_path):
     def hypotheses(other):
         road = Road(other, Output(folder / "out"))
         index_corpus(road)
-        return {p.key for p in plan_road(other, road.output, checkpoint).stage("hypotheses").partitions}
+        return {p.key for p in plan_recipe(other, road.output, checkpoint).stage("hypotheses").partitions}
 
     timed = with_field(recipe, "compose.tasks", ("asr_timed",))
     slower = with_field(recipe, "train.lr", 1e-5)

@@ -17,7 +17,7 @@ from operators.simulate import render
 from operators.tokenize import encode
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Corpus, Partitions, Recipe
-from pipelines.stages import plan_road
+from pipelines.stages import plan_recipe
 from pipelines.stages.index import index_partition
 from tests.conftest import write_corpus
 from tests.pipelines.support import make_stale
@@ -52,7 +52,7 @@ def build(recipe, folder):
     utterances.snapshot([utterances.committed(partition)], {}, {})
     made, merkle = {}, {}
     for name in NAMES:
-        stage = plan_road(recipe, output).stage(name)
+        stage = plan_recipe(recipe, output).stage(name)
         made[name] = {p.partition_id for p in stage.stale}
         make_stale(stage, recipe, output)
         dataset = output.dataset(name)
@@ -62,7 +62,7 @@ def build(recipe, folder):
 
 def casts_of(recipe, folder):
     """Who is cast in which partition of conversations, and with which utterances."""
-    stage = plan_road(recipe, Output(folder)).stage("conversations")
+    stage = plan_recipe(recipe, Output(folder)).stage("conversations")
     table = Output(folder).dataset("utterances").read()
     ids, speakers = table["utterance_id"].to_pylist(), table["speaker"].to_pylist()
     return {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.stages import STAGES, dataset_names, plan_road, stage_names, stage_of
+from pipelines.stages import STAGES, dataset_names, plan_recipe, stage_names, stage_of
 from tests.golden.fingerprints import build
 from tests.pipelines.support import make_stale
 
@@ -35,7 +35,7 @@ def test_data_sets_have_one_stage_and_stages_come_in_order():
 
 
 def test_partitions_are_named_once_and_planned_the_same_again(stage, road):
-    plans = [plan_road(road.recipe, road.output).stage(stage.dataset) for _ in range(2)]
+    plans = [plan_recipe(road.recipe, road.output).stage(stage.dataset) for _ in range(2)]
     keys = [[(p.partition_id, p.key) for p in plan.partitions] for plan in plans]
     assert keys[0] == keys[1]
     assert keys[0]
@@ -43,7 +43,7 @@ def test_partitions_are_named_once_and_planned_the_same_again(stage, road):
 
 
 def test_every_key_depends_on_a_version_and_on_what_is_upstream(stage, road):
-    plan = plan_road(road.recipe, road.output)
+    plan = plan_recipe(road.recipe, road.output)
     for partition in plan.stage(stage.dataset).partitions:
         assert partition.depends["operators"], partition.partition_id
     upstream = {p.key for name in stage.upstream for p in plan.stage(name).partitions}
@@ -55,7 +55,7 @@ def test_every_key_depends_on_a_version_and_on_what_is_upstream(stage, road):
 
 
 def test_what_is_made_is_fresh_and_committed(stage, road):
-    plan = plan_road(road.recipe, road.output).stage(stage.dataset)
+    plan = plan_recipe(road.recipe, road.output).stage(stage.dataset)
     assert not plan.stale
     if stage.dataset in dataset_names():
         dataset = road.output.dataset(stage.dataset)
@@ -81,7 +81,7 @@ def test_a_partition_made_again_is_the_same_to_the_byte(stage, road, tmp_path):
             shutil.copytree(road.output.folder / "data" / name, tmp_path / "data" / name)
     shutil.rmtree(tmp_path / "data" / stage.dataset, ignore_errors=True)
     again = Output(tmp_path)
-    plan = plan_road(road.recipe, again).stage(stage.dataset)
+    plan = plan_recipe(road.recipe, again).stage(stage.dataset)
     receipts = make_stale(plan, road.recipe, again)
     first = road.output.dataset(stage.dataset)
     assert len(receipts) == len(plan.partitions)
