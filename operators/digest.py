@@ -1,4 +1,4 @@
-"""Canonical JSON, content digests and Merkle roots: how two builds are told apart or found equal."""
+"""Canonical JSON, content digests and Merkle roots: how two builds are compared."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ _AS_IT_IS = (str, int, float, bool, type(None))
 
 
 def to_jsonable(value: Any) -> Any:
-    """Turn dataclasses, tuples and mappings into what JSON knows."""
+    """Convert dataclasses, tuples and mappings to JSON types."""
     kind = type(value)  # most are of these very types: a plan of 100,000 partitions asks two million times
     if kind in _AS_IT_IS:
         return value
@@ -32,7 +32,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def canonical_json(value: Any) -> str:
-    """Write a value in the one way that equal values share.
+    """Return the JSON text that equal values share.
 
     >>> canonical_json({"b": 1, "a": (1, 2)})
     '{"a":[1,2],"b":1}'
@@ -46,7 +46,7 @@ def digest(value: Any) -> str:
 
 
 def digest_json(value: Any) -> str:
-    """Return the digest of what is JSON already: lists, tuples, and mappings by strings; much faster, and the same.
+    """Return the digest of a value of JSON types (lists, tuples, mappings by strings): equal to `digest`, much faster.
 
     >>> digest_json({"a": (1, "x")}) == digest({"a": [1, "x"]})
     True

@@ -1,7 +1,7 @@
 """Randomness with an address: a draw depends on (seed, purpose, id) and on nothing else.
 
 No result may depend on the number of workers, the layout of blocks or the order of arrival, so there is no
-sequential generator anywhere: whoever needs a draw names it. Source: Salmon et al. 2011, "Parallel random
+sequential generator anywhere: every draw has an address. Source: Salmon et al. 2011, "Parallel random
 numbers: as easy as 1, 2, 3" (Philox), keyed here by BLAKE2b of the address.
 """
 

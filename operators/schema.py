@@ -1,8 +1,8 @@
 """Every stage's Arrow schema on one page, what the cells mean, and how operators are joined.
 
 Times are integers, half-open, in the unit that the name says. `large_` types are used wherever a column can
-pass 2 GiB. What a data set is made of (codec, layout, tokenizer) stands in the schema's metadata, so that a
-file explains itself to whoever opens it with plain `pyarrow.ipc`.
+pass 2 GiB. What the integers mean (codec, layout, tokenizer) is in the schema's metadata, so that a file can be read
+with plain `pyarrow.ipc`.
 
 The token grid (built with a batch by `models.sequence.batch`, never stored)
 -------------------------------------------------------------------
@@ -19,13 +19,13 @@ S audio cells (S = the layout's streams; K codebooks make S = K streams in the p
     task duplex:      <duplex> A A ... A <audio_end>, two speakers side by side, text cells hold the first one's words
     task interleave:  <interleave> [s0] b y t e s [s1] <audio> A ... <audio_end> [s0] ... <end>
 
-- In an audio column (A) the text cell is `<pad>` (id 0), but for duplex; in a text column every audio cell is pad,
-  the id one past the last. Pad cells add nothing to the sum of embeddings. `models.layouts` says what a cell holds.
+- In an audio column (A) the text cell is `<pad>` (id 0), except in duplex; in a text column every audio cell is pad,
+  the id one past the last. Pad cells add nothing to the sum of embeddings. `models.layouts` defines what a cell holds.
 - The delay layout makes T + K - 1 columns of T frames; its corners are audio pad, inside the document's border. The
   flat and coarse-first layouts make K T columns of one cell.
 - A loss span [start, end) names columns whose cells are *predicted* (from the column before), in one kind of
   stream. Transcriptions: the text cells after `<text>` up to and with `<end>`. Audio that is made: its audio cells
-  (audio pad never counts), and its text cells, `<pad>` meaning "goes on", up to and with `<audio_end>`.
+  (audio pad never counts), and its text cells, `<pad>` meaning "continue", up to and including `<audio_end>`.
 - A cell's weight in the loss is its span's weight; the loss is the weighted sum over all ranks divided by the
   sum of the weights over all ranks. Audio spans carry weight 1/S, so that a column counts about as a token.
 """
@@ -77,7 +77,7 @@ UTTERANCES = _schema(
     user_columns=pa.string(),  # JSON of whatever else the manifest says
 )
 
-# In flight: who takes part in a conversation, and what each may say, in order.
+# In flight: the speakers of a conversation, and the utterances that each may use, in order.
 CASTS = _schema(
     conversation_id=pa.string(),
     split=pa.string(),
@@ -107,7 +107,7 @@ TURN = pa.struct(
     }
 )
 
-# Where everybody sits; null where nothing is said of a room. Meters from a corner of the floor.
+# Seats of all speakers, in meters from a corner of the floor; null where a conversation has no room.
 ROOM = pa.struct(
     {
         "room_id": pa.string(),
@@ -147,13 +147,13 @@ CONVERSATIONS = _schema(
     num_dropped_pieces=pa.int32(),  # utterances (or parts) too long for what was left of the conversation
 )
 
-# In flight: what the room hears. Stored, as FLAC, only if asked.
+# In flight: mixtures. Stored, as FLAC, only on request.
 AUDIO = (
     CONVERSATIONS.append(pa.field("samples", pa.large_list(pa.int16())))  # at the first microphone
     .append(pa.field("far_samples", pa.large_list(pa.int16())))  # at all, interleaved, where there are several
     .append(
         pa.field(
-            "stems",  # one speaker each: reverberant (as the first microphone hears it) or anechoic
+            "stems",  # one speaker each: reverberant (as at the first microphone) or anechoic
             pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "samples": pa.large_list(pa.int16())})),
         )
     )
@@ -241,7 +241,7 @@ PACKS = _schema(
     talker_spans=pa.list_(TALKER_SPAN),
 )
 
-# What a checkpoint wrote down for a conversation.
+# What a checkpoint transcribed of a conversation.
 HYPOTHESES = _schema(
     conversation_id=pa.string(),
     checkpoint=pa.string(),  # digest of its weights
@@ -252,7 +252,7 @@ HYPOTHESES = _schema(
 
 @runtime_checkable
 class Operator(Protocol):
-    """A frozen dataclass that is its own configuration: Arrow table in, Arrow table out, nothing else."""
+    """A frozen dataclass that is its own configuration: Arrow table in, Arrow table out."""
 
     reads: ClassVar[pa.Schema]
     writes: ClassVar[pa.Schema]

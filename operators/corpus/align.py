@@ -1,4 +1,4 @@
-"""When each word is said: forced alignment of utterances whose text is known.
+"""Word times, by forced alignment of utterances to their text.
 
 An aligner is anything with `align`; English goes through PocketSphinx, whose package carries its acoustic model.
 """
@@ -17,7 +17,7 @@ from operators.errors import InputError, UnusableRowError
 
 @dataclass(frozen=True)
 class AlignedWord:
-    """A word as it stands in the text, and when it is said."""
+    """A word of the text, and its time."""
 
     word: str
     start_s: float
@@ -30,7 +30,7 @@ class Aligner(Protocol):
     language: str
 
     def align(self, samples: NDArray[np.float32], rate_hz: int, words: Sequence[str]) -> list[AlignedWord]:
-        """Return when each word is said.
+        """Return the time of each word.
 
         Args:
             samples: (N,) in [-1, 1].
@@ -38,7 +38,7 @@ class Aligner(Protocol):
             words: normalized, in order.
 
         Raises:
-            UnusableRowError: a word is unknown, or the text is not what is said.
+            UnusableRowError: a word is unknown, or the text does not match the audio.
         """
         ...
 
@@ -62,13 +62,13 @@ class PocketSphinx:
         return Decoder(lm=None, loglevel="FATAL")
 
     def align(self, samples: NDArray[np.float32], rate_hz: int, words: Sequence[str]) -> list[AlignedWord]:
-        """Return when each word is said; see `Aligner`."""
+        """Return the time of each word; see `Aligner`."""
         unknown = [word for word in words if not self._decoder.lookup_word(word)]
         if unknown:
             raise UnusableRowError(f"not in the dictionary: {', '.join(sorted(set(unknown)))}")
         if rate_hz != self.RATE_HZ:
             samples = soxr.resample(samples, rate_hz, self.RATE_HZ, quality="HQ")
-        # Half a second of silence around it: the search wants some before the first and after the last word.
+        # Half a second of silence around it: the search needs some before the first and after the last word.
         pad = self.RATE_HZ // 2
         pcm = np.rint(np.clip(np.pad(samples, pad), -1, 1) * 32767).astype("<i2")
         self._decoder.set_align_text(" ".join(words))
@@ -96,4 +96,4 @@ def aligner_of(language: str) -> Aligner:
     """
     if language.lower().split("-")[0] == "en":
         return PocketSphinx()
-    raise InputError(f"there is no aligner for language {language!r}; there is one for en")
+    raise InputError(f"there is no aligner for language {language!r}; only en is supported")

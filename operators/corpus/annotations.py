@@ -158,7 +158,7 @@ def activity_mask(turns: Sequence[Mapping[str, Any]], speakers: Sequence[str], n
 
 
 def activity(conversations: pa.Table, hop_samples: int) -> str:
-    """Return one JSON line a conversation: who speaks in which codec frames, and how each turn stands to the floor.
+    """Return a JSON line for each conversation: who speaks in which codec frames, and each turn's relation to the floor.
 
     Stretches are half-open, in frames of `hop_samples` on the conversation's timeline; a frame counts that a turn
     touches, as in the codes data set.

@@ -1,6 +1,6 @@
-"""Who meets whom, and what each may say: splits, cohorts, speakers and utterances, by rendezvous hashing.
+"""Casting: the speakers of every conversation and their utterances, by rendezvous hashing.
 
-Adding or withdrawing a speaker changes the conversations that it wins or leaves, and no others.
+Adding or withdrawing a speaker changes the conversations that the speaker enters or leaves, and no others.
 """
 
 from collections import defaultdict
@@ -31,15 +31,15 @@ class Casting:
     min_speakers: int = 2
     """Fewest speakers in a conversation."""
     max_speakers: int = 4
-    """Most speakers in a conversation; every count between is as likely."""
+    """Most speakers in a conversation; every number between is equally likely."""
     max_utterances: int = 8
     """Most utterances one speaker is given."""
     split: Literal["auto", "manifest", "speaker"] = "auto"
-    """Where splits come from: the manifests, a seeded draw of speakers, or (auto) the first that is there."""
+    """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them."""
     test_speakers: float = 0.2
-    """Share of the speakers drawn for the test split, where it is drawn."""
+    """Share of speakers in the test split, where it is drawn."""
     speakers_per_cohort: int = 64
-    """Speakers that can meet each other; a bound on how far one speaker's change reaches."""
+    """Speakers in a cohort, who can meet each other; bounds how far a change of one speaker reaches."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -51,7 +51,7 @@ class Casting:
 
 @dataclass(frozen=True)
 class Cast:
-    """One conversation to be: the rows of the utterances table that it may use, in order of speaking."""
+    """The cast of one conversation: rows of the utterances table that it may use, in order of speaking."""
 
     conversation_id: str
     split: str
@@ -61,16 +61,16 @@ class Cast:
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows of the utterances table by split, and how that came about."""
+    """Rows of the utterances table by split, and where the splits come from."""
 
     rows: Mapping[str, NDArray[np.int64]]
     source: str
     """manifest or speaker"""
     shared_speakers: int
-    """Speakers that are in both splits; 0 in a speaker-disjoint split."""
+    """Number of speakers in both splits; 0 in a speaker-disjoint split."""
 
     def describe(self) -> str:
-        """Say in one sentence where the splits come from."""
+        """Return in one sentence where the splits come from."""
         origin = "the manifest's own" if self.source == "manifest" else "a seeded, speaker-disjoint draw"
         if self.shared_speakers:
             return f"splits are {origin}; test SHARES {self.shared_speakers} speakers with train"
@@ -81,7 +81,7 @@ def split_rows(utterances: pa.Table, casting: Casting, seed: int) -> Splits:
     """Assign utterances to the train and test splits.
 
     Raises:
-        InputError: the manifests' split is asked for and they have none.
+        InputError: the manifests' split is required and they have none.
     """
     if not utterances.num_rows:  # all conversations are recorded ones
         return Splits({split: np.zeros(0, np.int64) for split in SPLITS}, "manifest", 0)
@@ -112,13 +112,13 @@ def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[st
     """Order each speaker's rows: speaker -> book and chapter -> rows by position, then id.
 
     Without book, chapter and position there is no order to keep: each utterance is a chapter of its own, so that a
-    speaker says a drawn selection and not what happens to have neighboring ids.
+    speaker's utterances are a random selection and not those with neighboring ids.
     """
     columns = utterances.select(["speaker", "book", "chapter", "position", "utterance_id"]).take(rows).to_pydict()
     shelves: dict[str, dict[str, list[tuple[int, str, int]]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows.tolist()):
-        told = any(columns[name][i] is not None for name in ("book", "chapter", "position"))
-        chapter = f"{columns['book'][i] or ''}/{columns['chapter'][i] or ''}" if told else columns["utterance_id"][i]
+        ordered = any(columns[name][i] is not None for name in ("book", "chapter", "position"))
+        chapter = f"{columns['book'][i] or ''}/{columns['chapter'][i] or ''}" if ordered else columns["utterance_id"][i]
         place = (columns["position"][i] or 0, columns["utterance_id"][i], row)
         shelves[columns["speaker"][i]][chapter].append(place)
     return {
@@ -145,10 +145,10 @@ def _reading(shelf: Mapping[str, list[int]], hashes: NDArray[np.uint64], count: 
 
 
 def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int) -> list[Cast]:
-    """Decide every conversation's speakers and their utterances.
+    """Return every conversation's cast.
 
     Raises:
-        InputError: a split has fewer speakers than a conversation wants.
+        InputError: a split has fewer speakers than a conversation needs.
     """
     casts: list[Cast] = []
     for split in SPLITS if utterances.num_rows else ():
@@ -158,8 +158,8 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
         chapters = {name: hash64_many(list(shelf)) for name, shelf in shelves.items()}
         if wanted and len(names) < casting.max_speakers:
             raise InputError(
-                f"the {split} split has {len(names)} speaker(s), but conversations want up to {casting.max_speakers}; "
-                f"lower --casting.max-speakers or give more speakers"
+                f"the {split} split has {len(names)} speaker(s), but conversations need up to {casting.max_speakers}; "
+                f"lower --casting.max-speakers or add speakers"
             )
         hashes = hash64_many(names)
         num_cohorts = max(1, len(names) // casting.speakers_per_cohort)
@@ -190,7 +190,7 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
 
 
 def cast_table(utterances: pa.Table, casts: Sequence[Cast], seed: int) -> pa.Table:
-    """Write casts out with their utterances, as CASTS."""
+    """Return a table CASTS: casts with their utterances."""
     sizes = [len(cast.rows) for cast in casts]
     taken = utterances.take(pa.array([row for cast in casts for row in cast.rows], pa.int64())).combine_chunks()
     item = CASTS.field("utterances").type.value_type

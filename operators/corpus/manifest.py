@@ -30,7 +30,7 @@ from operators.store.dataset import Quarantined
 
 VERSION = "2"
 
-# What plain JSONL and NeMo manifests call the columns of ours.
+# Names of our columns in plain JSONL and NeMo manifests.
 _NAMES = {
     "audio": ("audio", "audio_filepath", "audio_path", "wav", "path"),
     "text": ("text", "transcript", "sentence"),
@@ -57,7 +57,7 @@ _LIBRI_ID = re.compile(r"^(\d+)[-_](\d+)[-_](\d+)(?:_(\d+))?$")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One manifest as the user names it: a file or a folder, with the split it stands for, if any."""
+    """One manifest as the user gives it: a file or a folder, with its split, if any."""
 
     path: Path
     split: str | None = None
@@ -86,7 +86,7 @@ class Manifest:
         return self.path if self.path.is_dir() else self.path.parent
 
     def files(self) -> list[Path]:
-        """Return the files that say what the corpus holds; their digests decide whether the index is fresh."""
+        """Return the manifest's files, whose digests decide whether the index is fresh."""
         if self.path.is_file():
             return [self.path]
         patterns = ("manifest*.jsonl*", "*recordings*.jsonl*", "*supervisions*.jsonl*", "*cuts*.jsonl*", "*.jsonl*")
@@ -239,7 +239,7 @@ def header(path: Path, byte_offset: int, byte_length: int) -> tuple[int, int, in
 
     Raises:
         OSError: the file cannot be opened.
-        soundfile.SoundFileError: it is no sound file, or truncated.
+        soundfile.SoundFileError: the file is not audio, or truncated.
     """
     size = byte_length or path.stat().st_size
     with open(path, "rb") as file:
@@ -353,7 +353,7 @@ def index(
         num_threads: recordings whose headers are read at once.
 
     Raises:
-        InputError: a manifest cannot be read or holds no rows, or an id stands twice.
+        InputError: a manifest cannot be read or has no rows, or an id occurs twice.
     """
     names = {root: name for name, root in corpus_roots(manifests).items()}
     rows: list[dict[str, Any]] = []
@@ -379,7 +379,7 @@ def index(
     rows.sort(key=lambda row: row["utterance_id"])
     for one, other in itertools.pairwise(rows):
         if one["utterance_id"] == other["utterance_id"]:
-            raise InputError(f"utterance id {one['utterance_id']} stands twice; ids must be unique over all manifests")
+            raise InputError(f"utterance id {one['utterance_id']} occurs twice; ids must be unique over all manifests")
     utterances = table(rows, UTTERANCES)
     return (_filter(utterances, where) if where else utterances), quarantined
 

@@ -22,7 +22,7 @@ SUFFIXES = (".wav", ".flac", ".ogg")
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """One recording that is no utterance."""
+    """One recording that is not an utterance: an impulse response or noise."""
 
     sound_id: str
     audio: str
@@ -83,7 +83,7 @@ def list_sounds(place: str, kind: str) -> Sounds:
         kind: what they are, for messages.
 
     Raises:
-        InputError: there is nothing there, or a file is missing or cannot be read.
+        InputError: the place is empty, or a file is missing or cannot be read.
     """
     root = Path(place).expanduser().absolute()
     if not root.exists():
@@ -106,11 +106,11 @@ def list_sounds(place: str, kind: str) -> Sounds:
                   num_channels=num_channels, room=row["room"], fingerprint=fingerprint)
         )  # fmt: skip
     if not sounds:
-        raise InputError(f"{kind}: there is no sound file in {place}")
+        raise InputError(f"{kind}: there is no audio file in {place}")
     ids = [sound.sound_id for sound in sounds]
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
-        raise InputError(f"{kind}: {twice} stands twice in {place}")
+        raise InputError(f"{kind}: {twice} occurs twice in {place}")
     return Sounds(base, tuple(sorted(sounds, key=lambda sound: sound.sound_id)))
 
 

@@ -99,12 +99,12 @@ class Stories:
             name = _VOICES[number]
             draw = rng(self.seed, "voice", name)
             pitch, words_per_minute = int(draw.integers(30, 70)), int(draw.integers(140, 190))
-            for told in range(self.stories_per_voice):
-                # Half of the stories are told by everybody, half by one speaker only.
-                story = told if told % 2 else 1000 + number * self.stories_per_voice + told
+            for chapter in range(self.stories_per_voice):
+                # Half of the stories are read by all speakers, half by one only.
+                story = chapter if chapter % 2 else 1000 + number * self.stories_per_voice + chapter
                 for position, text in enumerate(sentences(self.seed, story, self.sentences_per_story)):
                     yield {
-                        "id": f"{name}-{told:02d}-{position:03d}",
+                        "id": f"{name}-{chapter:02d}-{position:03d}",
                         "speaker": name,
                         "voice": f"en-us+{name}",
                         "pitch": pitch,
@@ -260,7 +260,7 @@ def _supervision(one: dict[str, Any], rate_hz: int, num_samples: int, words: lis
     ends = [sample for _, sample in words[1:]] + [num_samples]
     for (position, sample), end in zip(words, ends, strict=True):
         word = one["text"][position:].split()[0]
-        # espeak-ng speaks some pairs ("to the") as one event: what lies between two events belongs to the first.
+        # espeak-ng reports some pairs ("to the") as one event: the audio between two events belongs to the first.
         aligned.append([word, sample / rate_hz, max(0, min(end, num_samples) - sample) / rate_hz, None])
     return {
         "id": one["id"],

@@ -23,7 +23,7 @@ def select(rows: pa.Table, where: str) -> pa.Table:
         where: Python's comparisons, `in [..]`, `not in`, `and`, `or`, `not` and parentheses over column names.
 
     Raises:
-        InputError: the text is no such expression, or names a column that is not there.
+        InputError: the text is not such an expression, or names an unknown column.
 
     >>> select(pa.table({"n": [1, 2, 3], "s": ["a", "b", "a"]}), "s == 'a' and n > 1").to_pylist()
     [{'n': 3, 's': 'a'}]
@@ -53,7 +53,7 @@ def _expression(node: ast.expr, names: list[str], where: str) -> Any:
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             if isinstance(op, (ast.In, ast.NotIn)):
                 if not isinstance(right, (ast.List, ast.Tuple)):
-                    raise InputError(f"--corpus.where {where!r}: `in` wants a list, as in speaker in ['a', 'b']")
+                    raise InputError(f"--corpus.where {where!r}: `in` needs a list, as in speaker in ['a', 'b']")
                 values = [ast.literal_eval(item) for item in right.elts]
                 inside = _expression(left, names, where).isin(values)
                 return inside if isinstance(op, ast.In) else ~inside
@@ -65,7 +65,7 @@ def _expression(node: ast.expr, names: list[str], where: str) -> Any:
         case ast.Name(id=name):
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+                hint = f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(names)}"
                 raise InputError(f"--corpus.where {where!r}: there is no column {name}{hint}")
             return pc.field(name)
     raise InputError(

@@ -87,7 +87,7 @@ class Cache:
         """Fetch recordings that are about to be read (URL, first byte, bytes; 0 bytes are a whole object).
 
         They are asked for by shard and offset: neighbors in a tar come by one request, and several requests are under
-        way at once. What cannot be had is left to `source`, which says why.
+        way at once. Errors are left to `source`, which reports them.
         """
         missing = sorted({one for one in sources if not self._place(*one).exists()})
         runs: list[list[tuple[str, int, int]]] = []
@@ -104,7 +104,7 @@ class Cache:
                     pass
 
     def _warm_run(self, run: list[tuple[str, int, int]]) -> None:
-        """Fetch what lies side by side in one object."""
+        """Fetch adjacent spans of one object by one request."""
         (url, begin, length), (_, last, size) = run[0], run[-1]
         with contextlib.suppress(OSError):
             if not length:
@@ -190,9 +190,9 @@ class Cache:
         for _, size, path in sorted(entries):
             if total + num_bytes <= self.max_bytes:
                 return
-            path.unlink(missing_ok=True)  # whoever has it mapped keeps it until he lets go
+            path.unlink(missing_ok=True)  # a process that has it mapped keeps it until it unmaps it
             total -= size
 
 
 def _remedy(url: str) -> str:
-    return f"remove its receipt {url.removesuffix('.arrow')}.json and run again to make it anew"
+    return f"remove its receipt {url.removesuffix('.arrow')}.json and run again to rebuild it"

@@ -123,7 +123,7 @@ class RowWriter:
     """Writes a partition's record batches, hashes and counts as they come."""
 
     def __init__(self, path: Path, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
-        """Open the file; `metadata` explains the columns to whoever opens it without us."""
+        """Open the file; `metadata` explains the columns to other readers of the file."""
         tags = {"hubbub.schema_version": SCHEMA_VERSION, **metadata}
         self._schema = schema.with_metadata(dict(sorted(tags.items())))
         self._writer = pa.ipc.new_file(str(path), self._schema)
@@ -196,7 +196,7 @@ class Dataset:
             partition: what to make.
             schema: the data set's declared columns.
             metadata: what the columns' integers mean (codec, layout, tokenizer).
-            fill: writes the rows, in chunks; may raise, and then nothing is left behind.
+            fill: writes the rows, in chunks; if it raises, no partial file is left.
         """
         done = self.committed(partition)
         if done is not None:
@@ -211,7 +211,7 @@ class Dataset:
             writer.count(seconds=round(time.monotonic() - started, 3))  # what a plan estimates the next one by
             size, content = scratch.stat().st_size, digest_file(scratch)
             if not storage.put_file(scratch, rows_url):
-                # Somebody was faster, or was killed before the receipt: those bytes are the ones that count.
+                # Another worker was faster, or was killed before the receipt: its bytes are the ones that count.
                 size, content = storage.digest_of(rows_url)
         receipt = Receipt(
             partition_id=partition.partition_id,
@@ -235,12 +235,12 @@ class Dataset:
         return self.numbered(int(names[-1].removesuffix(".json")))
 
     def numbered(self, number: int) -> Snapshot | None:
-        """Return one snapshot, or None where there is none of this number."""
+        """Return a snapshot by its number, or None."""
         data = storage.read_bytes(self.url("snapshots", f"{number:06d}.json"))
         return None if data is None else Snapshot.from_json(json.loads(data))
 
     def snapshot(self, receipts: Iterable[Receipt], inputs: Mapping[str, str], made_by: Mapping[str, Any]) -> Snapshot:
-        """Commit the next numbered snapshot, unless the newest already says the same."""
+        """Commit the next numbered snapshot, unless the newest is equal."""
         ordered = tuple(sorted(receipts, key=lambda receipt: receipt.partition_id))
         root = merkle_root((r.partition_id, r.content_digest) for r in ordered)
         while True:
@@ -264,7 +264,7 @@ class Dataset:
         """Open a partition, memory-mapped.
 
         Raises:
-            InputError: the file is gone or cannot be read, or is of another schema version.
+            InputError: the file is missing or cannot be read, or has a different schema version.
         """
         url = self.rows_url(receipt)
         path = Cache.default().fetch(url, receipt.num_bytes, receipt.content_digest)
@@ -273,13 +273,13 @@ class Dataset:
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(
                 f"{url} is damaged ({error}); remove its receipt {url.removesuffix('.arrow')}.json "
-                "and run again to make it anew"
+                "and run again to rebuild it"
             ) from error
         version = (reader.schema.metadata or {}).get(b"hubbub.schema_version", b"?").decode()
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"{url} has schema version {version}, and this program reads {SCHEMA_VERSION}; "
-                "run the recipe again to make it anew, or read it with the program that made it"
+                "run the recipe again to rebuild it, or read it with the program that made it"
             )
         return reader
 
@@ -298,11 +298,11 @@ class Dataset:
             yield pa.Table.from_batches([reader.get_batch(index)])
 
     def metadata(self, receipt: Receipt) -> dict[str, str]:
-        """Return what the file says of itself."""
+        """Return the metadata in the file's schema."""
         return {k.decode(): v.decode() for k, v in (self.open(receipt).schema.metadata or {}).items()}
 
     def verify(self, snapshot: Snapshot) -> list[str]:
-        """Return what is wrong with the files of a snapshot: nothing, if all is well."""
+        """Return what is wrong with the files of a snapshot; empty if they are intact."""
         faults = []
         for receipt in snapshot.receipts:
             url = self.rows_url(receipt)
@@ -316,7 +316,7 @@ class Dataset:
         return faults
 
     def archive(self, snapshot: Snapshot, folder: str) -> int:
-        """Write a snapshot's partitions as Parquet below a folder or URL, to keep or to send; return their bytes.
+        """Write a snapshot's partitions as Parquet to a folder or URL; return their size in bytes.
 
         A record batch becomes a row group, so that `restore` brings back every byte.
         """
@@ -343,7 +343,7 @@ class Dataset:
         """Bring a data set back from its Parquet archive, checked against the digests that were committed.
 
         Raises:
-            InputError: there is no archive, or what came back is not what was committed.
+            InputError: there is no archive, or its contents are not what was committed.
         """
         text = storage.read_bytes(storage.join(folder, self.name, "snapshot.json"))
         if text is None:
@@ -366,7 +366,7 @@ class Dataset:
 
 
 def stale_reason(partition: Partition, before: Receipt | None) -> str:
-    """Say in a few words why a partition must be made."""
+    """Return in a few words why a partition is stale."""
     if before is None:
         return "new"
     old, new = before.depends, to_jsonable(partition.depends)
@@ -380,7 +380,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
         short = [canonical_json(value) for value in (old, new)]
-        if path.startswith(("codes", "conversations")):  # keys of what it is made from: the digits say nothing
+        if path.startswith(("codes", "conversations", "packs")):  # keys of partitions upstream: digits tell nothing
             yield f"{path.partition('.')[0]} upstream"
         elif all(len(text) <= 40 for text in short):
             yield f"{path} {short[0]} -> {short[1]}"

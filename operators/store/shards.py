@@ -23,7 +23,7 @@ from operators.store.cache import Cache
 from operators.store.dataset import Dataset, Receipt, Snapshot
 
 COMPONENT = "packs of "
-"""How a shard's receipt counts the packs of each component, which lie in it side by side, by name."""
+"""Prefix of a receipt's counts of packs by component; packs of one component are contiguous in a shard."""
 GROUPED = "packs in windows sorted by cost"
 
 _OPEN_REMOTE_SHARDS = 16
@@ -145,9 +145,9 @@ class PackShards:
                 except InputError as error:
                     fault = str(error)
             elif f"{receipt.partition_id}-{receipt.key}" not in there:
-                fault = f"{url} is missing; run again to make it anew"
+                fault = f"{url} is missing; run again to rebuild it"
             if fault and policy == "stop":
-                raise InputError(f"{fault}; or go on without it: --train.on-bad-shard skip")
+                raise InputError(f"{fault}; or continue without it: --train.on-bad-shard skip")
             if fault:
                 bad[url] = fault
             else:
@@ -156,7 +156,7 @@ class PackShards:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the first shard says of itself."""
+        """Metadata of the first shard."""
         return self._dataset.metadata(self._receipts[0])
 
     @cached_property

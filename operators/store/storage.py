@@ -16,7 +16,7 @@ from operators.digest import digest_file
 
 
 def is_local(url: str) -> bool:
-    """Tell whether a URL is a path of this machine.
+    """Return whether a URL is a path on this machine.
 
     >>> is_local("/data/runs"), is_local("s3://bucket/runs")
     (True, False)
@@ -39,7 +39,7 @@ def _remote(url: str) -> tuple[Any, str]:
 
 
 def _created(put: Callable[[], None]) -> bool:
-    """Tell whether a conditional put went through, or something stood there before."""
+    """Return whether a conditional put succeeded; false where the object existed before."""
     try:
         put()
     except FileExistsError:
@@ -54,7 +54,7 @@ def _created(put: Callable[[], None]) -> bool:
 
 
 def put_file(local: Path, url: str) -> bool:
-    """Publish a finished local file under `url`; return False where something stands there already."""
+    """Publish a finished local file at `url`; return False where a file exists there."""
     if is_local(url):
         target = Path(url)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def put_file(local: Path, url: str) -> bool:
 
 
 def put_bytes(data: bytes, url: str) -> bool:
-    """Publish bytes under `url`; return False where something stands there already."""
+    """Publish bytes at `url`; return False where a file exists there."""
     if is_local(url):
         Path(url).parent.mkdir(parents=True, exist_ok=True)
         with scratch_file(near=url) as scratch:
@@ -133,7 +133,7 @@ def modified_at(url: str) -> float:
 
 
 def exists(url: str) -> bool:
-    """Tell whether a file stands there."""
+    """Return whether a file exists."""
     if is_local(url):
         return Path(url).exists()
     filesystem, path = _remote(url)
@@ -192,7 +192,7 @@ def digest_of(url: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def scratch_file(near: str) -> Iterator[Path]:
-    """Give a path for a file in the making: beside a local target, else in the temporary folder."""
+    """Yield a path for a file to be written: next to a local target, else in the temporary folder."""
     folder = Path(near).parent if is_local(near) else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".making-{os.getpid()}-{os.urandom(6).hex()}"

@@ -227,9 +227,8 @@ def curve(records: Sequence[StepRecord], name: str, width: int = 680, height: in
 
 def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
     """Return test conversations: a timeline, the audio as encoded, reference and hypothesis."""
-    reference, hypothesis = (
-        _by_session(folder / f"{name}.seglst.json") for name in ("reference", "trained_hypothesis")
-    )
+    reference = _by_session(folder / "reference.seglst.json")
+    hypothesis = _by_session(folder / "trained_hypothesis.seglst.json")
     codes, parts = output.dataset("codes"), list[str]()
     newest = codes.latest()
     for receipt in newest.receipts if newest else ():

@@ -34,7 +34,7 @@ def newest_checkpoint(path: Path) -> Path:
 
 
 def _ours(name: str) -> Path | None:
-    """Return a Hubbub checkpoint, given its folder or an output folder, whose newest is taken; None for anything else."""
+    """Return a Hubbub checkpoint, given its folder or an output folder, whose newest is taken; else None."""
     folder = Path(name).expanduser()
     if (folder / "checkpoint.json").is_file():
         return folder

@@ -27,7 +27,7 @@ class Corpus:
     """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
     files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
     join: Join | None = field(default=None, metadata=BY_CONTENT)
-    """First join each speaker's utterances to longer ones (written to the output folder): for corpora of single words."""
+    """First join each speaker's utterances to longer ones, in the output folder: for corpora of single words."""
     stories: Stories | None = field(default=None, metadata=BY_CONTENT)
     """Use a corpus of stories spoken by espeak-ng instead (written to the output folder)."""
     where: str | None = None
@@ -67,7 +67,7 @@ class Evaluation:
     batch_size: int = field(default=16, metadata=NO_RESULT)
     """Windows decoded at once."""
     constrain: bool = True
-    """Whether transcripts are constrained to the task's grammar: tags in order of arrival, times that do not go back."""
+    """Whether transcripts keep to the task's grammar: tags in order of arrival, times that do not go back."""
     untrained: bool = field(default=True, metadata=NO_RESULT)
     """Whether the untrained model is evaluated too, as a baseline."""
 
