@@ -6,14 +6,15 @@ Seconds appear here and nowhere else; six decimals keep a sample at any rate up 
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from operators.corpus.text import normalize
+from operators.corpus.normalizers import normalize
 
 
 def to_frames(start_sample: int, num_samples: int, hop_samples: int) -> tuple[int, int]:
@@ -158,7 +159,7 @@ def activity_mask(turns: Sequence[Mapping[str, Any]], speakers: Sequence[str], n
 
 
 def activity(conversations: pa.Table, hop_samples: int) -> str:
-    """Return a JSON line for each conversation: who speaks in which codec frames, and each turn's relation to the floor.
+    """Return a JSON line for each conversation: who speaks in which codec frames, and how turns relate to the floor.
 
     Stretches are half-open, in frames of `hop_samples` on the conversation's timeline; a frame counts that a turn
     touches, as in the codes data set.
@@ -193,8 +194,29 @@ def activity(conversations: pa.Table, hop_samples: int) -> str:
     return "".join(lines)
 
 
+@dataclass(frozen=True)
+class TruthFormat:
+    """A format of truth files."""
+
+    suffix: str
+    """Suffix of the file."""
+    write: Callable[[pa.Table, int], str]
+    """Returns the text of conversations, given the samples of a codec frame."""
+    about: str
+    """What it holds, in a few words, for the documentation."""
+
+
+TRUTH_FORMATS: dict[str, TruthFormat] = {
+    "rttm": TruthFormat("rttm", lambda table, _: rttm(table), "segments of speakers"),
+    "stm": TruthFormat("stm", lambda table, _: stm(table), "segments of speakers with text"),
+    "seglst": TruthFormat("seglst.json", lambda table, _: seglst(table), "segments of speakers with text, as JSON"),
+    "ctm": TruthFormat("ctm", lambda table, _: ctm(table), "words with times"),
+    "sot": TruthFormat("sot.jsonl", lambda table, _: sot(table), "serialized output"),
+    "activity": TruthFormat("activity.jsonl", activity, "who speaks in which codec frames"),
+}
+"""Truth formats by the name that `--truth` takes."""
+
+
 def write_truth(conversations: pa.Table, kind: str, hop_samples: int) -> str:
-    """Return the turns in the format that `kind` names: rttm, stm, seglst, ctm, sot or activity (in frames)."""
-    if kind == "activity":
-        return activity(conversations, hop_samples)
-    return {"rttm": rttm, "stm": stm, "seglst": seglst, "ctm": ctm, "sot": sot}[kind](conversations)
+    """Return the turns of conversations in one of `TRUTH_FORMATS`; `hop_samples` are the samples of a codec frame."""
+    return TRUTH_FORMATS[kind].write(conversations, hop_samples)

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from operators.corpus.splits import SPLITS, Splits
 from operators.errors import InputError
 from operators.rng import hash64, hash64_many, rendezvous, rng
 from operators.schema import CASTS
 
 VERSION = "2"
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,55 +57,6 @@ class Cast:
     split: str
     speakers: tuple[str, ...]
     rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Rows of the utterances table by split, and where the splits come from."""
-
-    rows: Mapping[str, NDArray[np.int64]]
-    source: str
-    """manifest or speaker"""
-    shared_speakers: int
-    """Number of speakers in both splits; 0 in a speaker-disjoint split."""
-
-    def describe(self) -> str:
-        """Return in one sentence where the splits come from."""
-        origin = "the manifest's own" if self.source == "manifest" else "a seeded, speaker-disjoint draw"
-        if self.shared_speakers:
-            return f"splits are {origin}; test SHARES {self.shared_speakers} speakers with train"
-        return f"splits are {origin}; no speaker is in both"
-
-
-def split_rows(utterances: pa.Table, casting: Casting, seed: int) -> Splits:
-    """Assign utterances to the train and test splits.
-
-    Raises:
-        InputError: the manifests' split is required and they have none.
-    """
-    if not utterances.num_rows:  # all conversations are recorded ones
-        return Splits({split: np.zeros(0, np.int64) for split in SPLITS}, "manifest", 0)
-    speakers = utterances["speaker"].to_pylist()
-    named = utterances["split"].to_pylist()
-    present = set(named)
-    if casting.split == "manifest" or (casting.split == "auto" and {"train", "test"} <= present):
-        missing = [split for split in SPLITS if split not in present]
-        if missing:
-            raise InputError(
-                f"the manifests name no {missing[0]} split (they name {sorted(map(str, present))}); "
-                "name it as SPLIT=PATH, or use --casting.split speaker"
-            )
-        chosen = named
-        source = "manifest"
-    else:
-        names = sorted(set(speakers))
-        count = max(1, round(len(names) * casting.test_speakers))
-        drawn = {names[i] for i in rendezvous(f"{seed}:test-speakers", hash64_many(names), count)}
-        chosen = ["test" if speaker in drawn else "train" for speaker in speakers]
-        source = "speaker"
-    rows = {split: np.array([i for i, name in enumerate(chosen) if name == split], np.int64) for split in SPLITS}
-    sets = [{speakers[i] for i in rows[split]} for split in SPLITS]
-    return Splits(rows, source, len(sets[0] & sets[1]))
 
 
 def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[str, list[int]]]:

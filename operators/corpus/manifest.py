@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
-from operators.corpus.text import normalize
+from operators.corpus.normalizers import normalize
 from operators.corpus.where import select
 from operators.digest import digest_bytes, digest_file
 from operators.errors import InputError

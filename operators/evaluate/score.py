@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from operators.corpus.text import normalize
+from operators.corpus.normalizers import normalize
 from operators.rng import rng
 
 

@@ -10,7 +10,7 @@ import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
 
 from models.config.settings import BY_CONTENT
-from operators.corpus.text import normalize
+from operators.corpus.normalizers import normalize
 from operators.errors import InputError
 from operators.rng import rng
 from operators.schema import CASTS, CONVERSATIONS, TURN

@@ -13,8 +13,8 @@ import pyarrow as pa
 import soundfile
 
 from operators.corpus.manifest import Manifest, header, supervised
+from operators.corpus.normalizers import normalize
 from operators.corpus.sounds import SUFFIXES
-from operators.corpus.text import normalize
 from operators.digest import digest_file
 from operators.errors import InputError
 from operators.rng import hash64

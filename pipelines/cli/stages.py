@@ -6,14 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from operators.corpus.annotations import TRUTH_FORMATS
 from operators.errors import InputError
 from pipelines.recipes.files import load_recipe, to_json
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    TruthName = str
+else:
+    TruthName = Literal[tuple(TRUTH_FORMATS)]  # the choices of `--truth` follow from the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,7 @@ class StageArguments(CommonArguments):
     """Any field of the recipe."""
     checkpoint: Path | None = None
     """For evaluate: a checkpoint to evaluate instead of the recipe's own."""
-    truth: tuple[Literal["rttm", "stm", "seglst", "ctm", "sot", "activity"], ...] = ()
+    truth: tuple[TruthName, ...] = ()
     """Truth files to write next to the output."""
     compare: bool = False
     """For pack: print what every packer would make of the documents, and stop."""

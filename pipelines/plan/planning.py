@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from operators.corpus import cast
-from operators.corpus.cast import Cast, Splits
+from operators.corpus.cast import Cast
+from operators.corpus.splits import Splits, split_rows
 from operators.digest import digest
 from operators.errors import InputError
 from operators.store.dataset import Partition
@@ -55,7 +56,7 @@ class Planning:
     @cached_property
     def splits(self) -> Splits:
         """Rows of the utterances by split."""
-        return cast.split_rows(self.utterances, self.recipe.casting, self.recipe.seed)
+        return split_rows(self.utterances, self.recipe.casting, self.recipe.seed)
 
     @cached_property
     def casts(self) -> list[Cast]:

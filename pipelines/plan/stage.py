@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models.training.mirror import Mirror
-from operators.corpus.cast import Splits
+from operators.corpus.splits import Splits
 from operators.digest import digest
 from operators.store.dataset import Dataset, Partition, Receipt, Snapshot, stale_reason
 from pipelines.plan.context import RunContext

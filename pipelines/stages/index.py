@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.config.settings import key_settings
-from operators.corpus import manifest, text
+from operators.corpus import manifest, normalizers
 from operators.corpus.manifest import corpus_roots, manifests_digest
 from operators.corpus.manifest import index as read_manifests
-from operators.corpus.text import NORMALIZER
+from operators.corpus.normalizers import NORMALIZER
 from operators.digest import digest
 from operators.errors import InputError
 from operators.schema import CONVERSATIONS, SCHEMA_VERSION, UTTERANCES
@@ -56,7 +56,7 @@ def index_partition(recipe: Recipe, output: Output) -> Partition:
 
 
 def _utterances_partition(recipe: Recipe, output: Output) -> Partition:
-    versions = {"manifest": manifest.VERSION, "schema": SCHEMA_VERSION, "normalizer": text.NORMALIZER}
+    versions = {"manifest": manifest.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER}
     contents = {"manifests": manifests_digest(manifests_of(recipe, output))}
     return Partition(
         partition_id="utterances-00000",
@@ -90,7 +90,7 @@ def recordings_partition(recipe: Recipe) -> Partition:
         partition_id="recordings-00000",
         row_ids=(),
         depends={
-            "operators": {"recorded": recorded.VERSION, "schema": SCHEMA_VERSION, "normalizer": text.NORMALIZER},
+            "operators": {"recorded": recorded.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER},
             "manifests": recorded.files_digest(recorded_of(recipe)),
             "sample_rate_hz": recipe.converse.sample_rate_hz,
             "language": recipe.corpus.language,

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from models.config.settings import key_settings
 from operators.corpus import cast
 from operators.corpus.cast import Cast, cast_table
-from operators.corpus.text import NORMALIZER
+from operators.corpus.normalizers import NORMALIZER
+from operators.corpus.splits import SPLITS
 from operators.digest import canonical_json, digest, digest_json
 from operators.errors import InputError
 from operators.schema import AUDIO, AUDIO_FLAC, CASTS, CONVERSATIONS, SCHEMA_VERSION, UTTERANCES, check_chain
@@ -72,7 +73,7 @@ def plan_conversations(planning: Planning) -> list[PlannedPartition]:
         InputError: a split has no conversation.
     """
     planned = [*_plan_simulated(planning), *_plan_recorded(planning)]
-    for split in cast.SPLITS:
+    for split in SPLITS:
         if not any(one.partition.partition_id.startswith(split) for one in planned):
             raise InputError(
                 f"the {split} split has no conversation; name recordings for it as {split}=PATH, or raise "
@@ -102,7 +103,7 @@ def _plan_simulated(planning: Planning) -> Iterator[PlannedPartition]:
     row_digests = [digest(row)[:16] for row in utterances.to_pylist()]
     speaker_of = utterances["speaker"].to_pylist()
     settings = _settings(recipe)
-    for split in cast.SPLITS:
+    for split in SPLITS:
         of_split = [one for one in planning.casts if one.split == split]
         for number, group in enumerate(chunks(of_split, recipe.partitions.conversations_per_partition)):
             # Only the rows that a partition uses, in order: not the whole manifest.
@@ -132,7 +133,7 @@ def _plan_recorded(planning: Planning) -> Iterator[PlannedPartition]:
         raise InputError("the recorded conversations are not indexed yet")
     rows = dataset.open(receipt).read_all().to_pylist()
     indexed = [(row["split"], row["conversation_id"], digest(row)[:16]) for row in rows]
-    for split in cast.SPLITS:
+    for split in SPLITS:
         of_split = [(name, hashed) for of, name, hashed in indexed if of == split]
         for number, group in enumerate(chunks(of_split, planning.recipe.partitions.recordings_per_partition)):
             ids = tuple(name for name, _ in group)

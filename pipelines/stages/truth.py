@@ -2,7 +2,7 @@
 
 import pyarrow.compute as pc
 
-from operators.corpus.annotations import write_truth
+from operators.corpus.annotations import TRUTH_FORMATS, write_truth
 from operators.store.dataset import Snapshot
 from pipelines.plan.output import Output
 
@@ -16,8 +16,7 @@ def write_truth_files(output: Output, snapshot: Snapshot, kinds: tuple[str, ...]
     for split in sorted(set(conversations["split"].to_pylist())):
         chosen = conversations.filter(pc.equal(conversations["split"], split))
         for kind in kinds:
-            suffix = {"seglst": "seglst.json", "sot": "sot.jsonl", "activity": "activity.jsonl"}.get(kind, kind)
-            path = folder / f"{split}.{suffix}"
+            path = folder / f"{split}.{TRUTH_FORMATS[kind].suffix}"
             path.write_text(write_truth(chosen, kind, hop_samples), encoding="utf-8")
             written.append(str(path))
     return written

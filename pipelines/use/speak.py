@@ -11,7 +11,7 @@ import soundfile
 from models.codecs import load_codec
 from models.codecs.codec import pack_codes
 from models.speech_lm.generate import Sampling, generate_audio
-from operators.corpus.text import normalize
+from operators.corpus.normalizers import normalize
 from operators.documents.document import Document
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe

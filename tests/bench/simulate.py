@@ -23,8 +23,9 @@ import scipy.signal
 import soundfile
 from scipy.stats import ks_2samp, kstest
 
-from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.splits import split_rows
 from operators.simulate.converse import Converse
 from operators.simulate.render import Piece, Render, convolve, read_source, with_roots
 from operators.simulate.render_kernels import to_pcm16 as pcm16

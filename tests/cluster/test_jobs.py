@@ -121,7 +121,7 @@ def test_preflight_looks_at_every_node(environment, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "does not see" in done.stderr
-    assert "9 training workers want" in done.stderr
+    assert "9 training workers need" in done.stderr
 
 
 def test_a_wrong_token_is_named(environment):

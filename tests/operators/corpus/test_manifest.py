@@ -186,7 +186,7 @@ def test_a_cut_off_gzip_is_named(tmp_path):
 
 def test_ids_must_be_unique(corpus):
     corpus.write_text(corpus.read_text() + corpus.read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match="s0-0 stands twice"):
+    with pytest.raises(InputError, match="s0-0 occurs twice"):
         load(corpus)
 
 

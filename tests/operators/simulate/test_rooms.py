@@ -12,9 +12,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
 from operators.corpus.sounds import list_sounds, read_sound
+from operators.corpus.splits import split_rows
 from operators.errors import InputError, UnusableRowError
 from operators.schema import CONVERSATIONS
 from operators.simulate.converse import Converse

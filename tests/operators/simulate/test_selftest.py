@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from operators.corpus import annotations
-from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.splits import split_rows
 from operators.errors import InputError
 from operators.simulate import selftest
 from operators.simulate.converse import Converse

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.corpus.annotations import ctm, rttm, seglst, sot, stm
-from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.splits import split_rows
 from operators.errors import InputError, UnusableRowError
 from operators.schema import AUDIO, CASTS, CONVERSATIONS, UTTERANCES, check_chain
 from operators.simulate.converse import Converse, compressed
@@ -87,7 +88,7 @@ def test_a_seeded_split_shares_no_speaker_and_a_shared_one_says_so(utterances):
 
 def test_too_few_speakers_are_named(utterances):
     casting = replace(CASTING, max_speakers=5)
-    with pytest.raises(InputError, match=r"train split has 4 speaker\(s\), but conversations want up to 5"):
+    with pytest.raises(InputError, match=r"train split has 4 speaker\(s\), but conversations need up to 5"):
         plan_casts(utterances, split_rows(utterances, casting, 0), casting, 0)
 
 

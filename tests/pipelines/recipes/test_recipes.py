@@ -76,7 +76,7 @@ def test_differences_say_what_changed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("converse: {sample_rate_hz: 8000}", "codec dmel wants 16000 Hz"),
+        ("converse: {sample_rate_hz: 8000}", "codec dmel needs 16000 Hz"),
         ("compose: {window_s: 60}\ncorpus: {manifests: [x]}", "makes 2400 columns, but a pack holds 1024"),
         ("name: x\npack: {capacity: 2048}", "names no corpus"),
         ("pack: {capacity: 2048}\ncorpus: {manifests: [x]}\ncasting: {test_conversations: 0}", "both splits need"),
@@ -112,7 +112,7 @@ def test_recipes_that_lack_what_they_need_are_refused(change, said):
 
 def test_scripts_are_read_or_named():
     assert script_of("[s1] Hello there! [s0] hi") == [Line(1, "hello there"), Line(0, "hi")]
-    for script, said in (("hello", "must begin with a speaker's tag"), ("[s0] [s1] hi", "[s0] has nothing to say")):
+    for script, said in (("hello", "must begin with a speaker's tag"), ("[s0] [s1] hi", "[s0] has no text in the script")):
         with pytest.raises(InputError, match=re.escape(said)):
             script_of(script)
 

@@ -10,6 +10,7 @@ import soundfile
 from operators.corpus import cast
 from operators.corpus.cast import Casting
 from operators.corpus.manifest import Manifest, index
+from operators.corpus.splits import split_rows
 from operators.documents.compose import Compose
 from operators.packing.pack import Pack
 from operators.schema import UTTERANCES
@@ -160,7 +161,7 @@ def rewritten(manifest, keep):
 def assigned(recipe, folder):
     """Each partition's conversations: who speaks in them, and with which rows."""
     table = Output(folder).dataset("utterances").read()
-    splits = cast.split_rows(table, recipe.casting, recipe.seed)
+    splits = split_rows(table, recipe.casting, recipe.seed)
     ids = table["utterance_id"].to_pylist()
     casts = cast.plan_casts(table, splits, recipe.casting, recipe.seed)
     size, found, seen = recipe.partitions.conversations_per_partition, {}, {}

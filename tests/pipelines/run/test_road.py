@@ -111,7 +111,7 @@ def test_impact_finds_a_voice_in_data_sets_checkpoints_and_the_first_step_that_h
         assert any(name.endswith("step-000120") for name in training["checkpoints"])
         assert found["figures"][0]["checkpoint"].endswith("step-000120")
     done = hubbub("data", "impact", undisturbed, "--speaker", "nobody", check=False)
-    assert (done.returncode, "is called nobody" in done.stderr) == (2, True)
+    assert (done.returncode, "has no speaker nobody" in done.stderr) == (2, True)
 
 
 def test_packers_are_compared_without_packing_anything(recipe, undisturbed, tmp_path):
