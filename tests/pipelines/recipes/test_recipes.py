@@ -112,7 +112,8 @@ def test_recipes_that_lack_what_they_need_are_refused(change, said):
 
 def test_scripts_are_read_or_named():
     assert script_of("[s1] Hello there! [s0] hi") == [Line(1, "hello there"), Line(0, "hi")]
-    for script, said in (("hello", "must begin with a speaker's tag"), ("[s0] [s1] hi", "[s0] has no text in the script")):
+    cases = {"hello": "must begin with a speaker's tag", "[s0] [s1] hi": "[s0] has no text in the script"}
+    for script, said in cases.items():
         with pytest.raises(InputError, match=re.escape(said)):
             script_of(script)
 
