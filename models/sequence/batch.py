@@ -62,82 +62,113 @@ class Batch:
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
 
 
+@dataclass
+class _Gathered:
+    """The ragged streams of some packs, concatenated, with columns counted over all of them."""
+
+    text: NDArray[np.int64]  # (N,)
+    audio: list[NDArray[np.int32]]  # (columns, S) each
+    audio_columns: list[NDArray[np.int64]]
+    ends: list[NDArray[np.int64]]  # of documents
+    spans: dict[int, list[tuple[int, int, float]]]  # by kind: start column, end column, weight
+    talkers: list[NDArray[np.int32]]  # (spans, 3) each
+    num_frames: int = 0
+
+
 def collate(
     packs: Sequence[PackedDocuments], grid: GridSpec, augmented: Sequence[Callable[[Codes], Codes]] | None = None
 ) -> Batch:
-    """Build one batch of packs, one behind the other.
+    """Build one batch of packs, concatenated.
 
     Args:
         packs: in order.
         grid: what their integers mean.
-        augmented: per pack, what is done to audio of which nothing is predicted.
+        augmented: per pack, a function of codes (K, T) applied to audio of which nothing is predicted.
 
     Raises:
-        ValueError: a code or a span lies outside what the grid or the pack has room for.
+        ValueError: a code or a span is outside what the grid or the pack can hold.
     """
-    num_columns = sum(pack.num_columns for pack in packs)
-    text = np.zeros(num_columns, dtype=np.int64)
-    audio: list[NDArray[np.int32]] = []
-    audio_columns: list[NDArray[np.int64]] = []
-    ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
-    spans: dict[int, list[tuple[int, int, float]]] = {TEXT: [], AUDIO: []}
-    talkers: list[NDArray[np.int32]] = [np.zeros((0, 3), np.int32)]
-    base = frames = 0
-    for number, pack in enumerate(packs):
-        codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
-        used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
-        if used != [len(pack.text_tokens), codes.shape[1]]:
-            raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
-        token = frame = 0
-        for kind, start, length in pack.segments.tolist():
-            if kind == TEXT:
-                text[base + start : base + start + length] = pack.text_tokens[token : token + length]
-                token += length
-            else:
-                heard = codes[:, frame : frame + length].astype(np.int32)
-                if heard.size and int(heard.max()) >= grid.codebook_size:
-                    raise ValueError(
-                        f"pack {pack.pack_id}: a code is {int(heard.max())}, but the codebooks have "
-                        f"{grid.codebook_size} entries"
-                    )
-                if augmented is not None and not _is_predicted(pack, start, grid.layout.num_columns(length)):
-                    heard = augmented[number](heard)
-                columns = grid.layout.to_grid(heard)  # (S, C)
-                audio.append(columns.T)
-                audio_columns.append(np.arange(base + start, base + start + columns.shape[1]))
-                frame += length
-        for (kind, start, end), weight in zip(pack.loss_spans.tolist(), pack.loss_weights.tolist(), strict=True):
-            spans[kind].append((base + start, base + end, weight))
-        talkers.append(pack.talker_spans + np.array([0, base, base], np.int32))
-        ends.append(base + pack.cu_seqlens[1:].astype(np.int64))
-        base += pack.num_columns
-        frames += frame
+    return _assemble(_gather(packs, grid, augmented), grid)
 
-    streams = grid.layout.num_streams
-    audio_cells = np.concatenate(audio) if audio else np.zeros((0, streams), dtype=np.int32)
-    columns_of = np.concatenate(audio_columns) if audio_columns else np.zeros(0, dtype=np.int64)
-    if audio_cells.size and int(audio_cells.max()) > grid.layout.vocab_size:
+
+def _gather(
+    packs: Sequence[PackedDocuments], grid: GridSpec, augmented: Sequence[Callable[[Codes], Codes]] | None
+) -> _Gathered:
+    """Concatenate the streams of packs; put codes on columns."""
+    found = _Gathered(
+        text=np.zeros(sum(pack.num_columns for pack in packs), dtype=np.int64),
+        audio=[],
+        audio_columns=[],
+        ends=[np.zeros(1, dtype=np.int64)],
+        spans={TEXT: [], AUDIO: []},
+        talkers=[np.zeros((0, 3), np.int32)],
+    )
+    base = 0
+    for number, pack in enumerate(packs):
+        _gather_streams(found, pack, base, grid, augmented[number] if augmented is not None else None)
+        for (kind, start, end), weight in zip(pack.loss_spans.tolist(), pack.loss_weights.tolist(), strict=True):
+            found.spans[kind].append((base + start, base + end, weight))
+        found.talkers.append(pack.talker_spans + np.array([0, base, base], np.int32))
+        found.ends.append(base + pack.cu_seqlens[1:].astype(np.int64))
+        base += pack.num_columns
+    return found
+
+
+def _gather_streams(
+    found: _Gathered, pack: PackedDocuments, base: int, grid: GridSpec, change: Callable[[Codes], Codes] | None
+) -> None:
+    """Append the text and audio of one pack, whose first column is `base`."""
+    codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
+    used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
+    if used != [len(pack.text_tokens), codes.shape[1]]:
+        raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
+    token = frame = 0
+    for kind, start, length in pack.segments.tolist():
+        if kind == TEXT:
+            found.text[base + start : base + start + length] = pack.text_tokens[token : token + length]
+            token += length
+            continue
+        segment = codes[:, frame : frame + length].astype(np.int32)
+        if segment.size and int(segment.max()) >= grid.codebook_size:
+            raise ValueError(
+                f"pack {pack.pack_id}: a code is {int(segment.max())}, but the codebooks have "
+                f"{grid.codebook_size} entries"
+            )
+        if change is not None and not _is_predicted(pack, start, grid.layout.num_columns(length)):
+            segment = change(segment)
+        columns = grid.layout.to_grid(segment)  # (S, C)
+        found.audio.append(columns.T)
+        found.audio_columns.append(np.arange(base + start, base + start + columns.shape[1]))
+        frame += length
+    found.num_frames += frame
+
+
+def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
+    """Make the tensors of a batch: cells, positions and targets."""
+    text, num_columns = found.text, len(found.text)
+    audio = np.concatenate([np.zeros((0, grid.layout.num_streams), dtype=np.int32), *found.audio])
+    columns = np.concatenate([np.zeros(0, dtype=np.int64), *found.audio_columns])
+    if audio.size and int(audio.max()) > grid.layout.vocab_size:
         raise ValueError(
-            f"an audio cell holds {int(audio_cells.max())}, but the layout has ids below {grid.layout.vocab_size}"
+            f"an audio cell holds {int(audio.max())}, but the layout has ids below {grid.layout.vocab_size}"
         )
-    cu_seqlens = np.concatenate(ends)
+    cu_seqlens = np.concatenate(found.ends)
     lengths = np.diff(cu_seqlens)
     starts = np.repeat(cu_seqlens[:-1], lengths)
-
-    text_at, text_weights = _targets(spans[TEXT])
-    audio_at, audio_weights = _targets(spans[AUDIO])
+    text_at, text_weights = _targets(found.spans[TEXT])
+    audio_at, audio_weights = _targets(found.spans[AUDIO])
     row_of = np.full(num_columns, -1, dtype=np.int64)
-    row_of[columns_of] = np.arange(len(columns_of))
+    row_of[columns] = np.arange(len(columns))
     wanted = row_of[audio_at]
     if (wanted < 0).any():
         raise ValueError("an audio loss span covers a column without audio")
     for at in (text_at, audio_at):
         if at.size and (starts[at] == at).any():
-            raise ValueError("a loss span covers a document's first column, which nothing comes before")
+            raise ValueError("a loss span covers a document's first column, which has no column before it")
     return Batch(
         text=torch.from_numpy(text),
-        audio=torch.from_numpy(audio_cells.astype(np.int64)),
-        audio_columns=torch.from_numpy(columns_of),
+        audio=torch.from_numpy(audio.astype(np.int64)),
+        audio_columns=torch.from_numpy(columns),
         positions=torch.from_numpy(np.arange(num_columns) - starts),
         cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
         max_seqlen=int(lengths.max(initial=0)),
@@ -145,12 +176,12 @@ def collate(
         text_targets=torch.from_numpy(text[text_at]),
         text_weights=torch.from_numpy(text_weights),
         audio_from=torch.from_numpy(audio_at - 1),
-        audio_targets=torch.from_numpy(audio_cells[wanted].astype(np.int64)),
+        audio_targets=torch.from_numpy(audio[wanted].astype(np.int64)),
         audio_weights=torch.from_numpy(audio_weights),
-        talker_spans=torch.from_numpy(np.concatenate(talkers).astype(np.int64)),
+        talker_spans=torch.from_numpy(np.concatenate(found.talkers).astype(np.int64)),
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
-        num_frames=frames,
+        num_frames=found.num_frames,
     )
 
 
