@@ -105,10 +105,12 @@ class Compose:
     """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
     deduplicate: bool = False
     """Whether repeated frames of audio that is heard (not made) are left out."""
+    seed: int | None = None
+    """Seed of the tasks' random choices; the recipe's seed where none is given."""
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -181,6 +183,7 @@ class Compose:
             prompt_frames=-(-prompt // self.group) * self.group,
             carry_voices=self.carry_voices,
             deduplicate=self.deduplicate,
+            seed=self.seed or 0,
         )
 
     def asr_question(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str = "asr") -> Document:

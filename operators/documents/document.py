@@ -41,6 +41,7 @@ class Scene:
     prompt_frames: int
     carry_voices: bool
     deduplicate: bool
+    seed: int
 
     @property
     def speakers(self) -> Sequence[str]:
@@ -49,8 +50,8 @@ class Scene:
         return speakers
 
     def draw(self, purpose: str) -> np.random.Generator:
-        """Return the generator that belongs to this document and purpose."""
-        return rng(0, f"task-{purpose}", self.document_id)
+        """Return the generator of one random choice of this document, for instance "instruction"."""
+        return rng(self.seed, f"task-{purpose}", self.document_id)
 
     def words_of(self, turn: Turn) -> list[int]:
         """Return a turn's text as tokens.

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.digest import canonical_json
+from operators.documents.compose import Compose
 from operators.packing.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter
@@ -61,10 +62,16 @@ def plan_packs(planning: Planning) -> list[PlannedPartition]:
     ]
 
 
+def seeded_compose(recipe: Recipe) -> Compose:
+    """Return the recipe's `compose`, with the recipe's seed where it has none of its own."""
+    compose = recipe.compose
+    return replace(compose, seed=recipe.seed if compose.seed is None else compose.seed)
+
+
 def _shard(
     recipe: Recipe, component: str, task: str, number: int, group: Sequence[Partition], pack: dict[str, Any]
 ) -> PlannedPartition:
-    compose = recipe.compose
+    compose = seeded_compose(recipe)
     partition = Partition(
         partition_id=f"train-{component}-{number:05d}",
         row_ids=tuple(p.partition_id for p in group),
@@ -84,7 +91,7 @@ def make_packs(job: Job) -> Receipt:
     """Make one shard: the packs of one task over a group of partitions of codes."""
     recipe, source = job.recipe, job.output.dataset("codes")
     task, component = job.payload.task, job.payload.component
-    compose = replace(recipe.compose, tasks=(task,))
+    compose = replace(seeded_compose(recipe), tasks=(task,))
 
     def fill(writer: RowWriter) -> None:
         def documents() -> Iterator[pa.Table]:

@@ -17,6 +17,7 @@ from operators.packing.plan import Plan
 from operators.store.dataset import Dataset, Snapshot
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
+from pipelines.stages.pack import seeded_compose
 
 RANKS = 8
 
@@ -125,9 +126,10 @@ def _documents(recipe: Recipe, codes: Dataset, snapshot: Snapshot) -> tuple[NDAr
 
 
 def _composed(recipe: Recipe, codes: Dataset, snapshot: Snapshot) -> Iterator[Any]:
+    compose = seeded_compose(recipe)
     for receipt in snapshot.receipts:
         for batch in codes.batches(receipt):
-            yield recipe.compose(batch.filter(pc.equal(batch["split"], "train")))
+            yield compose(batch.filter(pc.equal(batch["split"], "train")))
 
 
 def _imbalance(plan: Plan, lengths: NDArray[np.int32], dim: int) -> float | None:

@@ -263,6 +263,17 @@ def test_documents_do_not_depend_on_the_batch():
     assert whole == alone
 
 
+@pytest.mark.parametrize("task", ["asr_target", "asr_context", "extract", "interleave"])
+def test_the_seed_decides_the_random_choices_of_tasks(task):
+    rows = [conversation(name=f"c{i}", seed=i) for i in range(12)]
+    first, again, other, default = (
+        documents(*rows, tasks=(task,), **options) for options in ({"seed": 1}, {"seed": 1}, {"seed": 2}, {})
+    )
+    assert first == again
+    assert first != other
+    assert default == documents(*rows, tasks=(task,), seed=0)
+
+
 def test_impossible_tasks_are_refused_before_work():
     with pytest.raises(InputError, match=r"task duplex needs two frames side by side"):
         Compose(tasks=("duplex",), group=1)

@@ -93,6 +93,7 @@ CHANGES = {
     "compose.text": ("raw", AFTER_PACKS),
     "compose.tokenizer": ("TOKENIZER", AFTER_PACKS),
     "compose.deduplicate": (True, AFTER_PACKS),
+    "compose.seed": (8, AFTER_PACKS),
     "pack.capacity": (800, AFTER_PACKS),
     "pack.multiple_of": (8, NOTHING),
     "pack.packer": ("single", AFTER_PACKS),
