@@ -1,15 +1,18 @@
-"""Text as integers behind the special tokens that the tasks need: as bytes, or by a tokenizer that the user names."""
+"""Text as integers, after the special tokens of the tasks: as bytes, or by a tokenizer that the user names."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 
 class ByteTokenizer:
-    """Maps text to UTF-8 bytes behind the special tokens; every text can be written and read back.
+    """Maps text to UTF-8 bytes, with ids after those of the special tokens; every text can be encoded and decoded.
+
+    Ids are part of every shard and checkpoint and never change. A task's documents begin with its own token: one of the
+    constants here, or an id of `SPARE` that its file claims (operators/documents/tasks).
 
     >>> tokenizer = ByteTokenizer()
     >>> tokenizer.decode(tokenizer.encode("it's ünder"))
@@ -24,12 +27,13 @@ class ByteTokenizer:
     CARRY = 5
     AUDIO_END = 6
     CHANGE = 7  # <sc> of utterances, <cc> of words
-    ENROL = 8  # what follows is a sample of a voice
-    AUDIO = 9  # what follows is audio to be made
+    ENROL = 8  # a voice sample follows
+    AUDIO = 9  # audio follows: in asr_target the mixture, otherwise audio that is predicted
     INSTRUCTION = 10
     ASR_FIFO, ASR_TIMED, ASR_TOKEN, ASR_TARGET, ASR_CONTEXT = 11, 12, 13, 14, 15
     EXTRACT, SPEAK, DUPLEX, INTERLEAVE = 16, 17, 18, 19
-    FIRST_SPEAKER = 24  # 20 to 23 are spare
+    SPARE = (20, 21, 22, 23)  # for new tasks
+    FIRST_SPEAKER = 24
     MAX_SPEAKERS = 31
     FIRST_TEXT = FIRST_SPEAKER + MAX_SPEAKERS
 
@@ -38,17 +42,17 @@ class ByteTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Special tokens and 256 bytes."""
+        """Number of ids: special tokens and 256 bytes."""
         return self.FIRST_TEXT + 256
 
     @property
     def digest(self) -> str:
-        """Digest of everything that gives an id its meaning."""
+        """Digest of everything that the meaning of ids depends on."""
         meaning = f"{self.name}:{self.FIRST_SPEAKER}:{self.FIRST_TEXT}:{self.vocab_size}"
         return hashlib.blake2b(meaning.encode(), digest_size=16).hexdigest()
 
     def speaker(self, arrival: int) -> int:
-        """Return the tag [s<arrival>] of the speaker who came in at this place.
+        """Return the token of tag [s<arrival>]: of the speaker who came in as number `arrival`, counted from 0.
 
         Raises:
             ValueError: there are more speakers than tags.
@@ -58,11 +62,11 @@ class ByteTokenizer:
         return self.FIRST_SPEAKER + arrival
 
     def encode(self, text: str) -> list[int]:
-        """Return one id a byte."""
+        """Return one id per byte."""
         return [self.FIRST_TEXT + byte for byte in text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; special ones are skipped, broken characters replaced."""
+        """Return the text of ids; special ones are skipped, invalid UTF-8 is replaced."""
         return bytes(i - self.FIRST_TEXT for i in ids if i >= self.FIRST_TEXT).decode(errors="replace")
 
     def turns(self, ids: Sequence[int]) -> list[tuple[str, str]]:
@@ -87,13 +91,18 @@ class ByteTokenizer:
         texts = [(tag, " ".join(self.decode(part).split())) for tag, part in found]
         return [(tag, text) for tag, text in texts if text]
 
-    def show(self, ids: Sequence[int]) -> str:
-        """Return ids as a person reads them, special ones in brackets.
+    def show(self, ids: Sequence[int], names: Mapping[int, str] | None = None) -> str:
+        """Return ids in readable form, special ones in brackets.
+
+        Args:
+            ids: of any tokens.
+            names: of tokens that the tokenizer has no name for, usually spare ones that tasks claim.
 
         >>> t = ByteTokenizer()
         >>> t.show([t.ASR, t.TEXT, t.speaker(1), *t.encode("hi"), t.END])
         '<asr><text>[s1]hi<end>'
         """
+        names = {**_NAMES, **(names or {})}
         shown, held = [], []
         for i in [*ids, self.PAD]:
             if i >= self.FIRST_TEXT:
@@ -105,7 +114,7 @@ class ByteTokenizer:
             if i >= self.FIRST_SPEAKER:
                 shown.append(f"[s{i - self.FIRST_SPEAKER}]")
             elif i != self.PAD:
-                shown.append(f"<{_NAMES.get(i, str(i))}>")
+                shown.append(f"<{names.get(i, str(i))}>")
         return "".join(shown)
 
 
@@ -117,24 +126,24 @@ _NAMES = {
 
 
 class FileTokenizer(ByteTokenizer):
-    """Maps text by a Hugging Face `tokenizer.json`; its ids stand behind our special tokens, which it need not know."""
+    """Maps text by a Hugging Face `tokenizer.json`; its ids follow our special tokens, which it need not contain."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            ValueError: it is missing, or no tokenizer, or the package is.
+            ValueError: it is missing or not a tokenizer.json, or package tokenizers is not installed.
         """
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ValueError("a tokenizer file needs a package: pip install 'hubbub[codecs]'") from error
+            raise ValueError("a tokenizer file needs package tokenizers: pip install 'hubbub[codecs]'") from error
         try:
             data = path.read_bytes()
             self._tokenizer: Any = Tokenizer.from_str(data.decode())
             unknown = json.loads(data)["model"].get("unk_token")
         except Exception as error:
-            raise ValueError(f"{path} is no tokenizer.json that can be read: {error}") from error
+            raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
         self.file = path
         self._hash = hashlib.blake2b(data, digest_size=8).hexdigest()
         self._unknown = None if unknown is None else self._tokenizer.token_to_id(unknown)
@@ -142,18 +151,18 @@ class FileTokenizer(ByteTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Special tokens and the file's ids, those that it added included."""
+        """Number of ids: special tokens and the file's, its added tokens included."""
         return self.FIRST_TEXT + int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
-        """Return the file's ids, no special ones added.
+        """Return the file's ids, shifted past the special tokens; none is added.
 
         Raises:
-            ValueError: the tokenizer knows no way to write the text.
+            ValueError: the tokenizer cannot encode the text.
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self._unknown is not None and self._unknown in ids:
-            raise ValueError(f"the tokenizer cannot write {text!r}: it has no token for part of it")
+            raise ValueError(f"the tokenizer cannot encode {text!r}: it has no token for part of it")
         return [self.FIRST_TEXT + i for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -163,10 +172,10 @@ class FileTokenizer(ByteTokenizer):
 
 @lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> ByteTokenizer:
-    """Return the tokenizer of a name: `bytes`, or a tokenizer.json or its folder.
+    """Return the tokenizer of a name: `bytes`, or the path of a tokenizer.json or its folder.
 
     Raises:
-        ValueError: there is no such file, or it cannot be read.
+        ValueError: the file is missing or cannot be read.
     """
     if name == "bytes":
         return ByteTokenizer()

@@ -1,11 +1,10 @@
 """Codes to words: a checkpoint writes down who said what."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -16,15 +15,14 @@ from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.digest import digest_file
 from operators.documents.compose import Compose, codec_of
-from operators.documents.document import Window
+from operators.documents.tasks import EvaluatedTaskName, transcription
+from operators.documents.windows import Window
 from operators.errors import InputError
 from operators.schema import CODES, HYPOTHESES, table
 
 if TYPE_CHECKING:  # the version is part of keys, which are made without torch
-    from models.sequence.grammar import ArrivalGrammar, TimedGrammar
+    from models.sequence.grammar import Grammar
     from models.speech_lm.model import SpeechLM
-
-_TIME = re.compile(r"\[\d+\.\d\d\]?|^\d*\.?\d\d\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class Transcribe:
     """Windows decoded at once."""
     constrain: bool = True
     """Whether only what the task's grammar knows is written: tags in order of arrival, times that do not go back."""
-    task: Literal["asr", "asr_timed"] = "asr"
+    task: EvaluatedTaskName = "asr"
     """Which of the transcriptions that it was trained on the model is asked for."""
     device: str = "cpu"
     """Where the model runs."""
@@ -156,25 +154,18 @@ class Transcribe:
 
     def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec) -> PackedDocuments:
         """Return the transcription prompt of one window of a conversation (a row of CODES)."""
-        return self.compose.asr_question(row, window, codec, self.task).prompt()
+        return self.compose.prompt(row, window, codec, self.task).prompt()
 
-    def grammar(self, prompt: PackedDocuments) -> "ArrivalGrammar | TimedGrammar":
+    def grammar(self, prompt: PackedDocuments) -> "Grammar[Any] | None":
         """Return what an answer to a prompt may look like; speakers that the prompt names are known."""
-        from models.sequence.grammar import ArrivalGrammar, TimedGrammar
-
         tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
         named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
         carried = int(named.max()) + 1 if len(named) else 0
-        if self.task == "asr_timed" and self.header.tokenizer_file is None:
-            return TimedGrammar(self.tokenizer, self.window_s + 1.0, carried)
-        return ArrivalGrammar(self.tokenizer, carried)
+        return transcription(self.task).grammar(self.tokenizer, self.window_s, carried)
 
     def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
         """Return an answer's turns: speaker tag and words, times left out."""
-        found = self.tokenizer.turns(answer)
-        if self.task == "asr_timed":
-            found = [(tag, " ".join(_TIME.sub(" ", text).split())) for tag, text in found]
-        return [(tag, text) for tag, text in found if text]
+        return transcription(self.task).turns(self.tokenizer, answer)
 
     def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
         """Return each prompt's answer, decoded `batch_size` at a time, neighbors in length together."""
@@ -185,13 +176,14 @@ class Transcribe:
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
+            grammars = [self.grammar(prompts[i]) for i in chosen] if self.constrain else []
             made = greedy_text(
                 model,
                 [prompts[i] for i in chosen],
                 self.grid,
                 end=ByteTokenizer.END,
                 max_tokens=self.max_tokens,
-                grammars=[self.grammar(prompts[i]) for i in chosen] if self.constrain else None,
+                grammars=[grammar for grammar in grammars if grammar is not None] or None,
             )
             for i, answer in zip(chosen, made, strict=True):
                 answers[i] = answer

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.codecs.codec import Codec, unpack_codes
 from models.sequence.documents import TEXT
 from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.tasks import token_names
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.plan.output import Output
@@ -193,7 +194,7 @@ def documents_of(pack: dict[str, Any], codec: Codec, tokenizer: ByteTokenizer) -
         owner = int(np.searchsorted(borders, start, side="right")) - 1
         aim = " (target)" if any(k == kind and a <= start < b for k, a, b in targets) else ""
         if kind == TEXT:
-            text = tokenizer.show(pack["text_tokens"][token : token + length])
+            text = tokenizer.show(pack["text_tokens"][token : token + length], token_names())
             token += length
             head = f"<small>text from column {start}{aim}</small>"
             part = f"<div class='segment'>{head}<br><code>{html.escape(text)}</code></div>"

@@ -1,7 +1,7 @@
 """What is checked of a recipe before anything is started: rules that involve several of its sections."""
 
 from models.codecs import codec_entry
-from operators.documents.tasks import KNOWS_WHO_TALKS, NEEDS_STEMS
+from operators.documents.tasks import TASKS
 from operators.errors import InputError
 from pipelines.recipes.recipe import Recipe
 
@@ -41,21 +41,22 @@ def check_recipe(recipe: Recipe) -> None:
     if continuous != (recipe.model.encoder is not None):
         raise InputError("codec pcm and a speech encoder go together: --encode.codec pcm needs --model.encoder FOLDER")
     if continuous:
-        predicted = [task for task in recipe.compose.tasks if not task.startswith("asr")]
+        predicted = [task for task in recipe.compose.tasks if TASKS[task].predicts_audio]
         if predicted:
             raise InputError(f"compose.tasks: {predicted[0]} predicts audio, which codec pcm cannot; take asr tasks")
         if (recipe.compose.layout, recipe.compose.group) != ("parallel", 1):
             raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
         if recipe.train.hide_bands or recipe.train.shift_bands:
             raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
+    marking = ", ".join(name for name, task in TASKS.items() if task.marks_talkers)
     if recipe.train.activity_weight and (
-        recipe.compose.deduplicate or not any(task in KNOWS_WHO_TALKS for task in recipe.compose.tasks)
+        recipe.compose.deduplicate or not any(TASKS[task].marks_talkers for task in recipe.compose.tasks)
     ):
         raise InputError(
-            f"train.activity_weight asks who talks in prompts, which only {', '.join(KNOWS_WHO_TALKS)} know, without "
+            f"train.activity_weight asks who talks in prompts, which only {marking} know, without "
             "compose.deduplicate; set it to 0"
         )
-    needy = [task for task in recipe.compose.tasks if task in NEEDS_STEMS]
+    needy = [task for task in recipe.compose.tasks if TASKS[task].needs_stems]
     if needy and not recipe.encode.stems:
         raise InputError(
             f"compose.tasks: {needy[0]} needs codes of each speaker's own sound: --render.stems anechoic --encode.stems"

@@ -3,12 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from models.config.header import read_header
 from models.config.settings import key_settings
 from models.training.mirror import Mirror
 from operators.digest import canonical_json, digest, digest_file
+from operators.documents.tasks import EVALUATED, EvaluatedTaskName
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
@@ -37,9 +38,9 @@ class Transcription:
     codes: PartitionRef
 
 
-def transcription_task(recipe: Recipe) -> Literal["asr", "asr_timed"]:
+def transcription_task(recipe: Recipe) -> EvaluatedTaskName:
     """Return the transcription task that a recipe's models are evaluated by: plain where they are trained on it."""
-    return "asr_timed" if "asr" not in recipe.compose.tasks and "asr_timed" in recipe.compose.tasks else "asr"
+    return next((task for task in EVALUATED if task in recipe.compose.tasks), EVALUATED[0])
 
 
 def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:

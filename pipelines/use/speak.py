@@ -72,16 +72,16 @@ def speak(
         codec = load_codec(header.codec.name, header.codec_weights, codebooks_of(header.codec))
         operator.check_codec(codec.spec)
         document = Document(grid.layout, codec.spec)
-        document.text([tokenizer.SPEAK])
+        document.add_text([tokenizer.SPEAK])
         for speaker in sorted({line.speaker for line in lines}):
             if speaker in voices:
-                document.text([tokenizer.speaker(speaker), tokenizer.ENROL])
+                document.add_text([tokenizer.speaker(speaker), tokenizer.ENROL])
                 wav = read_mono(voices[speaker], codec.spec.sample_rate_hz)
-                document.audio(pack_codes(codec.encode(wav), codec.spec.bits))
+                document.add_audio(pack_codes(codec.encode(wav), codec.spec.bits))
         tokens = [i for line in lines for i in (tokenizer.speaker(line.speaker), *tokenizer.encode(line.text))]
     except ValueError as error:
         raise InputError(str(error)) from error
-    document.text([tokenizer.TEXT, *tokens, tokenizer.AUDIO])
+    document.add_text([tokenizer.TEXT, *tokens, tokenizer.AUDIO])
     nothing = np.zeros((codec.spec.num_codebooks, 0), np.uint16)
     (codes,) = generate_audio(
         operator.model,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.codecs import load_codec
 from models.codecs.codec import CodecSpec, pack_codes
-from operators.documents.document import Window
+from operators.documents.windows import Window
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
 from operators.simulate.converse import resampled_length

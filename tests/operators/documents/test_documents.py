@@ -15,7 +15,8 @@ from models.codecs.dmel import DMel
 from models.sequence.batch import collate
 from models.sequence.documents import AUDIO
 from models.sequence.tokenizer import ByteTokenizer
-from operators.documents.compose import Compose, windows
+from operators.documents.compose import Compose
+from operators.documents.windows import windows
 from operators.errors import InputError, UnusableRowError
 from operators.packing.pack import Pack
 from operators.schema import CODES, DOCUMENTS, PACKS, check_chain, table

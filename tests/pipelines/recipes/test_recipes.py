@@ -98,7 +98,7 @@ def test_the_tiny_recipe_is_tiny():
     [
         ({"compose": {"tasks": ["extract"]}}, "extract needs codes of each speaker's own sound"),
         ({"encode": {"codec": "mimi"}}, "codec mimi needs the folder of its weights"),
-        ({"compose": {"tokenizer": "/nowhere.json"}}, "compose.tokenizer: /nowhere.json is no tokenizer.json"),
+        ({"compose": {"tokenizer": "/nowhere.json"}}, "/nowhere.json is not a readable tokenizer.json"),
         ({"place": {"room": "recorded", "rirs": "/nowhere"}}, "/nowhere does not exist"),
         ({"place": {"noise": "recorded"}}, "--place.noises goes with --place.noise recorded"),
         ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),

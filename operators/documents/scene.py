@@ -1,0 +1,153 @@
+"""Everything a task may use to make documents: a conversation, one window of it, and the recipe's options."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.codecs.codec import CodecSpec
+from models.layouts.layout import Layout
+from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.windows import Turn, Window
+from operators.errors import UnusableRowError
+from operators.rng import rng
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A conversation's codes and truth, one window of it, and the recipe's options."""
+
+    row: Mapping[str, Any]
+    """Row of CODES."""
+    window: Window
+    codec: CodecSpec
+    layout: Layout
+    tokenizer: ByteTokenizer
+    document_id: str
+    raw_text: bool
+    """Whether text is written as in the corpus, not normalized."""
+    enrol_frames: int
+    """Longest voice sample."""
+    prompt_frames: int
+    """Audio given before a continuation; a multiple of the group."""
+    carry_voices: bool
+    """Whether prompts hold a sample of each voice of earlier windows."""
+    deduplicate: bool
+    """Whether repeated frames of prompt audio are left out."""
+    seed: int
+
+    @property
+    def speakers(self) -> Sequence[str]:
+        """All speakers of the conversation, by arrival."""
+        speakers: Sequence[str] = self.row["speakers"]
+        return speakers
+
+    @property
+    def window_speakers(self) -> list[str]:
+        """Speakers with a new turn in the window, by arrival."""
+        return [s for s in self.speakers if any(t["speaker"] == s for t in self.window.turns)]
+
+    def draw(self, purpose: str) -> np.random.Generator:
+        """Return the generator of one random choice of this document, for instance "instruction"."""
+        return rng(self.seed, f"task-{purpose}", self.document_id)
+
+    def turn_tokens(self, turn: Turn) -> list[int]:
+        """Return a turn's text as tokens.
+
+        Raises:
+            UnusableRowError: the tokenizer cannot encode it.
+        """
+        return self.encode(turn["text"] if self.raw_text else turn["text_normalized"])
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text as tokens.
+
+        Raises:
+            UnusableRowError: the tokenizer cannot encode it.
+        """
+        try:
+            return self.tokenizer.encode(text)
+        except ValueError as error:
+            raise UnusableRowError(str(error)) from error
+
+    def tag(self, speaker: str) -> int:
+        """Return the token of a speaker's tag, by arrival.
+
+        Raises:
+            UnusableRowError: there are more speakers than tags.
+        """
+        try:
+            return self.tokenizer.speaker(list(self.speakers).index(speaker))
+        except ValueError as error:
+            raise UnusableRowError(str(error)) from error
+
+    def mixture(self, start_frame: int, end_frame: int) -> bytes:
+        """Return the packed codes of frames [start_frame, end_frame) of the mixture."""
+        return frames_of(self.row["codes"], start_frame, end_frame, self.codec)
+
+    @property
+    def window_mixture(self) -> bytes:
+        """Packed codes of the whole window."""
+        return self.mixture(self.window.start_frame, self.window.end_frame)
+
+    def stem(self, speaker: str, start_frame: int, end_frame: int) -> bytes:
+        """Return the packed codes of frames of a speaker's stem: the anechoic one where there are both kinds.
+
+        Raises:
+            UnusableRowError: the conversation has no stem of this speaker.
+        """
+        stems = sorted((s for s in self.row["stems"] if s["speaker"] == speaker), key=lambda s: str(s["kind"]))
+        if not stems:
+            raise UnusableRowError(
+                f"{self.row['conversation_id']} has no codes of {speaker}'s stem; simulated conversations get them "
+                "from --render.stems anechoic --encode.stems"
+            )
+        return frames_of(stems[0]["codes"], start_frame, end_frame, self.codec)
+
+    def solo(self, speaker: str, before: int | None = None) -> tuple[int, int] | None:
+        """Return frames [start, end) in which only this speaker speaks, to serve as a voice sample.
+
+        Turns outside the window are preferred; a turn inside counts only where the speaker has another one there. The
+        longest is chosen and cut to `enrol_frames`.
+
+        Args:
+            speaker: whose voice.
+            before: only turns that end by this frame.
+        """
+        turns: Sequence[Turn] = self.row["turns"]
+        inside = [t for t in self.window.turns if t["speaker"] == speaker]
+        found: list[tuple[bool, int, int]] = []
+        for turn in turns:
+            start, end = turn["start_frame"], turn["start_frame"] + turn["num_frames"]
+            if turn["speaker"] != speaker or (before is not None and end > before):
+                continue
+            alone = all(
+                t["speaker"] == speaker or t["start_frame"] >= end or t["start_frame"] + t["num_frames"] <= start
+                for t in turns
+            )
+            outside = end <= self.window.start_frame or start >= self.window.end_frame
+            if alone and (outside or len(inside) > 1):
+                found.append((outside, min(end - start, self.enrol_frames), start))
+        if not found:
+            return None
+        _, length, start = max(found, key=lambda sample: (sample[0], sample[1], -sample[2]))
+        return start, start + length
+
+
+def frames_of(codes: bytes, start_frame: int, end_frame: int, codec: CodecSpec) -> bytes:
+    """Return the bytes of frames [start_frame, end_frame) of packed codes."""
+    frame_bytes = codec.num_codebooks * codec.bits // 8
+    return codes[start_frame * frame_bytes : end_frame * frame_bytes]
+
+
+def without_repeats(codes: bytes, codec: CodecSpec) -> bytes:
+    """Return packed codes without the frames that equal the one before; how long each lasted is lost.
+
+    Source: Lakhotia et al. 2021, "Generative Spoken Language Modeling", arXiv:2102.01192, section 3.1.
+    """
+    size = codec.num_codebooks * codec.bits // 8
+    frames = np.frombuffer(codes, np.uint8).reshape(-1, size)
+    keep = np.ones(len(frames), bool)
+    keep[1:] = (frames[1:] != frames[:-1]).any(axis=1)
+    return frames[keep].tobytes()

@@ -1,0 +1,56 @@
+"""What a task declares about itself, and the example that its contract test runs on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from operators.documents.document import Document
+from operators.documents.scene import Scene
+
+DIALOGUE = (
+    (0, 40, "ann", "good morning"),
+    (30, 30, "bob", "hello there"),
+    (70, 30, "ann", "how was that"),
+    (110, 40, "bob", "wonderful weather"),
+)
+"""Four turns of two speakers, the first two overlapping: (start frame, frames, speaker, text)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation of which a task makes at least one document: data of the contract test."""
+
+    turns: tuple[tuple[int, int, str, str], ...] = DIALOGUE
+    """(start frame, frames, speaker, text), by start. Stems and word times are added only where the task needs them."""
+    num_frames: int = 160
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `Compose` that the task needs."""
+
+
+class Task(ABC):
+    """A template that makes documents of a window: a prompt that begins with the task's token, and a target."""
+
+    name: ClassVar[str]
+    """Name in `--compose.tasks`."""
+    token: ClassVar[int]
+    """First token of each document, persisted: a constant of `ByteTokenizer`, or one of its spare ids."""
+    example: ClassVar[Example]
+    predicts_audio: ClassVar[bool] = False
+    """Whether codes are targets; codecs without discrete codes cannot be used then."""
+    needs_stems: ClassVar[bool] = False
+    """Whether each speaker's stem must be encoded (`--encode.stems`)."""
+    needs_word_times: ClassVar[bool] = False
+    """Whether turns must have word times."""
+    needs_even_group: ClassVar[bool] = False
+    """Whether columns must hold an even number of frames (`--compose.group`)."""
+    marks_talkers: ClassVar[bool] = False
+    """Whether the prompt's audio is labeled with who talks, as `--train.activity-weight` requires."""
+
+    @abstractmethod
+    def documents(self, scene: Scene) -> Iterator[Document]:
+        """Yield the documents of a window: one, or none where the window offers nothing for this task.
+
+        Raises:
+            UnusableRowError: the conversation lacks something that the task needs.
+        """

@@ -1,0 +1,63 @@
+"""Tasks: one table from a task's name to the task, which knows everything about itself.
+
+A new task is one file with its class, and one line in `TASKS` (docs/extending.md). `operators.schema` spells out the
+template of each task's documents.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from operators.documents.task import Task
+from operators.documents.tasks.asr import Asr
+from operators.documents.tasks.asr_context import AsrContext
+from operators.documents.tasks.asr_fifo import AsrFifo
+from operators.documents.tasks.asr_target import AsrTarget
+from operators.documents.tasks.asr_timed import AsrTimed
+from operators.documents.tasks.asr_token import AsrToken
+from operators.documents.tasks.continuation import Continuation
+from operators.documents.tasks.duplex import Duplex
+from operators.documents.tasks.extract import Extract
+from operators.documents.tasks.interleave import Interleave
+from operators.documents.tasks.speak import Speak
+from operators.documents.transcription import Transcription
+
+TASKS: dict[str, Task] = {
+    "asr": Asr(),
+    "asr_fifo": AsrFifo(),
+    "asr_timed": AsrTimed(),
+    "asr_token": AsrToken(),
+    "asr_target": AsrTarget(),
+    "asr_context": AsrContext(),
+    "continue": Continuation(),
+    "extract": Extract(),
+    "speak": Speak(),
+    "duplex": Duplex(),
+    "interleave": Interleave(),
+}
+
+EVALUATED = tuple(name for name, task in TASKS.items() if isinstance(task, Transcription) and task.names_speakers)
+"""Transcription tasks by which checkpoints can be evaluated, the preferred one first."""
+
+if TYPE_CHECKING:
+    TaskName = str
+    EvaluatedTaskName = str
+else:  # the choices of `--compose.tasks` and of evaluation follow from the table
+    TaskName = Literal[tuple(TASKS)]
+    EvaluatedTaskName = Literal[EVALUATED]
+
+
+def transcription(name: str) -> Transcription:
+    """Return a transcription task by its name.
+
+    Raises:
+        ValueError: it is not the name of a transcription task.
+    """
+    task = TASKS.get(name)
+    if isinstance(task, Transcription):
+        return task
+    known = [other for other in TASKS if isinstance(TASKS[other], Transcription)]
+    raise ValueError(f"{name!r} is not a transcription task; choose from {', '.join(known)}")
+
+
+def token_names() -> dict[int, str]:
+    """Return the name of each task by its token, as `ByteTokenizer.show` takes them."""
+    return {task.token: name for name, task in TASKS.items()}

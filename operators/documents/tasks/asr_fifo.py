@@ -1,0 +1,19 @@
+"""asr_fifo: transcribe all speakers without naming them."""
+
+from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.scene import Scene
+from operators.documents.serialization import fifo
+from operators.documents.task import Example
+from operators.documents.transcription import Transcription
+
+
+class AsrFifo(Transcription):
+    """Turns by start, separated by a change token: `good morning <change> hello there <end>`."""
+
+    name = "asr_fifo"
+    token = ByteTokenizer.ASR_FIFO
+    example = Example()
+
+    def target(self, scene: Scene) -> list[int]:
+        """Return the window's turns in first-in-first-out serialization."""
+        return fifo(scene, scene.window.turns)

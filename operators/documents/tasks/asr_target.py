@@ -1,0 +1,84 @@
+"""asr_target: transcribe only what an instruction asks for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.document import Document
+from operators.documents.scene import Scene
+from operators.documents.serialization import arrival, by_start
+from operators.documents.task import Example, Task
+from operators.documents.transcription import prompt_codes
+from operators.documents.windows import Turn
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction that a window can answer."""
+
+    text: str
+    """Its first word is its kind: all, speaker, voice, gender, language, says."""
+    turns: Sequence[Turn]
+    """The answer."""
+    voice: str | None = None
+    """Speaker whose voice sample is part of the prompt."""
+
+    @property
+    def kind(self) -> str:
+        """The first word of the text."""
+        return self.text.split()[0]
+
+
+def instructions(scene: Scene) -> list[Instruction]:
+    """Return all instructions that a window can answer.
+
+    The six kinds of Meng et al. 2024, "Large language model can transcribe speech in multi-talker scenarios with
+    versatile instructions" (MT-LLM), arXiv:2409.08596, section 2.3.
+    """
+    turns = by_start(scene.window.turns, scene.speakers)
+    speakers = [speaker for speaker in scene.speakers if any(t["speaker"] == speaker for t in turns)]
+    turns_of = {speaker: [t for t in turns if t["speaker"] == speaker] for speaker in speakers}
+    found = [Instruction("all", turns)]
+    for number, speaker in enumerate(speakers, 1):
+        found.append(Instruction(f"speaker {number}", turns_of[speaker]))
+        found.append(Instruction("voice", turns_of[speaker], speaker))
+    for name in ("gender", "language"):
+        values = sorted({t[name] for t in turns if t[name]})
+        if len(values) > 1 and all(t[name] for t in turns):
+            found += [Instruction(f"{name} {value}", [t for t in turns if t[name] == value]) for value in values]
+    vocabulary = {s: {w for t in turns_of[s] for w in t["text_normalized"].split()} for s in speakers}
+    for speaker in speakers:
+        others = {word for other in speakers if other != speaker for word in vocabulary[other]}
+        own_words = sorted(word for word in vocabulary[speaker] - others if len(word) > 3)
+        found += [Instruction(f"says {word}", turns_of[speaker]) for word in own_words[:1]]
+    return found
+
+
+class AsrTarget(Task):
+    """The turns that an instruction asks for: by order, voice, gender, language or a word; or all."""
+
+    name = "asr_target"
+    token = ByteTokenizer.ASR_TARGET
+    example = Example()
+
+    def documents(self, scene: Scene) -> Iterator[Document]:
+        """Yield a document with one instruction: its kind is drawn first, then one of that kind."""
+        candidates = instructions(scene)
+        draw = scene.draw("instruction")
+        kinds = sorted({one.kind for one in candidates})
+        kind = kinds[int(draw.integers(len(kinds)))]
+        candidates = [one for one in candidates if one.kind == kind]
+        chosen = candidates[int(draw.integers(len(candidates)))]
+        document = Document(scene.layout, scene.codec)
+        document.add_text([self.token, scene.tokenizer.INSTRUCTION, *scene.encode(chosen.text)])
+        if chosen.voice is not None:
+            span = scene.solo(chosen.voice)
+            if span is None:
+                return  # no sample of the voice
+            document.add_text([scene.tokenizer.ENROL])
+            document.add_audio(scene.mixture(*span))
+        document.add_text([scene.tokenizer.AUDIO])
+        document.add_audio(prompt_codes(scene))
+        document.add_text([scene.tokenizer.TEXT])
+        document.add_text([*arrival(scene, chosen.turns), scene.tokenizer.END], weight=1.0)
+        yield document

@@ -1,0 +1,87 @@
+"""Transcription tasks: their prompt, and how their answers are constrained and read back."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.document import Document
+from operators.documents.scene import Scene, without_repeats
+from operators.documents.serialization import arrival
+from operators.documents.task import Task
+from operators.errors import UnusableRowError
+
+if TYPE_CHECKING:  # composing documents does without torch
+    from models.sequence.grammar import Grammar
+
+
+def prompt_codes(scene: Scene) -> bytes:
+    """Return the window's packed codes as prompts hold them: deduplicated where the recipe says so."""
+    codes = scene.window_mixture
+    return without_repeats(codes, scene.codec) if scene.deduplicate else codes
+
+
+def transcription_prompt(scene: Scene, first: Sequence[int]) -> Document:
+    """Return a document of the first tokens, what is carried over from earlier windows, and the window's audio."""
+    document = Document(scene.layout, scene.codec)
+    document.add_text(first)
+    if scene.carry_voices and scene.window.start_frame:
+        for speaker in scene.speakers:
+            voice = scene.solo(speaker, before=scene.window.start_frame)
+            if voice is not None:
+                document.add_text([scene.tag(speaker), scene.tokenizer.ENROL])
+                document.add_audio(scene.mixture(*voice))
+    if scene.window.carried:
+        document.add_text([scene.tokenizer.CARRY, *arrival(scene, scene.window.carried)])
+    first_column = document.add_audio(prompt_codes(scene))
+    if not scene.deduplicate:  # deduplication loses time
+        document.add_talker_spans(first_column, scene)
+    return document
+
+
+class Transcription(Task):
+    """Transcribes the window; subclasses differ in how turns are serialized."""
+
+    marks_talkers = True
+    names_speakers: ClassVar[bool] = False
+    """Whether answers say who spoke, so that checkpoints can be evaluated by them."""
+
+    @abstractmethod
+    def target(self, scene: Scene) -> list[int]:
+        """Return the answer's tokens, without `<end>`."""
+
+    def prompt(self, scene: Scene) -> Document:
+        """Return the document up to and including `<text>`, after which the answer begins."""
+        document = transcription_prompt(scene, [self.token])
+        document.add_text([scene.tokenizer.TEXT])
+        return document
+
+    def documents(self, scene: Scene) -> Iterator[Document]:
+        """Yield the window's prompt and transcript.
+
+        Raises:
+            UnusableRowError: the window has no text.
+        """
+        if not any(turn["text_normalized"] for turn in scene.window.turns):
+            raise UnusableRowError(
+                f"{scene.row['conversation_id']} has no text to transcribe; recorded conversations get it from STM or "
+                "supervisions"
+            )
+        document = self.prompt(scene)
+        document.add_text([*self.target(scene), scene.tokenizer.END], weight=1.0)
+        yield document
+
+    def grammar(self, tokenizer: ByteTokenizer, window_s: float, num_carried: int) -> "Grammar[Any] | None":
+        """Return the grammar that answers follow; None where any text is an answer.
+
+        Args:
+            tokenizer: the checkpoint's.
+            window_s: longest window in seconds.
+            num_carried: speakers that the prompt names, whose tags may be used from the start.
+        """
+        del tokenizer, window_s, num_carried
+        return None
+
+    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[tuple[str, str]]:
+        """Return an answer's turns as (speaker tag, text), in order, for instance ("s0", "good morning")."""
+        return tokenizer.turns(answer)
