@@ -1,4 +1,4 @@
-"""Compiled loops of the planners: numba, no types but arrays and numbers, no state."""
+"""Compiled loops of the packers (numba): only arrays and numbers, no state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ _compiled: Callable[[Any], Any] = njit(cache=True, nogil=True)
 
 @_compiled
 def sort_longest_first(lengths, capacity):
-    """Counting sort: rows by falling length, equal ones as they came."""
+    """Return rows by falling length (stable counting sort), documents of each length, and where each length begins."""
     counts = np.zeros(capacity + 1, np.int64)
     for length in lengths:
         counts[length] += 1
@@ -38,11 +38,11 @@ def _longer(array):
 
 @_compiled
 def place(counts, starts, capacity):
-    """Place all documents, by groups of packs with one history.
+    """Place `counts` (capacity + 1,) documents of each length by best fit, in groups of packs with the same history.
 
-    A node says "each pack of a group took `per` documents, from sorted position `first` on"; its parent is what
-    those packs took before, the first of them being number `shift` of the parent's. Groups of equal room hang in
-    one list, and a bitmap says which rooms there are.
+    A node means that each pack of a group took `per` documents, from sorted position `first` on. Its parent is what
+    those packs took before; the first of them is number `shift` of the parent's packs. Groups of equal room form a
+    linked list that begins at `head`, and a bitmap marks the rooms that have groups.
     """
     parent = np.empty(1024, np.int32)
     shift = np.empty(1024, np.int32)
@@ -117,7 +117,7 @@ def place(counts, starts, capacity):
 
 @_compiled
 def list_rows(order, parent, shift, first, per, node, skip, count, following, head):
-    """Write out the rows of each pack, the fullest packs first."""
+    """Return the plan's offsets (packs + 1,) and rows (documents,), the fullest packs first."""
     num_packs = 0
     for group in range(len(count)):
         num_packs += count[group]
@@ -151,7 +151,18 @@ def list_rows(order, parent, shift, first, per, node, skip, count, following, he
 
 @_compiled
 def spread(lengths, order, capacity, num_packs, tail):
-    """Spread documents over packs so that sums of squares come out alike; the last `tail` of columns by best fit."""
+    """Spread documents over packs so that sums of squares become similar; the last `tail` of columns by best fit.
+
+    Args:
+        lengths: (documents,) columns per document.
+        order: (documents,) rows by falling length.
+        capacity: columns that a pack holds.
+        num_packs: packs to begin with; more are opened where a document fits into none.
+        tail: share of the columns.
+
+    Returns:
+        (documents,) pack of each, and the number of packs.
+    """
     columns, squares = 0.0, 0.0
     for length in lengths:
         columns += length

@@ -113,7 +113,7 @@ def make_packs(job: Job) -> Receipt:
                 room=packs.num_rows * recipe.pack.capacity,
                 text_tokens=pc.sum(pc.list_value_length(packs["text_tokens"])).as_py(),
             )
-            if recipe.pack.packer == "buckets":
+            if recipe.pack.by_length:
                 for size, number in zip(
                     *np.unique(buckets_of(packs, recipe.pack.capacity), return_counts=True), strict=True
                 ):

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.training.loader import step_cost
-from operators.packing import plan as packing
-from operators.packing.plan import Plan
+from operators.packing import counts, related
+from operators.packing.packer import settled
+from operators.packing.packers import PACKERS
+from operators.packing.packers.best_fit import best_fit
+from operators.packing.plan import Plan, merged
 from operators.store.dataset import Dataset, Snapshot
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
@@ -50,15 +54,13 @@ def compare(recipe: Recipe, codes: Dataset, snapshot: Snapshot) -> list[Compared
     lengths, relation = _documents(recipe, codes, snapshot)
     fits = lengths <= recipe.pack.capacity
     lengths, relation = lengths[fits], [value for value, keep in zip(relation, fits.tolist(), strict=True) if keep]
-    capacity, bound = recipe.pack.capacity, packing.lower_bound(lengths, recipe.pack.capacity)
+    capacity, bound = recipe.pack.capacity, counts.lower_bound(lengths, recipe.pack.capacity)
     planners: dict[str, Callable[[], Plan]] = {
+        **{name: partial(packer.plan, lengths, capacity) for name, packer in PACKERS.items()},
         "best_fit": lambda: in_windows(lengths, capacity, recipe.pack.window_documents),
-        "best_fit, all at once": lambda: packing.best_fit(lengths, capacity),
-        "balanced": lambda: packing.balanced(lengths, capacity),
-        "together": lambda: packing.together(lengths, capacity, relation),
-        "apart": lambda: packing.apart(lengths, capacity, relation),
-        "buckets": lambda: packing.buckets(lengths, capacity),
-        "single": lambda: packing.single(lengths, capacity),
+        "best_fit, all at once": lambda: best_fit(lengths, capacity),
+        "together": lambda: related.together(lengths, capacity, relation),
+        "apart": lambda: related.apart(lengths, capacity, relation),
     }
     found = []
     for name, planner in planners.items():
@@ -69,14 +71,14 @@ def compare(recipe: Recipe, codes: Dataset, snapshot: Snapshot) -> list[Compared
         seconds, peak_mb = time.process_time() - started, with_peak.increase_mb()
         found.append(_row(name, len(plan), 0, _imbalance(plan, lengths, recipe.model.dim), lengths, capacity, bound,
                           seconds, peak_mb))  # fmt: skip
-    counts = np.bincount(lengths, minlength=capacity + 1)
-    packing.histogram(counts, capacity)
+    by_length = np.bincount(lengths, minlength=capacity + 1)
+    counts.histogram(by_length, capacity)
     started = time.process_time()
-    number = sum(packs for _, packs in packing.histogram(counts, capacity))
+    number = sum(packs for _, packs in counts.histogram(by_length, capacity))
     seconds = time.process_time() - started
     found.append(_row("histogram, counts only", number, 0, None, lengths, capacity, bound, seconds, None))
     started = time.process_time()
-    number, cut = packing.concatenate(lengths, capacity)
+    number, cut = counts.concatenate(lengths, capacity)
     seconds = time.process_time() - started
     found.append(_row("end to end, cut at borders", number, cut, None, lengths, capacity, bound, seconds, None))
     return found
@@ -89,14 +91,14 @@ def in_windows(lengths: NDArray[np.int32], capacity: int, window: int) -> Plan:
         coming = np.arange(at, min(len(lengths), at + window - len(held)))
         at += len(coming)
         held = np.concatenate([held, coming])
-        plan = packing.best_fit(lengths[held], capacity)
-        go = packing.finished(plan, lengths[held], capacity)
+        plan = best_fit(lengths[held], capacity)
+        go = settled(plan, lengths[held], capacity)
         if at >= len(lengths):
             go[:] = True
         gone = plan.take(np.flatnonzero(go))
         plans.append(Plan(gone.offsets, held[gone.rows].astype(np.int32)))
         held = held[np.sort(plan.take(np.flatnonzero(~go)).rows)]
-    return packing.joined(plans)
+    return merged(plans)
 
 
 def show(found: list[Compared], path: Path) -> None:

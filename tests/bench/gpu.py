@@ -25,7 +25,7 @@ from models.sequence.documents import GridSpec, PackedDocuments
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.flops import peak_flops, training_flops
 from models.speech_lm.model import SpeechLM
-from operators.packing.plan import best_fit
+from operators.packing.packers.best_fit import best_fit
 from tests.models.support import joined
 
 TEXT_SIZE = 32_768

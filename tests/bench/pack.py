@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from models.training.loader import share, step_cost
 from models.training.order import GROUP_PACKS, WINDOW_PACKS, Span, Stream
+from operators.packing.counts import lower_bound
 from operators.packing.pack import Pack, gather
-from operators.packing.plan import best_fit, lower_bound
+from operators.packing.packers.best_fit import best_fit
 from operators.schema import DOCUMENTS
 from tests.bench.lengths import CAPACITY, conversation_lengths, hard_lengths
 
@@ -39,7 +40,7 @@ def rss_increase_mb(number):
     """What planning adds to the memory of a process that holds the lengths."""
     code = f"""
 import json
-from operators.packing.plan import best_fit
+from operators.packing.packers.best_fit import best_fit
 from tests.bench.lengths import CAPACITY, conversation_lengths
 
 def kilobytes(name):

@@ -158,6 +158,10 @@ def needs_what_it_declares(case):
     if task.needs_even_group:
         with pytest.raises(InputError, match=f"task {case.name} "):
             case.compose(group=1)
+        odd = replace(Compose(**{**task.example.options, "group": 1}), tasks=("asr",))
+        row = case.rows()[0]
+        with pytest.raises(UnusableRowError):
+            list(task.documents(odd.scene(row, odd.windows(row, CODEC)[0], CODEC, "odd")))
     else:
         assert case.documents(group=3).num_rows
 

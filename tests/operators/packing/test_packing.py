@@ -8,19 +8,13 @@ from hypothesis import strategies as st
 
 from models.training.loader import step_cost
 from operators.errors import InputError
-from operators.packing import plan as packing
+from operators.packing import counts, related
+from operators.packing.counts import lower_bound
 from operators.packing.pack import Pack
-from operators.packing.plan import Plan, best_fit, lower_bound
+from operators.packing.packers.balanced import balanced
+from operators.packing.packers.best_fit import best_fit
+from operators.packing.plan import Plan
 from operators.schema import DOCUMENTS
-
-PLANNERS = {
-    "best_fit": best_fit,
-    "balanced": packing.balanced,
-    "buckets": packing.buckets,
-    "single": packing.single,
-    "together": lambda lengths, capacity: packing.together(lengths, capacity, [i % 3 for i in range(len(lengths))]),
-    "apart": lambda lengths, capacity: packing.apart(lengths, capacity, [i % 3 for i in range(len(lengths))]),
-}
 
 
 def conversation_lengths(number, seed=0):
@@ -33,11 +27,11 @@ def hard_lengths(number, seed=0):
     return np.clip(np.rint(rng.lognormal(np.log(3000) - 0.125, 0.5, number)), 16, 8192).astype(np.int32)
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("arrange", [related.together, related.apart])
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 64), max_size=200))
-def test_every_document_is_packed_once_and_no_pack_overflows(name, lengths):
-    plan = PLANNERS[name](lengths, 64)
+def test_related_documents_are_packed_once_and_no_pack_overflows(arrange, lengths):
+    plan = arrange(lengths, 64, [i % 3 for i in range(len(lengths))])
     assert sorted(plan.rows.tolist()) == list(range(len(lengths)))
     assert plan.offsets[0] == 0
     assert (np.diff(plan.offsets) > 0).all()
@@ -45,12 +39,12 @@ def test_every_document_is_packed_once_and_no_pack_overflows(name, lengths):
     assert len(plan) >= lower_bound(lengths, 64)
 
 
-@pytest.mark.parametrize("name", PLANNERS)
-def test_empty_and_overlong_documents_are_refused_by_name(name):
+@pytest.mark.parametrize("arrange", [related.together, related.apart])
+def test_empty_and_overlong_related_documents_are_refused(arrange):
     with pytest.raises(ValueError, match="document 1 has 9 columns; a pack holds 1 to 8"):
-        PLANNERS[name]([3, 9], 8)
+        arrange([3, 9], 8, [0, 1])
     with pytest.raises(ValueError, match="document 0 has 0 columns"):
-        PLANNERS[name]([0], 8)
+        arrange([0], 8, [0])
 
 
 def brute_force(lengths, capacity):
@@ -131,8 +125,7 @@ def test_the_order_of_documents_makes_no_difference_to_what_packs_hold(lengths, 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=200))
 def test_planning_by_counts_alone_makes_the_same_packs(lengths):
-    counts = np.bincount(np.array(lengths, int), minlength=41)
-    mixes = packing.histogram(counts, 40)
+    mixes = counts.histogram(np.bincount(np.array(lengths, int), minlength=41), 40)
     plan = best_fit(lengths, 40)
     assert sum(number for _, number in mixes) == len(plan)
     by_counts = sorted(
@@ -153,7 +146,7 @@ def test_known_counts_are_met():
 def test_balanced_packs_cost_alike_and_are_as_full():
     lengths = conversation_lengths(18_500)
     squares = lengths.astype(np.int64) ** 2
-    plain, even = best_fit(lengths, 8192), packing.balanced(lengths, 8192)
+    plain, even = best_fit(lengths, 8192), balanced(lengths, 8192)
     assert len(even) == len(plain)
 
     def worst_of_64(plan):
@@ -170,7 +163,7 @@ def test_balanced_packs_cost_alike_and_are_as_full():
 
 def test_balance_is_given_up_before_fill_is():
     lengths = hard_lengths(6000)
-    assert len(packing.balanced(lengths, 8192)) == len(best_fit(lengths, 8192))
+    assert len(balanced(lengths, 8192)) == len(best_fit(lengths, 8192))
 
 
 def test_related_documents_come_together_or_stay_apart():
@@ -188,57 +181,12 @@ def test_related_documents_come_together_or_stay_apart():
 
     plain, close, far = (
         best_fit(lengths, 256),
-        packing.together(lengths, 256, relation),
-        packing.apart(lengths, 256, relation),
+        related.together(lengths, 256, relation),
+        related.apart(lengths, 256, relation),
     )
     assert pairs(close) > 5 * pairs(plain) > 0 == pairs(far)
     assert len(far) == len(plain)
     assert len(close) <= 1.02 * len(plain)
-
-
-def documents(lengths, per_batch=None):
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "document_id": f"d{i:06d}", "conversation_id": f"c{i // 3}", "task": "asr", "speakers": [f"s{i % 7}"],
-            "start_frame": 0, "num_frames": 0, "num_columns": int(n),
-            "segments": [{"kind": 0, "start_column": 0, "length": int(n)}],
-            "text_tokens": rng.integers(0, 100, n), "codes": bytes([i % 256]) * (i % 5),
-            "loss_spans": [{"kind": 0, "start_column": 1, "end_column": int(n), "weight": 1.0}],
-        }
-        for i, n in enumerate(lengths)
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=DOCUMENTS)
-
-
-@pytest.mark.parametrize("packer", ["best_fit", "balanced", "buckets", "single"])
-def test_a_stream_in_windows_keeps_every_token_of_every_document(packer):
-    table = documents(np.random.default_rng(2).integers(2, 60, 900))
-    pack = Pack(capacity=64, packer=packer, window_documents=100)
-    batches = [table.slice(i, 70) for i in range(0, 900, 70)]
-    made = pa.concat_tables(list(pack.stream(batches)))
-    wanted = {row["document_id"]: row for row in table.to_pylist()}
-    found = {}
-    for row in made.to_pylist():
-        at, byte = 0, 0
-        assert row["sum_squares"] == sum(
-            (b - a) ** 2 for a, b in zip(row["cu_seqlens"], row["cu_seqlens"][1:], strict=False)
-        )
-        for number, (entry, start, end) in enumerate(
-            zip(row["documents"], row["cu_seqlens"], row["cu_seqlens"][1:], strict=False)
-        ):
-            document = wanted[entry["document_id"]]
-            assert end - start == document["num_columns"]
-            assert row["segments"][number]["start_column"] == start
-            span = row["loss_spans"][number]
-            assert (span["start_column"], span["end_column"]) == (start + 1, end)
-            assert row["text_tokens"][at : at + end - start] == document["text_tokens"]
-            assert row["codes"][byte : byte + len(document["codes"])] == document["codes"]
-            at, byte = at + end - start, byte + len(document["codes"])
-            found[entry["document_id"]] = True
-        assert (at, byte) == (len(row["text_tokens"]), len(row["codes"]))
-        assert row["cu_seqlens"][-1] == row["num_columns"] <= 64
-    assert found.keys() == wanted.keys()
 
 
 def test_a_window_of_documents_fills_packs_as_all_at_once_do():
@@ -264,12 +212,12 @@ def test_planned_packs_can_be_picked_out():
 
 
 def test_end_to_end_chunks_cut_what_crosses_a_border():
-    assert packing.concatenate([3, 3, 3], 4) == (3, 2)
-    assert packing.concatenate([], 4) == (0, 0)
+    assert counts.concatenate([3, 3, 3], 4) == (3, 2)
+    assert counts.concatenate([], 4) == (0, 0)
 
 
 def test_settings_that_cannot_be_met_say_what_could():
-    with pytest.raises(InputError, match=r"1000 is no multiple of pack.multiple_of 64; the next is 1024"):
+    with pytest.raises(InputError, match=r"1000 is not a multiple of pack.multiple_of 64; the next is 1024"):
         Pack(capacity=1000, multiple_of=64)
     with pytest.raises(InputError, match=r"goes with pack.packer best_fit"):
         Pack(packer="balanced", related="apart")
