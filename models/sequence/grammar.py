@@ -1,6 +1,7 @@
-"""What an answer may look like: token by token, so that greedy decoding writes nothing that a task could not mean.
+"""Grammars of answers, token by token, so that greedy decoding can only produce what a task's answers can be.
 
-A grammar is a start state, the tokens that may follow a state, and the state that follows a token.
+A grammar is a start state, the tokens allowed in a state, and the state after a token. Which grammar a task's answers
+follow is given in the task's file (operators/documents/tasks).
 """
 
 from dataclasses import dataclass, replace
@@ -15,109 +16,111 @@ _State = TypeVar("_State")
 
 
 class Grammar(Protocol[_State]):
-    """Says which tokens may come next."""
+    """Decides which tokens may come next."""
 
     def start(self) -> _State:
         """Return the state before the first token."""
         ...
 
     def mask(self, state: _State) -> torch.Tensor:
-        """Return which tokens (V,) may follow."""
+        """Return a mask (V,) bool of the tokens allowed in a state."""
         ...
 
     def advance(self, state: _State, token: int) -> _State:
-        """Return the state behind a token that may follow."""
+        """Return the state after an allowed token."""
         ...
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Where an answer of speakers' tags and words stands."""
+class ArrivalState:
+    """State within an answer of speakers' tags and text."""
 
     num_speakers: int
-    """Tags that may be known already: those before, and those that were carried over."""
+    """Speakers who have come in, in this window or earlier ones: the tags in use."""
     last: int
-    """0 at the start, 1 behind a tag, 2 behind text."""
+    """0 at the start, 1 after a tag, 2 after text."""
 
 
 class ArrivalGrammar:
-    """[s0] words [s1] words ...: speakers are numbered as they come in, and every tag has words behind it.
+    """[s0] text [s1] text ...: speakers are numbered by arrival, and every tag is followed by text.
 
     Source: Kanda et al. 2020, arXiv:2003.12687 (serialized output); Park et al. 2024, arXiv:2409.06656 (arrival order).
     """
 
     def __init__(self, tokenizer: ByteTokenizer, carried: int = 0) -> None:
-        """Take the tokenizer, and how many speakers came in in windows before."""
+        """Take the tokenizer and the number of speakers who came in in earlier windows."""
         self._tokenizer, self._carried = tokenizer, carried
 
-    def start(self) -> Turns:
+    def start(self) -> ArrivalState:
         """Return the state before the first token."""
-        return Turns(self._carried, 0)
+        return ArrivalState(self._carried, 0)
 
-    def mask(self, state: Turns) -> torch.Tensor:
-        """Return which tokens (V,) may follow."""
-        return _turns_mask(self._tokenizer.vocab_size, state)
+    def mask(self, state: ArrivalState) -> torch.Tensor:
+        """Return a mask (V,) bool of the tokens allowed in a state."""
+        return _arrival_mask(self._tokenizer.vocab_size, state)
 
-    def advance(self, state: Turns, token: int) -> Turns:
-        """Return the state behind a token."""
+    def advance(self, state: ArrivalState, token: int) -> ArrivalState:
+        """Return the state after an allowed token."""
         first = self._tokenizer.FIRST_SPEAKER
         if first <= token < self._tokenizer.FIRST_TEXT:
-            return Turns(max(state.num_speakers, token - first + 1), 1)
+            return ArrivalState(max(state.num_speakers, token - first + 1), 1)
         return replace(state, last=2)
 
 
 @lru_cache(maxsize=512)
-def _turns_mask(vocab_size: int, state: Turns) -> torch.Tensor:
+def _arrival_mask(vocab_size: int, state: ArrivalState) -> torch.Tensor:
     allowed = torch.zeros(vocab_size, dtype=torch.bool)
     first, text = ByteTokenizer.FIRST_SPEAKER, ByteTokenizer.FIRST_TEXT
-    if state.last != 1:  # an empty turn says nothing
+    if state.last != 1:  # no turn is empty
         allowed[first : min(first + state.num_speakers + 1, text)] = True
         allowed[ByteTokenizer.END] = True
-    if state.last != 0:  # words are somebody's
+    if state.last != 0:  # text belongs to a speaker
         allowed[text:] = True
     return allowed
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Where an answer of times, tags and words stands."""
+class TimedState:
+    """State within an answer of times, tags and text."""
 
     phase: str
-    """open, time, tag, text: what comes next."""
+    """What comes next: open (a turn, or the end), time (its digits), tag or text."""
     digits: str = ""
-    """Of the time that is being written."""
+    """The time so far, without its bracket."""
     is_end: bool = False
     """Whether that time ends a turn."""
     start_cs: int = 0
-    """When the turn began, or the one before, in hundredths of a second."""
+    """Start of this turn, or of the one before, in hundredths of a second."""
     num_speakers: int = 0
+    """Speakers who have come in, in this window or earlier ones: the tags in use."""
     has_text: bool = False
+    """Whether the turn has text already."""
 
 
 class TimedGrammar:
-    """[1.25][s0]words[2.50] ...: turns begin in order, none ends before it begins, or behind the window.
+    """[1.25][s0]text[2.50] ...: turns are ordered by start, and none ends before its start or after the window.
 
     Source: MOSS Transcribe-Diarize, arXiv:2601.01554 (the form).
     """
 
     def __init__(self, tokenizer: ByteTokenizer, window_s: float, carried: int = 0) -> None:
-        """Take a tokenizer of bytes, the window's length, and how many speakers came in before.
+        """Take the tokenizer, the latest time in seconds, and the number of speakers who came in in earlier windows.
 
         Raises:
-            TypeError: the tokenizer does not write byte by byte.
+            TypeError: the tokenizer is not of bytes.
         """
         if isinstance(tokenizer, FileTokenizer):
-            raise TypeError("times are written digit by digit, which only the byte tokenizer does")
+            raise TypeError("times are constrained digit by digit, which needs the byte tokenizer")
         self._carried = carried
-        self._most_cs = int(window_s * 100 + 0.5)
+        self._latest_cs = int(window_s * 100 + 0.5)
         self._size = tokenizer.vocab_size
 
-    def start(self) -> Timed:
+    def start(self) -> TimedState:
         """Return the state before the first token."""
-        return Timed("open", num_speakers=self._carried)
+        return TimedState("open", num_speakers=self._carried)
 
-    def mask(self, state: Timed) -> torch.Tensor:
-        """Return which tokens (V,) may follow."""
+    def mask(self, state: TimedState) -> torch.Tensor:
+        """Return a mask (V,) bool of the tokens allowed in a state."""
         allowed = torch.zeros(self._size, dtype=torch.bool)
         first, text = ByteTokenizer.FIRST_SPEAKER, ByteTokenizer.FIRST_TEXT
         match state.phase:
@@ -125,7 +128,7 @@ class TimedGrammar:
                 allowed[[text + ord("["), ByteTokenizer.END]] = True
             case "time":
                 for character in "0123456789.]":
-                    if self._may_write(state.digits + character, state.start_cs):
+                    if self._can_become_time(state.digits + character, state.start_cs):
                         allowed[text + ord(character)] = True
             case "tag":
                 allowed[first : min(first + state.num_speakers + 1, text)] = True
@@ -136,11 +139,11 @@ class TimedGrammar:
                     allowed[text + ord("[")] = False
         return allowed
 
-    def _may_write(self, text: str, least_cs: int) -> bool:
-        """Tell whether a time that begins so can still be one between the least and the window's end.
+    def _can_become_time(self, text: str, earliest_cs: int) -> bool:
+        """Return whether a time that begins with this text can be one from the earliest time to the window's end.
 
         >>> grammar = TimedGrammar(ByteTokenizer(), 12.0)
-        >>> [grammar._may_write(text, 250) for text in ("2.49]", "2.50]", "2.4", "2.5", "12.01", "1", "3.", "01")]
+        >>> [grammar._can_become_time(text, 250) for text in ("2.49]", "2.50]", "2.4", "2.5", "12.01", "1", "3.", "01")]
         [False, True, False, True, False, True, True, False]
         """
         done = text.endswith("]")
@@ -152,16 +155,16 @@ class TimedGrammar:
         if point:
             low = int(whole) * 100 + int((part + "00")[:2])
             high = int(whole) * 100 + int((part + "99")[:2])
-            return high >= least_cs and low <= self._most_cs
+            return high >= earliest_cs and low <= self._latest_cs
         # Digits may still follow: 1 may become 12, but 0 stays 0.
-        longest = 1 if whole == "0" else len(str(self._most_cs // 100))
+        longest = 1 if whole == "0" else len(str(self._latest_cs // 100))
         return any(
-            int(whole) * 10**more * 100 <= self._most_cs and ((int(whole) + 1) * 10**more) * 100 > least_cs
+            int(whole) * 10**more * 100 <= self._latest_cs and ((int(whole) + 1) * 10**more) * 100 > earliest_cs
             for more in range(longest - len(whole) + 1)
         )
 
-    def advance(self, state: Timed, token: int) -> Timed:
-        """Return the state behind a token."""
+    def advance(self, state: TimedState, token: int) -> TimedState:
+        """Return the state after an allowed token."""
         if token < ByteTokenizer.FIRST_TEXT:
             speaker = token - ByteTokenizer.FIRST_SPEAKER
             return replace(state, phase="text", num_speakers=max(state.num_speakers, speaker + 1), has_text=False)

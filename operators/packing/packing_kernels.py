@@ -110,9 +110,16 @@ def place(counts, starts, capacity):
             rooms[room >> 6] |= one << np.uint64(room & 63)
             num_nodes += 1
     return (
-        parent[:num_nodes], shift[:num_nodes], first[:num_nodes], per[:num_nodes],
-        node[:num_groups], skip[:num_groups], count[:num_groups], following[:num_groups], head,
-    )  # fmt: skip
+        parent[:num_nodes],
+        shift[:num_nodes],
+        first[:num_nodes],
+        per[:num_nodes],
+        node[:num_groups],
+        skip[:num_groups],
+        count[:num_groups],
+        following[:num_groups],
+        head,
+    )
 
 
 @_compiled

@@ -1,4 +1,4 @@
-"""Answers that keep to a grammar, whatever a model would rather write."""
+"""Answers follow a grammar, whatever the model prefers."""
 
 import itertools
 import re
@@ -16,8 +16,8 @@ from tests.models.support import grid_spec
 T = ByteTokenizer()
 
 
-class Wild:
-    """Draws tokens from anything: what an untrained model may come up with."""
+class RandomWriter:
+    """Draws tokens at random, as an untrained model may."""
 
     def __init__(self, seed, length=200):
         self.draw, self.length = np.random.default_rng(seed), length
@@ -28,7 +28,7 @@ class Wild:
             allowed = grammar.mask(state)
             assert allowed.any(), (state, T.show(written))
             logits = torch.from_numpy(self.draw.normal(0, 5, T.vocab_size))
-            logits[T.FIRST_TEXT + ord("[")] += 8  # likes to begin times
+            logits[T.FIRST_TEXT + ord("[")] += 8  # prefers to begin times
             logits[T.END] += 20 * (number > self.length - 60)
             token = int(logits.masked_fill(~allowed, -torch.inf).argmax())
             if token == T.END:
@@ -39,9 +39,9 @@ class Wild:
 
 
 @pytest.mark.parametrize("carried", [0, 2])
-def test_speakers_are_numbered_as_they_come_in_and_all_say_something(carried):
+def test_speakers_are_numbered_by_arrival_and_no_turn_is_empty(carried):
     for seed in range(20):
-        written, _ = Wild(seed).write(ArrivalGrammar(T, carried))
+        written, _ = RandomWriter(seed).write(ArrivalGrammar(T, carried))
         tags = [t - T.FIRST_SPEAKER for t in written if t < T.FIRST_TEXT]
         assert all(tag >= 0 for tag in tags)
         assert written == [] or written[0] < T.FIRST_TEXT
@@ -52,10 +52,10 @@ def test_speakers_are_numbered_as_they_come_in_and_all_say_something(carried):
         assert all(not (a < T.FIRST_TEXT and b < T.FIRST_TEXT) for a, b in itertools.pairwise(written))
 
 
-def test_times_go_forward_and_stay_inside_the_window():
+def test_times_do_not_go_back_and_stay_inside_the_window():
     ended = 0
     for seed in range(40):
-        written, is_whole = Wild(seed, 300).write(TimedGrammar(T, 12.5))
+        written, is_whole = RandomWriter(seed, 300).write(TimedGrammar(T, 12.5))
         text = "".join(f"<{t - T.FIRST_SPEAKER}>" if t < T.FIRST_TEXT else chr(t - T.FIRST_TEXT) for t in written)
         turns = re.findall(r"\[(\d+\.\d\d)\]<(\d+)>([^\[\]]+)\[(\d+\.\d\d)\]", text)
         if is_whole:
@@ -72,12 +72,12 @@ def test_times_go_forward_and_stay_inside_the_window():
 
 
 @pytest.mark.parametrize("window_s", [0.4, 9.99, 30.0])
-def test_every_time_in_a_window_can_be_written_and_no_other(window_s):
+def test_exactly_the_times_inside_the_window_are_allowed(window_s):
     grammar = TimedGrammar(T, window_s)
     most = round(window_s * 100)
 
     def can(text, least):
-        return all(grammar._may_write(text[: n + 1], least) for n in range(len(text)))
+        return all(grammar._can_become_time(text[: n + 1], least) for n in range(len(text)))
 
     draw = np.random.default_rng(0)
     for cs in {0, 5, most // 2, most, *draw.integers(0, most + 1, 50).tolist()}:
@@ -86,7 +86,7 @@ def test_every_time_in_a_window_can_be_written_and_no_other(window_s):
         assert not can(f"{(most + 1 + cs) / 100:.2f}]", 0)
 
 
-def test_greedy_decoding_keeps_to_the_grammar_and_to_the_model_where_it_may():
+def test_greedy_decoding_follows_the_grammar_and_otherwise_the_model():
     grid = grid_spec()
     from dataclasses import replace
 

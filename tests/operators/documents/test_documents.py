@@ -1,4 +1,4 @@
-"""compose, pack, shards: from codes to the sequences that training reads."""
+"""compose, pack, shards: from codes to packs that training reads."""
 
 import itertools
 import json
@@ -31,16 +31,27 @@ def conversation(number=0, num_frames=120, turns=((0, 50, "a", "hi you"), (40, 6
     rng = np.random.default_rng(number)
     codes = rng.integers(0, 16, (80, num_frames))
     return {
-        "conversation_id": f"c{number:03d}", "origin": "simulated", "split": "train", "num_samples": num_frames * 400,
-        "num_frames": num_frames, "codes": pack_codes(codes, 4),
+        "conversation_id": f"c{number:03d}",
+        "origin": "simulated",
+        "split": "train",
+        "num_samples": num_frames * 400,
+        "num_frames": num_frames,
+        "codes": pack_codes(codes, 4),
         "speakers": list(dict.fromkeys(turn[2] for turn in turns)),
         "turns": [
-            {"utterance_id": f"u{i}", "speaker": who, "start_frame": start, "num_frames": length, "text": text,
-             "text_normalized": text, "words": []}
+            {
+                "utterance_id": f"u{i}",
+                "speaker": who,
+                "start_frame": start,
+                "num_frames": length,
+                "text": text,
+                "text_normalized": text,
+                "words": [],
+            }
             for i, (start, length, who, text) in enumerate(turns)
         ],
         "stems": [],
-    }  # fmt: skip
+    }
 
 
 def codes_table(*rows):
@@ -64,7 +75,7 @@ def test_serialized_output_is_by_start_with_arrival_order_tags():
 
 
 @pytest.mark.parametrize(("layout", "group"), [("parallel", 1), ("parallel", 4), ("parallel", 7), ("delay", 1)])
-def test_what_the_schema_page_says_of_the_grid_holds(layout, group):
+def test_the_grid_is_as_the_schema_module_describes_it(layout, group):
     compose = Compose(tasks=("asr", "continue"), layout=layout, group=group, prompt_s=1.0)
     documents = compose(codes_table(conversation())).to_pylist()
     shape = compose.layout_of(CODEC)
@@ -86,7 +97,7 @@ def test_what_the_schema_page_says_of_the_grid_holds(layout, group):
 
     packed = PackOf(compose, conversation())
     batch = collate([packed.first], packed.grid)
-    # The last text cell that a continuation predicts is <audio_end>; all before it say "goes on".
+    # The last text cell that a continuation predicts is <audio_end>; those before it mean that audio continues.
     assert batch.text_targets[-1] == TOKENIZER.AUDIO_END
     assert set(batch.text_targets[-(text["end_column"] - text["start_column"]) : -1].tolist()) <= {TOKENIZER.PAD}
     # In audio columns the text cell is pad.
@@ -94,13 +105,13 @@ def test_what_the_schema_page_says_of_the_grid_holds(layout, group):
 
 
 @pytest.mark.parametrize(("layout", "group"), [("parallel", 1), ("parallel", 4), ("delay", 1), ("coarse_first", 1)])
-def test_who_talks_stands_on_the_columns_of_their_frames(layout, group):
+def test_talker_spans_cover_the_columns_of_their_frames(layout, group):
     compose = Compose(tasks=("asr", "continue"), layout=layout, group=group)
     row = conversation(turns=((0, 50, "a", "hi"), (40, 60, "b", "so"), (108, 12, "a", "yes")))
     asr, going = compose(codes_table(row)).to_pylist()
     shape = compose.layout_of(CODEC)
     columns = shape.num_columns(120)
-    # What the layout makes of frames whose every code says who talks: 0 nobody, 1 a, 2 b, 3 both.
+    # The layout's columns of frames whose codes mark who talks: 0 no one, 1 a, 2 b, 3 both.
     codes = np.zeros((CODEC.num_codebooks, 120), np.int32)
     for who, start, end in ((1, 0, 50), (2, 40, 100), (1, 108, 120)):
         codes[:, start:end] += who
@@ -159,7 +170,7 @@ def test_packs_read_back_are_what_was_written_from_any_record_batch():
         assert pack.talker_spans.tolist() == [list(span.values()) for span in row["talker_spans"]]
 
 
-def test_windows_cut_where_nobody_speaks_and_lose_no_turn():
+def test_windows_are_cut_where_no_one_speaks_and_lose_no_turn():
     turns = [
         {"start_frame": s, "num_frames": n, "speaker": "a"}
         for s, n in ((5, 30), (30, 30), (80, 10), (100, 50), (170, 20))
@@ -179,7 +190,7 @@ def test_windows_cut_where_nobody_speaks_and_lose_no_turn():
     st.integers(60, 300),
     st.integers(0, 59),
 )
-def test_windows_of_any_talk_hold_every_turn_once(gaps, length, overlap):
+def test_windows_of_any_conversation_hold_every_turn_once(gaps, length, overlap):
     turns, at = [], 0
     for gap, duration in gaps:
         at += gap
@@ -189,7 +200,7 @@ def test_windows_of_any_talk_hold_every_turn_once(gaps, length, overlap):
     try:
         found = windows(turns, end, length, overlap)
     except UnusableRowError:
-        return  # an island longer than a window: refused, never cut
+        return  # speech without a pause longer than a window is refused, not cut
     assert [turn for window in found for turn in window.turns] == turns
     for window in found:
         assert 0 <= window.start_frame < window.end_frame <= end
@@ -200,7 +211,7 @@ def test_windows_of_any_talk_hold_every_turn_once(gaps, length, overlap):
     assert len(found) == 1 or end > length
 
 
-def test_carried_turns_stand_in_the_prompt_with_their_tags():
+def test_carried_turns_are_in_the_prompt_with_their_tags():
     turns = tuple((start, 60, "ab"[i % 2], f"turn {i}") for i, start in enumerate(range(0, 600, 80)))
     row = conversation(num_frames=640, turns=turns)
     documents = Compose(window_s=6.0, overlap_s=3.0)(codes_table(row)).to_pylist()
@@ -208,9 +219,9 @@ def test_carried_turns_stand_in_the_prompt_with_their_tags():
     second = documents[1]["text_tokens"]
     assert second[:2] == [TOKENIZER.ASR, TOKENIZER.CARRY]
     carried = second[2 : second.index(TOKENIZER.TEXT)]
-    said = [TOKENIZER.turns(d["text_tokens"][d["text_tokens"].index(TOKENIZER.TEXT) :]) for d in documents]
-    assert list(itertools.chain(*said)) == [(f"s{i % 2}", f"turn {i}") for i in range(len(turns))]
-    assert TOKENIZER.turns(carried)[-1] == said[0][-1]
+    transcripts = [TOKENIZER.turns(d["text_tokens"][d["text_tokens"].index(TOKENIZER.TEXT) :]) for d in documents]
+    assert list(itertools.chain(*transcripts)) == [(f"s{i % 2}", f"turn {i}") for i in range(len(turns))]
+    assert TOKENIZER.turns(carried)[-1] == transcripts[0][-1]
 
 
 def test_speech_without_a_pause_longer_than_a_window_is_refused():
@@ -242,7 +253,7 @@ def test_packing_conserves_documents_and_streams():
         assert sum(s["length"] for s in pack["segments"] if s["kind"] == AUDIO) * 40 == len(pack["codes"])
 
 
-def test_operators_take_sliced_tables():
+def test_operators_accept_sliced_tables():
     rows = codes_table(*(conversation(i) for i in range(5)))
     compose = Compose()
     assert compose(rows.slice(3, 1)).equals(compose(codes_table(conversation(3))))

@@ -1,4 +1,4 @@
-"""Tasks: one set of codes, every task and layout, and in each document what its template says."""
+"""Tasks: one set of codes makes every task in every layout, and each document follows its template."""
 
 import itertools
 from dataclasses import replace
@@ -10,10 +10,11 @@ from models.codecs.codec import pack_codes, unpack_codes
 from models.layouts import LAYOUTS, make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import AUDIO, TEXT, GridSpec
+from models.sequence.grammar import ArrivalGrammar
 from models.sequence.tokenizer import ByteTokenizer, FileTokenizer, load_tokenizer
 from operators.documents.compose import Compose
 from operators.documents.scene import without_repeats
-from operators.documents.tasks import TASKS
+from operators.documents.tasks import TASKS, transcription
 from operators.errors import InputError, UnusableRowError
 from tests.models.support import packed
 from tests.operators.documents.support import CODEC, codes_table
@@ -31,18 +32,34 @@ def conversation(turns=TURNS, num_frames=160, name="c0", stems=True, words=True,
     rng = np.random.default_rng(seed)
     speakers = list(dict.fromkeys(turn[2] for turn in turns))
     return {
-        "conversation_id": name, "origin": "simulated", "split": "train", "num_samples": num_frames * 400,
-        "num_frames": num_frames, "codes": pack_codes(rng.integers(0, 16, (4, num_frames)), 4), "speakers": speakers,
+        "conversation_id": name,
+        "origin": "simulated",
+        "split": "train",
+        "num_samples": num_frames * 400,
+        "num_frames": num_frames,
+        "codes": pack_codes(rng.integers(0, 16, (4, num_frames)), 4),
+        "speakers": speakers,
         "turns": [
-            {"utterance_id": f"u{i}", "speaker": who, "start_frame": start, "num_frames": length,
-             "text": f"{text.title()}!", "text_normalized": text, "language": "en",
-             "gender": {"ann": "f", "bob": "m"}.get(who),
-             "words": [{"word": w, "start_frame": s, "num_frames": n} for s, n, w in said] if words else []}
+            {
+                "utterance_id": f"u{i}",
+                "speaker": who,
+                "start_frame": start,
+                "num_frames": length,
+                "text": f"{text.title()}!",
+                "text_normalized": text,
+                "language": "en",
+                "gender": {"ann": "f", "bob": "m"}.get(who),
+                "words": [{"word": w, "start_frame": s, "num_frames": n} for s, n, w in said] if words else [],
+            }
             for i, (start, length, who, text, said) in enumerate(turns)
         ],
-        "stems": [{"speaker": s, "kind": "anechoic", "codes": pack_codes(rng.integers(0, 16, (4, num_frames)), 4)}
-                  for s in speakers] if stems else [],
-    }  # fmt: skip
+        "stems": [
+            {"speaker": s, "kind": "anechoic", "codes": pack_codes(rng.integers(0, 16, (4, num_frames)), 4)}
+            for s in speakers
+        ]
+        if stems
+        else [],
+    }
 
 
 def documents(*rows, **options):
@@ -50,7 +67,7 @@ def documents(*rows, **options):
 
 
 def audio_of(row):
-    """Each audio segment's codes (4, T)."""
+    """Codes (4, T) of each audio segment."""
     found, at = [], 0
     for segment in row["segments"]:
         if segment["kind"] == AUDIO:
@@ -61,7 +78,7 @@ def audio_of(row):
 
 
 def answer(row):
-    """What a transcription has behind <text>."""
+    """A transcription's tokens after <text>."""
     return row["text_tokens"][row["text_tokens"].index(T.TEXT) + 1 :]
 
 
@@ -92,7 +109,7 @@ def test_one_set_of_codes_makes_every_task_in_every_layout(task, layout):
         assert (columns == 1).all() or task == "duplex"
 
 
-def test_serialized_output_comes_in_four_ways():
+def test_there_are_four_serializations():
     made = {d["task"]: d for d in documents(tasks=("asr", "asr_fifo", "asr_timed", "asr_token"))}
     assert T.show(answer(made["asr"])) == ("[s0]good morning[s1]hello there[s0]how was that[s1]wonderful weather<end>")
     assert T.show(answer(made["asr_fifo"])) == (
@@ -115,7 +132,7 @@ def test_token_level_output_needs_word_times():
         documents(conversation(words=False), tasks=("asr_token",))
 
 
-def test_instructions_ask_for_what_the_truth_knows():
+def test_instructions_are_answered_with_the_turns_they_ask_for():
     asked = {}
     for number in range(60):
         for row in documents(conversation(name=f"c{number}"), tasks=("asr_target",)):
@@ -133,10 +150,10 @@ def test_instructions_ask_for_what_the_truth_knows():
     }
     assert {number for _, number in asked["voice"]} == {2}  # a sample of the voice, and the mixture
     assert {said for said, _ in asked["voice"]} == {ann, bob}
-    assert not any(text.startswith("language") for text in asked)  # all speak one
+    assert not any(text.startswith("language") for text in asked)  # all speak the same
 
 
-def test_hotwords_are_some_that_are_said_and_some_that_are_not():
+def test_hotwords_are_half_of_the_windows_long_words_and_others():
     later = tuple((start + 200, n, who, "pancakes whisper", ()) for start, n, who, _, _ in TURNS)
     (first, *_) = documents(conversation(TURNS + later, num_frames=400), tasks=("asr_context",), window_s=4.5)
     tokens = first["text_tokens"]
@@ -146,7 +163,7 @@ def test_hotwords_are_some_that_are_said_and_some_that_are_not():
     assert hint - said == {"pancakes", "whisper"}
 
 
-def test_extraction_goes_from_the_mixture_to_one_speakers_own_sound():
+def test_extraction_goes_from_the_mixture_to_one_speakers_stem():
     row = conversation()
     (made,) = documents(row, tasks=("extract",))
     enrolment, mixture, target = audio_of(made)
@@ -154,7 +171,7 @@ def test_extraction_goes_from_the_mixture_to_one_speakers_own_sound():
     assert np.array_equal(mixture, codes)
     own = [unpack_codes(stem["codes"], 4, 4) for stem in row["stems"]]
     who = next(i for i, stem in enumerate(own) if np.array_equal(target, stem))
-    # The sample is a stretch in which that speaker alone is heard.
+    # The sample is a turn that no other speaker overlaps.
     spans = {"ann": (70, 100), "bob": (110, 150)}[row["speakers"][who]]
     assert np.array_equal(enrolment, codes[:, spans[0] : spans[1]])
     audio_spans = [s for s in made["loss_spans"] if s["kind"] == AUDIO]
@@ -164,7 +181,7 @@ def test_extraction_goes_from_the_mixture_to_one_speakers_own_sound():
         documents(conversation(stems=False), tasks=("extract",))
 
 
-def test_a_dialogue_is_spoken_from_its_script_with_samples_of_the_voices():
+def test_a_dialogue_is_spoken_from_its_script_and_voice_samples():
     row = conversation()
     (made,) = documents(row, tasks=("speak",))
     assert T.show(made["text_tokens"]).startswith("<speak>[s0]<enrol>[s1]<enrol><text>[s0]good morning[s1]hello there")
@@ -190,7 +207,7 @@ def test_duplex_has_both_speakers_side_by_side_and_words_where_they_begin():
     assert not documents(conversation(TURNS[:1] + TURNS[2:3]), tasks=("duplex",))  # one speaker is no dialogue
 
 
-def test_interleaved_turns_are_sound_or_text_never_both():
+def test_interleaved_turns_are_audio_or_text_never_both():
     row = conversation()
     kinds = set()
     for number in range(12):
@@ -208,7 +225,7 @@ def test_interleaved_turns_are_sound_or_text_never_both():
     assert kinds == {0, 1, 2}
 
 
-def test_later_windows_are_given_the_voices_that_were_heard():
+def test_later_windows_are_given_samples_of_earlier_voices():
     later = tuple((start + 200, n, who, text, ()) for start, n, who, text, _ in TURNS)
     row = conversation(TURNS + later, num_frames=400)
     first, second = documents(row, tasks=("asr",), window_s=4.5, carry_voices=True)
@@ -220,17 +237,17 @@ def test_later_windows_are_given_the_voices_that_were_heard():
     assert np.array_equal(voices[1], codes[:, 110:150])
 
 
-def test_repeated_frames_are_left_out_of_what_is_heard_only():
+def test_repeated_frames_are_left_out_of_prompts_only():
     rng = np.random.default_rng(0)
     codes = np.repeat(rng.integers(0, 16, (4, 40)), 4, axis=1)
     row = {**conversation(), "codes": pack_codes(codes, 4)}
     assert unpack_codes(without_repeats(row["codes"], CODEC), 4, 4).shape[1] <= 40
-    heard, spoken = documents(row, tasks=("asr", "speak"), deduplicate=True)
-    assert audio_of(heard)[0].shape[1] <= 40
-    assert audio_of(spoken)[-1].shape[1] == 160
+    transcription, synthesis = documents(row, tasks=("asr", "speak"), deduplicate=True)
+    assert audio_of(transcription)[0].shape[1] <= 40
+    assert audio_of(synthesis)[-1].shape[1] == 160
 
 
-def test_text_goes_through_a_tokenizer_that_the_user_names(tmp_path):
+def test_text_is_encoded_by_the_tokenizer_that_the_user_names(tmp_path):
     tokenizers = pytest.importorskip("tokenizers", reason="tokenizers (extra `codecs`) is not installed")
     words = ["[UNK]", "good", "morning", "hello", "there", "how", "was", "that", "wonderful", "weather"]
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
@@ -244,6 +261,9 @@ def test_text_goes_through_a_tokenizer_that_the_user_names(tmp_path):
     assert len(answer(made)) == 4 + 9 + 1  # tags, words, end
     assert tokenizer.vocab_size == T.FIRST_TEXT + len(words)
     assert tokenizer.digest != T.digest
+    assert isinstance(
+        transcription("asr_timed").grammar(tokenizer, 30.0, 0), ArrivalGrammar
+    )  # times stay unconstrained
     other = tuple((s, n, who, "xylophone", ()) for s, n, who, _, _ in TURNS)
     with pytest.raises(UnusableRowError, match="the tokenizer cannot encode 'xylophone'"):
         documents(conversation(other), tasks=("asr",), tokenizer=str(tmp_path))
@@ -270,7 +290,7 @@ def test_the_seed_decides_the_random_choices_of_tasks(task):
     assert default == documents(*rows, tasks=(task,), seed=0)
 
 
-def test_impossible_tasks_are_refused_before_work():
+def test_tasks_that_cannot_be_composed_are_refused():
     with pytest.raises(InputError, match=r"task duplex needs an even number of frames per column"):
         Compose(tasks=("duplex",), group=1)
     silent = tuple((s, n, who, "", ()) for s, n, who, _, _ in TURNS)

@@ -1,4 +1,4 @@
-"""Planners: every document once, none cut, no pack overflows, and as full as the plain reference makes them."""
+"""Packing: packs are as full as a plain reference makes them, and documents' order and windows change little."""
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,7 @@ def test_empty_and_overlong_related_documents_are_refused(arrange):
 
 
 def brute_force(lengths, capacity):
-    """Fewest packs, by trying."""
+    """Fewest packs, by exhaustive search."""
     best = len(lengths)
 
     def place(i, rooms):
@@ -106,7 +106,7 @@ def test_best_fit_fills_as_the_plain_reference_does(lengths):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=8))
-def test_the_lower_bound_is_one(lengths):
+def test_the_lower_bound_is_never_above_the_optimum(lengths):
     assert lower_bound(lengths, 10) <= brute_force(lengths, 10)
 
 
@@ -134,8 +134,8 @@ def test_planning_by_counts_alone_makes_the_same_packs(lengths):
     assert by_counts == sorted(sorted(lengths[i] for i in plan.pack(k)) for k in range(len(plan)))
 
 
-def test_known_counts_are_met():
-    """Bins of a million lognormal documents, as other best-fit packers make them of lengths so distributed."""
+def test_fill_reaches_the_known_figures():
+    """As full as other best-fit packers make packs of such lengths."""
     lengths = conversation_lengths(200_000)
     plan = best_fit(lengths, 8192)
     assert len(plan) - lower_bound(lengths, 8192) <= 2
@@ -161,7 +161,7 @@ def test_balanced_packs_cost_alike_and_are_as_full():
     assert (np.diff(heaviest_first) <= 0).all()
 
 
-def test_balance_is_given_up_before_fill_is():
+def test_balance_is_sacrificed_before_fill():
     lengths = hard_lengths(6000)
     assert len(balanced(lengths, 8192)) == len(best_fit(lengths, 8192))
 
@@ -189,7 +189,7 @@ def test_related_documents_come_together_or_stay_apart():
     assert len(close) <= 1.02 * len(plain)
 
 
-def test_a_window_of_documents_fills_packs_as_all_at_once_do():
+def test_packing_in_windows_fills_packs_as_packing_all_at_once_does():
     lengths = conversation_lengths(60_000)
     pack = Pack(capacity=8192, window_documents=6000)
     empty = pa.table({n: pa.nulls(len(lengths), DOCUMENTS.field(n).type) for n in DOCUMENTS.names}, DOCUMENTS)
@@ -201,7 +201,7 @@ def test_a_window_of_documents_fills_packs_as_all_at_once_do():
     assert number <= len(best_fit(lengths, 8192)) + 2
 
 
-def test_planned_packs_can_be_picked_out():
+def test_packs_of_a_plan_can_be_selected():
     plan = best_fit([5, 3, 4, 2, 7], 7)
     assert [plan.take(np.array([1, 0])).pack(i).tolist() for i in range(2)] == [
         plan.pack(1).tolist(),
@@ -211,12 +211,12 @@ def test_planned_packs_can_be_picked_out():
     assert isinstance(plan, Plan)
 
 
-def test_end_to_end_chunks_cut_what_crosses_a_border():
+def test_the_baseline_cuts_documents_that_cross_a_border():
     assert counts.concatenate([3, 3, 3], 4) == (3, 2)
     assert counts.concatenate([], 4) == (0, 0)
 
 
-def test_settings_that_cannot_be_met_say_what_could():
+def test_impossible_settings_are_refused_with_a_way_to_fix_them():
     with pytest.raises(InputError, match=r"1000 is not a multiple of pack.multiple_of 64; the next is 1024"):
         Pack(capacity=1000, multiple_of=64)
     with pytest.raises(InputError, match=r"goes with pack.packer best_fit"):
