@@ -44,14 +44,10 @@ def place(counts, starts, capacity):
     those packs took before; the first of them is number `shift` of the parent's packs. Groups of equal room form a
     linked list that begins at `head`, and a bitmap marks the rooms that have groups.
     """
-    parent = np.empty(1024, np.int32)
-    shift = np.empty(1024, np.int32)
-    first = np.empty(1024, np.int32)
-    per = np.empty(1024, np.int32)
-    node = np.empty(1024, np.int32)
-    skip = np.empty(1024, np.int32)
-    count = np.empty(1024, np.int32)
-    following = np.empty(1024, np.int32)
+    parent, shift = np.empty(1024, np.int32), np.empty(1024, np.int32)
+    first, per = np.empty(1024, np.int32), np.empty(1024, np.int32)
+    node, skip = np.empty(1024, np.int32), np.empty(1024, np.int32)
+    count, following = np.empty(1024, np.int32), np.empty(1024, np.int32)
     num_nodes = num_groups = 0
     head = np.full(capacity + 1, -1, np.int32)
     words = capacity // 64 + 1

@@ -20,7 +20,7 @@ def test_a_packer_added_to_the_table_keeps_the_contract(monkeypatch, clause):
 
 def test_the_documentation_shows_this_packer():
     shown = "".join(path.read_text() for path in DOCS.glob("extending*.md"))
-    assert Path(first_fit.__file__).read_text() in shown
+    assert "".join(f"+{line}\n" for line in Path(first_fit.__file__).read_text().splitlines()) in shown
 
 
 @pytest.mark.parametrize(
