@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/extending.md").read_text()
 CHECKS = {
     "A codec": ["tests/models/codecs/test_contract.py", "-k", "mulaw"],
+    "A task": ["tests/operators/documents/test_task_contract.py", "-k", "count"],
+    "A packer": ["tests/operators/packing/test_packer_contract.py", "-k", "first_fit"],
     "A stage": ["tests/pipelines/stages/test_contract.py", "-k", "rates or order"],
 }
 """Heading of the page, and the tests that its addition must pass."""
