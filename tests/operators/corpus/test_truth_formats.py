@@ -26,7 +26,7 @@ def test_a_format_names_what_it_writes(conversations, kind):
         return
     assert "meeting0" in text
     assert "meeting1" in text
-    assert ("ann" in text) == (kind != "sot")  # serialized output has tags by arrival
+    assert ("bob" in text) == (kind != "sot")  # serialized output has tags by arrival
 
 
 def test_suffixes_tell_formats_apart():
