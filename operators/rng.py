@@ -32,7 +32,7 @@ def hash64(text: str) -> int:
 
 
 def hash64_many(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """Return `hash64` of each text."""
+    """Return `hash64` of each text, (N,) uint64."""
     return np.fromiter((hash64(text) for text in texts), dtype=np.uint64, count=len(texts))
 
 
@@ -43,11 +43,11 @@ def rendezvous(address: str, candidates: NDArray[np.uint64], count: int) -> NDAr
 
     Args:
         address: who chooses, for instance seed, purpose and conversation id in one text.
-        candidates: `hash64` of each candidate.
-        count: how many to take, at most `len(candidates)`.
+        candidates: (N,) `hash64` of each candidate.
+        count: how many to take, at most N.
 
     Returns:
-        Indices of the chosen, the highest weight first.
+        (count,) indices of the chosen, the highest weight first.
 
     Source: Thaler & Ravishankar 1998, "Using name-based mappings to increase hit rates".
 

@@ -16,7 +16,10 @@ from models.codecs.codec import CodecEntry, CodecSpec
 
 
 def mel_filterbank(num_channels: int, num_bins: int, sample_rate_hz: int) -> NDArray[np.float32]:
-    """Return triangular filters (num_bins, num_channels), equally spaced on the HTK mel scale, unit peak."""
+    """Return triangular filters (B, M) for B spectral bins and M channels, equally spaced on the HTK mel scale.
+
+    Their peaks are 1; bins are equally spaced from 0 Hz to half the sample rate.
+    """
 
     def to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
         return 2595.0 * np.log10(1.0 + hz / 700.0)
@@ -132,7 +135,7 @@ class DMel:
             yield start, np.log10(np.maximum(energy, 1e-10))
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return a waveform whose log-mel spectrogram is near the bin centers, by Griffin-Lim.
+        """Return a waveform (num_samples,) at 16 kHz of codes (80, T), by Griffin-Lim from the bin centers.
 
         Source: Griffin & Lim 1984; fast variant with momentum .99, Perraudin et al. 2013. The mel channels are
         spread back over the spectrum by the filterbank's pseudo-inverse, clipped at zero.

@@ -94,7 +94,7 @@ def features_of(description: dict[str, Any]) -> MelFeatures | EncoderFeatures:
 
 
 def fit_units(features: Iterable[Features], num_units: int, seed: int) -> Features:
-    """Return k centers (k, D) of features, by mini-batches.
+    """Return centers (K, D) of feature matrices (T, D), found by mini-batch k-means.
 
     Raises:
         ValueError: there are fewer frames than units.
@@ -111,7 +111,7 @@ def fit_units(features: Iterable[Features], num_units: int, seed: int) -> Featur
 
 
 def save_units(folder: Path, centers: Features, description: dict[str, Any]) -> None:
-    """Write units.json and units.safetensors."""
+    """Write centers (K, D) and the description of their features to units.safetensors and units.json."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ class Units:
         return np.asarray(near.argmax(1).astype(np.uint16)[None])
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return a waveform (num_samples,) of mel units' centers, by Griffin-Lim.
+        """Return a waveform (num_samples,) of codes (1, T) of mel units, by Griffin-Lim from their centers.
 
         Raises:
             ValueError: the units' features are not spectrograms.

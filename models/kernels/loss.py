@@ -27,7 +27,10 @@ def full_cross_entropy(
     ignored: int = -100,
     z_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Return what `linear_cross_entropy` returns, from logits that are all there at once: the plain reference."""
+    """Return what `linear_cross_entropy` returns, from logits (N, V) held all at once: the plain reference.
+
+    Args and shapes are those of `linear_cross_entropy`.
+    """
     num_streams, vocab_size = targets.shape[1], weight.shape[0] // targets.shape[1]
     logits = F.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).view(-1, num_streams, vocab_size)
@@ -152,5 +155,5 @@ def linear_cross_entropy(
 
 
 def target_weight(targets: torch.Tensor, weights: torch.Tensor, ignored: int = -100) -> torch.Tensor:
-    """Return the sum of the weights of the cells that count: what the loss is divided by."""
+    """Return the sum, a scalar, of the weights (N,) of cells whose targets (N,) are not ignored: the loss's divisor."""
     return ((targets != ignored) * by_cell(weights)).sum()

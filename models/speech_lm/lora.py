@@ -33,7 +33,7 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged(self) -> torch.Tensor:
-        """Return the one matrix (outputs, inputs) that does the same."""
+        """Return the single matrix (D_out, D_in) that is equivalent."""
         return self.weight + self.scale * (self.update_up @ self.update_down)
 
 

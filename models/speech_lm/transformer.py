@@ -35,7 +35,7 @@ class RMSNorm(nn.RMSNorm):
     """RMSNorm whose weight is kept in float32 and used in whatever its input is in, so that the fused kernel serves."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the normalized states."""
+        """Return normalized states (..., d) of states (..., d)."""
         if fused.is_supported(x):
             return fused.rms_norm(x, self.weight, self.eps or 0.0)
         return plain.rms_norm(x, self.weight, self.eps or 0.0)

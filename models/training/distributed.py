@@ -9,7 +9,7 @@ from models.speech_lm.model import SpeechLM
 
 
 def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
-    """Replace tensors by their sums over all ranks, in one collective; nothing to do for a single rank."""
+    """Replace tensors of any shape by their sums over all ranks, in one collective; a single rank changes nothing."""
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return
     flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])

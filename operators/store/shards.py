@@ -215,7 +215,7 @@ class PackShards:
         return int(view.num_columns[row]), int(view.sum_squares[row])
 
     def text_tokens(self, index: int) -> NDArray[np.int32]:
-        """Return a pack's text tokens, a view into the shard."""
+        """Return a pack's text tokens (N,), a view into the shard."""
         shard = bisect_right(self._starts, index) - 1
         starts, views = self._views.get(shard) or self._open(shard)
         row = index - self._starts[shard]

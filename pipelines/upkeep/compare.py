@@ -85,7 +85,7 @@ def compare(recipe: Recipe, codes: Dataset, snapshot: Snapshot) -> list[Compared
 
 
 def in_windows(lengths: NDArray[np.int32], capacity: int, window: int) -> Plan:
-    """Plan as `operators.packing.pack.Pack` streams: window by window, documents that pack badly with the next."""
+    """Plan documents of lengths (N,), in columns, as `operators.packing.pack.Pack` streams: window by window."""
     held, at, plans = np.zeros(0, np.int64), 0, []
     while at < len(lengths) or len(held):
         coming = np.arange(at, min(len(lengths), at + window - len(held)))

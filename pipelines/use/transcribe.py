@@ -39,7 +39,7 @@ def read_mono(path: Path, rate_hz: int) -> NDArray[np.float32]:
 
 
 def quiet_cuts(wav: NDArray[np.float32], rate_hz: int, window_s: float) -> list[int]:
-    """Return where to cut a long recording: in the quietest tenth of a second of each window's last third."""
+    """Return where a recording (N,) is cut, in samples: at the quietest 100 ms of each window's last third."""
     tenth, length = rate_hz // 10, int(window_s * rate_hz)
     cuts = [0]
     while len(wav) - cuts[-1] > length:
