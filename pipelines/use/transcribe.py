@@ -19,7 +19,7 @@ from pipelines.plan.start import newest_checkpoint
 
 
 def read_mono(path: Path, rate_hz: int) -> NDArray[np.float32]:
-    """Return a sound file's channels mixed to one, at a rate, at the level that training conversations have.
+    """Return an audio file's channels mixed to one (N,), at a rate, at the level of training conversations.
 
     Raises:
         InputError: the file is missing, unreadable, empty, or holds NaN or infinity.

@@ -55,7 +55,7 @@ def test_unknown_verbs_recipes_and_keys_name_the_nearest(tmp_path):
 def test_numbers_of_training_workers_are_checked_before_anything_is_made(recipe, tmp_path, monkeypatch):
     run = ("run", recipe, "--output", tmp_path / "out")
     error = one_line(refuses(*run, "--train-workers", 2, "--min-train-workers", 3))
-    assert "--min-train-workers 3 must lie between 0 and --train-workers 2" in error
+    assert "--min-train-workers 3 must be between 0 and --train-workers 2" in error
     monkeypatch.setenv("HUBBUB_RESIZE_EVERY_S", "soon")
     assert "HUBBUB_RESIZE_EVERY_S is 'soon'" in one_line(refuses(*run))
     assert not (tmp_path / "out").exists()

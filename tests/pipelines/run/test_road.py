@@ -331,7 +331,7 @@ def test_an_interrupt_says_how_to_go_on(recipe, undisturbed, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
-    assert "the same command goes on from here" in error
+    assert "run the same command again to continue" in error
     hubbub(*arguments)
     assert losses(output) == losses(undisturbed)
     assert roots(output) == roots(undisturbed)
