@@ -160,7 +160,7 @@ def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monke
 
     first = night(1)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "no checkpoint of this kind here yet" in first.stdout
+    assert "no matching checkpoint here yet" in first.stdout
     assert "already there: succeeded" in night(1).stdout
     manifest.write_text(whole)
     second = night(2)
