@@ -93,8 +93,15 @@ def loaded_by(*modules):
 
 
 def test_operators_and_models_load_without_ray_mlflow_and_without_torch_where_they_need_none():
-    light = ("operators.simulate.render", "operators.simulate.converse", "operators.corpus.manifest",
-             "operators.store.dataset", "models.codecs.dmel", "models.layouts", "models.config.header")  # fmt: skip
+    light = (
+        "operators.simulate.render",
+        "operators.simulate.converse",
+        "operators.corpus.manifest",
+        "operators.store.dataset",
+        "models.codecs.dmel",
+        "models.layouts",
+        "models.config.header",
+    )
     assert loaded_by(*light) == "[]"
 
 

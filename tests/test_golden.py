@@ -23,11 +23,15 @@ WITHOUT_EFFECT = {
     "encode": {"batch_s": 60.0},
     "pack": {"multiple_of": 8},
     "train": {
-        "checkpoint_every": 2, "keep_checkpoints": 3, "keep_best": 1, "attention": "loop", "num_threads": 1,
+        "checkpoint_every": 2,
+        "keep_checkpoints": 3,
+        "keep_best": 1,
+        "attention": "loop",
+        "num_threads": 1,
         "recompute": True,
     },
     "evaluate": {"batch_size": 3},
-}  # fmt: skip
+}
 """Other values of fields that are declared to change no result; those left out need a GPU, or minutes."""
 
 

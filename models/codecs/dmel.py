@@ -54,9 +54,15 @@ class DMel:
     def spec(self) -> CodecSpec:
         """The codec's fixed properties."""
         constants = (
-            self.SAMPLE_RATE_HZ, self.NUM_CHANNELS, self.NUM_LEVELS, self.WINDOW_SAMPLES,
-            self.HOP_SAMPLES, self.FFT_SAMPLES, self.LOG_MIN, self.LOG_MAX,
-        )  # fmt: skip
+            self.SAMPLE_RATE_HZ,
+            self.NUM_CHANNELS,
+            self.NUM_LEVELS,
+            self.WINDOW_SAMPLES,
+            self.HOP_SAMPLES,
+            self.FFT_SAMPLES,
+            self.LOG_MIN,
+            self.LOG_MAX,
+        )
         return CodecSpec(
             name="dmel",
             sample_rate_hz=self.SAMPLE_RATE_HZ,

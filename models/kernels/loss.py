@@ -99,9 +99,12 @@ class _Chunked(Function):
                 share = by_cell(weights[part]).to(exact) * counts  # (C, S)
                 wanted = wanted.where(counts, 0)
                 made, slope = _chunk(
-                    F.linear(hidden[part], matrix).view(len(wanted), num_streams, -1), wanted, share, z_weight,
+                    F.linear(hidden[part], matrix).view(len(wanted), num_streams, -1),
+                    wanted,
+                    share,
+                    z_weight,
                     gradient=grad_hidden is not None or grad_weight is not None,
-                )  # fmt: skip
+                )
                 total += made
                 if grad_hidden is not None:
                     torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])

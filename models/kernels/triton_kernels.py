@@ -70,9 +70,22 @@ def _scale(q_weight, k_weight, i, h, num_q, rotated, inside):
 
 @triton.jit
 def _heads_forward(
-    qkv, q_weight, k_weight, cos, sin, q, k, v, half, num_q, num_k, eps,
-    NORMED: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    qkv,
+    q_weight,
+    k_weight,
+    cos,
+    sin,
+    q,
+    k,
+    v,
+    half,
+    num_q,
+    num_k,
+    eps,
+    NORMED: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     h, i = tl.arange(0, BLOCK_H)[:, None], tl.arange(0, BLOCK_D)[None, :]
     total, width = num_q + 2 * num_k, 2 * half
@@ -102,9 +115,25 @@ def _heads_forward(
 
 @triton.jit
 def _heads_backward(
-    qkv, q_weight, k_weight, cos, sin, of_q, of_k, of_v, of_qkv, of_weights, num_rows, half, num_q, num_k, eps,
-    NORMED: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    qkv,
+    q_weight,
+    k_weight,
+    cos,
+    sin,
+    of_q,
+    of_k,
+    of_v,
+    of_qkv,
+    of_weights,
+    num_rows,
+    half,
+    num_q,
+    num_k,
+    eps,
+    NORMED: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     program, step = tl.program_id(0), tl.num_programs(0)
     h, i = tl.arange(0, BLOCK_H)[:, None], tl.arange(0, BLOCK_D)[None, :]
     column = tl.arange(0, BLOCK_D)
@@ -195,9 +224,7 @@ def _bag_sum(table, ids, ends, out, width, ENTRIES: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit
-def _cross_entropy(
-    logits, targets, shares, losses, vocab_size, z_weight, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+def _cross_entropy(logits, targets, shares, losses, vocab_size, z_weight, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
     """Write a cell's loss, and the gradient of its logits in their place."""
     cell = tl.program_id(0).to(tl.int64)
     begin = logits + cell * vocab_size
@@ -253,9 +280,17 @@ class _Norm(torch.autograd.Function):
         block, programs = triton.next_power_of_2(width), max(1, min(_PROGRAMS, rows))
         of_x, of_weight = torch.empty_like(x), x.new_empty(programs, width, dtype=torch.float32)
         _norm_backward[(programs,)](
-            x, weight, inverse, gradient.contiguous(), of_x, of_weight, rows, width,
-            BLOCK=block, num_warps=_warps(block),
-        )  # fmt: skip
+            x,
+            weight,
+            inverse,
+            gradient.contiguous(),
+            of_x,
+            of_weight,
+            rows,
+            width,
+            BLOCK=block,
+            num_warps=_warps(block),
+        )
         return of_x, of_weight.sum(0).to(weight.dtype), None
 
 
@@ -409,7 +444,14 @@ def cross_entropy_(
     if len(losses):
         block = min(4096, triton.next_power_of_2(logits.shape[-1]))
         _cross_entropy[(len(losses),)](
-            logits, targets, shares, losses, logits.shape[-1], z_weight,
-            GRADIENT=gradient, BLOCK=block, num_warps=_warps(block),
-        )  # fmt: skip
+            logits,
+            targets,
+            shares,
+            losses,
+            logits.shape[-1],
+            z_weight,
+            GRADIENT=gradient,
+            BLOCK=block,
+            num_warps=_warps(block),
+        )
     return losses

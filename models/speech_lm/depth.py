@@ -25,9 +25,14 @@ class DepthTransformer(nn.Module):
         width = shape.depth_dim or shape.dim // 2
         heads = max(1, width // 64)
         small = Shape(
-            dim=width, num_layers=shape.depth_layers, num_heads=heads, num_kv_heads=heads, ffn_dim=3 * width,
-            rope_theta=shape.rope_theta, qk_norm=shape.qk_norm,
-        )  # fmt: skip
+            dim=width,
+            num_layers=shape.depth_layers,
+            num_heads=heads,
+            num_kv_heads=heads,
+            ffn_dim=3 * width,
+            rope_theta=shape.rope_theta,
+            qk_norm=shape.qk_norm,
+        )
         self.num_streams, self.size, self.shape = vocabulary.num_streams, vocabulary.codebook_size, small
         self.from_state = nn.Linear(shape.dim, width, bias=False)
         # Cell k - 1 is what stream k sees: the same table as for columns, one row of pad a stream.

@@ -155,14 +155,17 @@ class Queries(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
-                    "norm": nn.LayerNorm(dim), "q": nn.Linear(dim, dim, bias=False),
-                    "kv": nn.Linear(dim, 2 * dim, bias=False), "out": nn.Linear(dim, dim, bias=False),
-                    "ffn_norm": nn.LayerNorm(dim), "up": nn.Linear(dim, 4 * dim, bias=False),
+                    "norm": nn.LayerNorm(dim),
+                    "q": nn.Linear(dim, dim, bias=False),
+                    "kv": nn.Linear(dim, 2 * dim, bias=False),
+                    "out": nn.Linear(dim, dim, bias=False),
+                    "ffn_norm": nn.LayerNorm(dim),
+                    "up": nn.Linear(dim, 4 * dim, bias=False),
                     "down": nn.Linear(4 * dim, dim, bias=False),
                 }
             )
             for _ in range(layers)
-        )  # fmt: skip
+        )
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Return columns (T, d) of frames (4 T, width)."""

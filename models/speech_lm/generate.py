@@ -213,9 +213,15 @@ def _forced(
 
 
 def _cells(
-    model: SpeechLM, hidden: torch.Tensor, forced: torch.Tensor, is_free: torch.Tensor, uniforms: torch.Tensor,
-    before: torch.Tensor, ids: tuple[int, int], sampling: Sampling,
-) -> torch.Tensor:  # fmt: skip
+    model: SpeechLM,
+    hidden: torch.Tensor,
+    forced: torch.Tensor,
+    is_free: torch.Tensor,
+    uniforms: torch.Tensor,
+    before: torch.Tensor,
+    ids: tuple[int, int],
+    sampling: Sampling,
+) -> torch.Tensor:
     """Return a column's cells (B, S), of ids in a range."""
     size, head, window = model.vocabulary.codebook_size, model.audio_head, sampling.repetition_window
     recent = before[:, :, before.shape[2] - window :] if 0 < window <= before.shape[2] else None

@@ -235,8 +235,11 @@ def growing(components: Mapping[str, int], num_steps: int) -> tuple[Phase, ...]:
         weights = phases_of([",".join(f"{n}={m}" for n, m in by_bucket[bucket].items())], components)[0].weights
         phases.append(Phase(num_steps * gone // total, weights))
         gone += sum(by_bucket[bucket].values())
-    return tuple(b for b, later in zip(phases, [*phases[1:], None], strict=True)
-                 if later is None or later.first_step > b.first_step)  # fmt: skip
+    return tuple(
+        b
+        for b, later in zip(phases, [*phases[1:], None], strict=True)
+        if later is None or later.first_step > b.first_step
+    )
 
 
 def phases_of(texts: Sequence[str], components: Mapping[str, int], num_steps: int = 0) -> tuple[Phase, ...]:

@@ -182,15 +182,18 @@ def activity(conversations: pa.Table, hop_samples: int) -> str:
                     "num_frames": -(-row["num_samples"] // hop_samples),
                     "activity": active,
                     "transitions": [
-                        {"speaker": t["speaker"], "kind": t["transition"],
-                         "offset_s": round(t["offset_samples"] / row["sample_rate_hz"], 6)}
+                        {
+                            "speaker": t["speaker"],
+                            "kind": t["transition"],
+                            "offset_s": round(t["offset_samples"] / row["sample_rate_hz"], 6),
+                        }
                         for t in row["turns"]
                     ],
                 },
                 ensure_ascii=False,
             )
             + "\n"
-        )  # fmt: skip
+        )
     return "".join(lines)
 
 

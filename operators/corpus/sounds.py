@@ -60,8 +60,9 @@ def _listed(path: Path) -> list[dict[str, Any]]:
     files = [path] if path.is_file() else sorted(p for p in path.glob("*.jsonl*") if "supervisions" not in p.name)
     if not files:
         sounds = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        return [{"id": str(p.relative_to(path)), "audio": str(p), "room": str(p.parent.relative_to(path))}
-                for p in sounds]  # fmt: skip
+        return [
+            {"id": str(p.relative_to(path)), "audio": str(p), "room": str(p.parent.relative_to(path))} for p in sounds
+        ]
     rows = []
     for file in files:
         for row in json_lines(file):
@@ -102,9 +103,16 @@ def list_sounds(place: str, kind: str) -> Sounds:
             raise InputError(f"{kind}: {path} is empty")
         audio = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
         sounds.append(
-            Sound(sound_id=row["id"], audio=audio, rate_hz=rate_hz, num_samples=num_samples,
-                  num_channels=num_channels, room=row["room"], fingerprint=fingerprint)
-        )  # fmt: skip
+            Sound(
+                sound_id=row["id"],
+                audio=audio,
+                rate_hz=rate_hz,
+                num_samples=num_samples,
+                num_channels=num_channels,
+                room=row["room"],
+                fingerprint=fingerprint,
+            )
+        )
     if not sounds:
         raise InputError(f"{kind}: there is no audio file in {place}")
     ids = [sound.sound_id for sound in sounds]

@@ -10,9 +10,13 @@ import pyarrow.compute as pc
 from operators.errors import InputError
 
 _COMPARE = {
-    ast.Eq: "__eq__", ast.NotEq: "__ne__", ast.Lt: "__lt__",
-    ast.LtE: "__le__", ast.Gt: "__gt__", ast.GtE: "__ge__",
-}  # fmt: skip
+    ast.Eq: "__eq__",
+    ast.NotEq: "__ne__",
+    ast.Lt: "__lt__",
+    ast.LtE: "__le__",
+    ast.Gt: "__gt__",
+    ast.GtE: "__ge__",
+}
 
 
 def select(rows: pa.Table, where: str) -> pa.Table:

@@ -20,9 +20,12 @@ from pipelines.reporting.code_version import code_version
 
 _STAGES = ("run", "simulate", "tokenize", "pack", "train", "evaluate")
 _PASSED_ON = (
-    "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "MLFLOW_TRACKING_URI",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
-)  # fmt: skip
+)
 """Environment variables that are passed on to a job; never secrets, since the dashboard shows them."""
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -132,11 +135,16 @@ def _preflight(arguments: Sequence[str]) -> None:
         raise InputError(str(error)) from error
     rows = [
         [
-            node.name, f"{node.cpus:.0f}", f"{node.gpus:.0f}", f"{node.object_store_bytes / 1e9:.1f} GB",
-            f"{node.free_bytes / 1e9:.0f} GB", str(node.versions.get("hubbub")), str(node.versions.get("torch")),
+            node.name,
+            f"{node.cpus:.0f}",
+            f"{node.gpus:.0f}",
+            f"{node.object_store_bytes / 1e9:.1f} GB",
+            f"{node.free_bytes / 1e9:.0f} GB",
+            str(node.versions.get("hubbub")),
+            str(node.versions.get("torch")),
         ]
         for node in nodes
-    ]  # fmt: skip
+    ]
     console.table("", ["node", "CPUs", "GPUs", "object store", "free", "hubbub", "torch"], rows)
     size = int(parsed.partition_gb * 1e9)
     found = preflight.problems(nodes, train_workers=parsed.train_workers, partition_bytes=size)

@@ -6,9 +6,16 @@ from typing import Any
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 190, 46, 60, 22
 _COLORS = {
-    "manifest": "#777", "utterances": "#3c8c4a", "recordings": "#3c8c4a", "conversations": "#2a8a9c",
-    "audio": "#2a8a9c", "codes": "#4269d0", "packs": "#a463f2", "checkpoint": "#d9622b", "evaluation": "#c2374f",
-}  # fmt: skip
+    "manifest": "#777",
+    "utterances": "#3c8c4a",
+    "recordings": "#3c8c4a",
+    "conversations": "#2a8a9c",
+    "audio": "#2a8a9c",
+    "codes": "#4269d0",
+    "packs": "#a463f2",
+    "checkpoint": "#d9622b",
+    "evaluation": "#c2374f",
+}
 
 _STYLE = (
     "body{font:15px system-ui;margin:2em}svg{max-width:100%;height:auto}"

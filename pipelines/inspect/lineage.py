@@ -84,9 +84,15 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
     def node(kind: str, identifier: str, order: Any, path: Path, aliases: Sequence[str], data: Any) -> dict[str, Any]:
         names = {identifier, str(path.absolute()), path.name, *aliases}
         return {
-            "kind": kind, "id": identifier, "order": order, "path": path, "aliases": [identifier, *aliases],
-            "data": data, "output": output, "exact": names.__contains__,
-        }  # fmt: skip
+            "kind": kind,
+            "id": identifier,
+            "order": order,
+            "path": path,
+            "aliases": [identifier, *aliases],
+            "data": data,
+            "output": output,
+            "exact": names.__contains__,
+        }
 
     for name in dataset_names():
         snapshot = output.dataset(name).latest()

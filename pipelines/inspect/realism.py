@@ -70,11 +70,18 @@ def score(simulated: Sequence[Path], against: Sequence[str], folder: Path) -> di
     (folder / "scorecard.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (folder / "scorecard.html").write_text(_page(card, talks, real, against), encoding="utf-8")
     rows = [
-        [measure, f"{d['ks']:.3f}", f"{d['ks_low']:.3f} to {d['ks_high']:.3f}", f"{d['w1_s']:.3f}",
-         f"{d['median']:.2f}", f"{d['median_real']:.2f}", console.count(d["number"])]
+        [
+            measure,
+            f"{d['ks']:.3f}",
+            f"{d['ks_low']:.3f} to {d['ks_high']:.3f}",
+            f"{d['w1_s']:.3f}",
+            f"{d['median']:.2f}",
+            f"{d['median_real']:.2f}",
+            console.count(d["number"]),
+        ]
         for measure, d in card["distances"].items()  # type: ignore[attr-defined]
         if d is not None
-    ]  # fmt: skip
+    ]
     console.table("", ["seconds of", "KS", "95 %", "W1", "median", "median there", "number"], rows)
     figures: dict[str, Any] = card["simulated"]  # type: ignore[assignment]
     console.line(

@@ -147,11 +147,16 @@ def _datasets(snapshots: Mapping[str, Snapshot]) -> str:
         rate = f"{audio_s / seconds:,.0f} x real time" if audio_s and seconds > 1 else ""
         rows.append(
             [
-                name, snapshot.num_rows, len(snapshot.receipts), console.hours(audio_s) if audio_s else "",
-                f"{sum(r.num_bytes for r in snapshot.receipts) / 1e6:,.1f} MB", f"{seconds:.0f} s", rate,
+                name,
+                snapshot.num_rows,
+                len(snapshot.receipts),
+                console.hours(audio_s) if audio_s else "",
+                f"{sum(r.num_bytes for r in snapshot.receipts) / 1e6:,.1f} MB",
+                f"{seconds:.0f} s",
+                rate,
                 snapshot.merkle_root[:12],
             ]
-        )  # fmt: skip
+        )
     return table(["data set", "rows", "partitions", "audio", "size", "work", "rate", "Merkle root"], rows)
 
 

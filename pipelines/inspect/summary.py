@@ -23,9 +23,14 @@ def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
             if which in result.metrics:
                 e = result.metrics[which]["cpwer"]
                 figures.append(
-                    [which, f"{e['rate']:.1%}", f"{e['low']:.1%} to {e['high']:.1%}", str(e["reference_words"]),
-                     f"{e['substitutions']} / {e['deletions']} / {e['insertions']}"]
-                )  # fmt: skip
+                    [
+                        which,
+                        f"{e['rate']:.1%}",
+                        f"{e['low']:.1%} to {e['high']:.1%}",
+                        str(e["reference_words"]),
+                        f"{e['substitutions']} / {e['deletions']} / {e['insertions']}",
+                    ]
+                )
         console.table("", ["model", "cpWER", "95 % interval", "words", "sub / del / ins"], figures)
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
     uri = tracking_uri(options.output)

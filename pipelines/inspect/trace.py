@@ -113,10 +113,15 @@ def show(rows: list[dict[str, Any]]) -> None:
         ["columns", "kind", "conversation", "speaker", "licence", "recording", "samples", "text"],
         [
             [
-                f"{row['columns'][0]}-{row['columns'][1]}", row["kind"], row["conversation"], row["speaker"],
-                str(row["licence"]), row["recording"], f"{row['source_samples'][0]}-{row['source_samples'][1]}",
+                f"{row['columns'][0]}-{row['columns'][1]}",
+                row["kind"],
+                row["conversation"],
+                row["speaker"],
+                str(row["licence"]),
+                row["recording"],
+                f"{row['source_samples'][0]}-{row['source_samples'][1]}",
                 str(row["text"] or "")[:40],
             ]
             for row in rows
         ],
-    )  # fmt: skip
+    )

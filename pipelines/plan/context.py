@@ -123,9 +123,12 @@ class RunContext:
                 raise InputError(f"{error}; start one, or leave out --ray-address for a local one") from error
             options = self.options
             check_cluster(
-                self.recipe, self._session, options.output, self.output.store,
+                self.recipe,
+                self._session,
+                options.output,
+                self.output.store,
                 options.min_train_workers or options.train_workers,
-            )  # fmt: skip
+            )
         return self._session
 
     def tracker(self) -> Tracker:

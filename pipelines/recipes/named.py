@@ -44,11 +44,18 @@ def demo() -> Recipe:
         partitions=Partitions(conversations_per_partition=1000),
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
-            steps=1000, packs_per_step=3, packs_per_pass=3, lr=3e-3, warmup_steps=60, checkpoint_every=200,
-            optimizer="muon", activity_weight=0.3, tag_weight=3.0,
+            steps=1000,
+            packs_per_step=3,
+            packs_per_pass=3,
+            lr=3e-3,
+            warmup_steps=60,
+            checkpoint_every=200,
+            optimizer="muon",
+            activity_weight=0.3,
+            tag_weight=3.0,
         ),
         evaluate=Evaluation(max_tokens=160),
-    )  # fmt: skip
+    )
 
 
 def stories() -> Recipe:
@@ -63,11 +70,21 @@ def stories() -> Recipe:
         partitions=Partitions(conversations_per_partition=4000),
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
-            steps=5000, packs_per_step=4, packs_per_pass=2, lr=3e-3, warmup_steps=100, checkpoint_every=500,
-            hide_bands=2, hide_spans=2, optimizer="muon", ctc_weight=0.3, activity_weight=0.3, tag_weight=3.0,
+            steps=5000,
+            packs_per_step=4,
+            packs_per_pass=2,
+            lr=3e-3,
+            warmup_steps=100,
+            checkpoint_every=500,
+            hide_bands=2,
+            hide_spans=2,
+            optimizer="muon",
+            ctc_weight=0.3,
+            activity_weight=0.3,
+            tag_weight=3.0,
         ),
         evaluate=Evaluation(max_tokens=160),
-    )  # fmt: skip
+    )
 
 
 def speechocean() -> Recipe:
@@ -98,12 +115,21 @@ def fsdd() -> Recipe:
         partitions=Partitions(conversations_per_partition=4000),
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
         train=Training(
-            steps=4200, packs_per_step=4, packs_per_pass=2, lr=3e-3, warmup_steps=100, checkpoint_every=250,
-            hide_bands=2, hide_spans=2, optimizer="muon", ctc_weight=0.3, activity_weight=0.3,
+            steps=4200,
+            packs_per_step=4,
+            packs_per_pass=2,
+            lr=3e-3,
+            warmup_steps=100,
+            checkpoint_every=250,
+            hide_bands=2,
+            hide_spans=2,
+            optimizer="muon",
+            ctc_weight=0.3,
+            activity_weight=0.3,
             tag_weight=3.0,
         ),
         evaluate=Evaluation(max_tokens=100),
-    )  # fmt: skip
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -81,9 +81,13 @@ def _write(
             with soundfile.SoundFile(path) as sound:
                 channels, frames = list(range(sound.channels)), sound.frames
             recordings[str(path)] = Recording(
-                id=f"recording-{row['utterance_id']}", sources=[AudioSource("file", channels, str(path))],
-                sampling_rate=hz, num_samples=frames, duration=frames / hz, channel_ids=channels,
-            )  # fmt: skip
+                id=f"recording-{row['utterance_id']}",
+                sources=[AudioSource("file", channels, str(path))],
+                sampling_rate=hz,
+                num_samples=frames,
+                duration=frames / hz,
+                channel_ids=channels,
+            )
         start_s = row["source_start_sample"] / hz
         names = ("split", "licence", "consent", "book", "chapter", "position")
         custom = {**json.loads(row["user_columns"]), **{n: row[n] for n in names if row[n] is not None}}
@@ -91,12 +95,19 @@ def _write(
         items = [AlignmentItem(word.word, start_s + word.start_s, word.duration_s) for word in words]
         supervisions.append(
             SupervisionSegment(
-                id=row["utterance_id"], recording_id=recordings[str(path)].id, start=start_s,
-                duration=row["source_num_samples"] / hz, channel=row["channel"], text=row["text"],
-                language=row["language"], speaker=row["speaker"], gender=gender, custom=custom or None,
+                id=row["utterance_id"],
+                recording_id=recordings[str(path)].id,
+                start=start_s,
+                duration=row["source_num_samples"] / hz,
+                channel=row["channel"],
+                text=row["text"],
+                language=row["language"],
+                speaker=row["speaker"],
+                gender=gender,
+                custom=custom or None,
                 alignment={"word": items} if items else None,
             )
-        )  # fmt: skip
+        )
     folder.mkdir(parents=True, exist_ok=True)
     RecordingSet.from_recordings(recordings.values()).to_file(folder / "recordings.jsonl.gz")
     SupervisionSet.from_segments(supervisions).to_file(folder / "supervisions.jsonl.gz")

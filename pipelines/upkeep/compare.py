@@ -69,8 +69,19 @@ def compare(recipe: Recipe, codes: Dataset, snapshot: Snapshot) -> list[Compared
         started = time.process_time()
         plan = planner()
         seconds, peak_mb = time.process_time() - started, with_peak.increase_mb()
-        found.append(_row(name, len(plan), 0, _imbalance(plan, lengths, recipe.model.dim), lengths, capacity, bound,
-                          seconds, peak_mb))  # fmt: skip
+        found.append(
+            _row(
+                name,
+                len(plan),
+                0,
+                _imbalance(plan, lengths, recipe.model.dim),
+                lengths,
+                capacity,
+                bound,
+                seconds,
+                peak_mb,
+            )
+        )
     by_length = np.bincount(lengths, minlength=capacity + 1)
     counts.histogram(by_length, capacity)
     started = time.process_time()
@@ -105,12 +116,17 @@ def show(found: list[Compared], path: Path) -> None:
     """Print the table, and write it as JSON."""
     rows = [
         [
-            one.packer, console.count(one.packs), f"{one.over_bound:+.3%}", f"{one.fill:.3%}",
-            console.count(one.cut_documents), "" if one.imbalance is None else f"{one.imbalance:.3f}",
-            f"{one.cpu_s * 1e3:.1f}", "" if one.peak_mb is None else f"{one.peak_mb:.1f}",
+            one.packer,
+            console.count(one.packs),
+            f"{one.over_bound:+.3%}",
+            f"{one.fill:.3%}",
+            console.count(one.cut_documents),
+            "" if one.imbalance is None else f"{one.imbalance:.3f}",
+            f"{one.cpu_s * 1e3:.1f}",
+            "" if one.peak_mb is None else f"{one.peak_mb:.1f}",
         ]
         for one in found
-    ]  # fmt: skip
+    ]
     header = ["packer", "packs", "over bound", "fill", "cut", f"cost max/mean, {RANKS} ranks", "CPU ms", "MB"]
     console.table("", header, rows)
     path.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")

@@ -86,8 +86,13 @@ def _cut(conversation: pa.Table, recipe: Recipe, folder: Path | None) -> Any:
         recording = Recording.from_file(path, recording_id=name)
     supervisions = [
         SupervisionSegment(
-            id=f"{name}-{number:05d}", recording_id=name, start=turn["start_sample"] / hz,
-            duration=turn["num_samples"] / hz, channel=0, text=turn["text"], language=turn["language"],
+            id=f"{name}-{number:05d}",
+            recording_id=name,
+            start=turn["start_sample"] / hz,
+            duration=turn["num_samples"] / hz,
+            channel=0,
+            text=turn["text"],
+            language=turn["language"],
             speaker=turn["speaker"],
             custom={"utterance_id": turn["utterance_id"], "transition": turn["transition"], "licence": turn["licence"]},
             alignment={
@@ -97,10 +102,15 @@ def _cut(conversation: pa.Table, recipe: Recipe, folder: Path | None) -> Any:
             else None,
         )
         for number, turn in enumerate(row["turns"])
-    ]  # fmt: skip
+    ]
     room = {key: value for key, value in (row["room"] or {}).items() if key != "seats"}
     custom = {"origin": row["origin"], "split": row["split"], "snr_db": row["snr_db"], "room": room or None}
     return MonoCut(
-        id=name, start=0, duration=recording.duration, channel=0, recording=recording, supervisions=supervisions,
+        id=name,
+        start=0,
+        duration=recording.duration,
+        channel=0,
+        recording=recording,
+        supervisions=supervisions,
         custom={key: value for key, value in custom.items() if value is not None},
-    )  # fmt: skip
+    )

@@ -99,10 +99,12 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict
     parent.finish({"best.cpwer": found[order[0]]["cpwer"]}, options.output / "sweep.json")
     rows = [
         [
-            *(str(value) for value in found[i]["values"].values()), f"{found[i]['last_loss']:.3f}",
-            f"{found[i]['cpwer']:.1%}", f"{found[i]['low']:.1%} to {found[i]['high']:.1%}",
+            *(str(value) for value in found[i]["values"].values()),
+            f"{found[i]['last_loss']:.3f}",
+            f"{found[i]['cpwer']:.1%}",
+            f"{found[i]['low']:.1%} to {found[i]['high']:.1%}",
         ]
         for i in order
-    ]  # fmt: skip
+    ]
     console.table("", [*(name for name, _ in axes), "last loss", "cpWER", "95 % interval"], rows)
     return [found[i] for i in order]

@@ -18,11 +18,22 @@ from tests.bench.realism import SHARED
 ROOT = Path(__file__).parents[2]
 STEPS = 900
 COMMON = (
-    "--corpus.manifests", SHARED / "data/fsdd", "--casting.train-conversations", 6000, "--evaluate.no-untrained",
-    "--train.checkpoint-every", 100, "--update",
+    "--corpus.manifests",
+    SHARED / "data/fsdd",
+    "--casting.train-conversations",
+    6000,
+    "--evaluate.no-untrained",
+    "--train.checkpoint-every",
+    100,
+    "--update",
     # Neither helps itself with where documents begin, or the two sides would differ in more than the mask.
-    "--train.ctc-weight", 0, "--train.activity-weight", 0, "--model.prompt-attention", "causal",
-)  # fmt: skip
+    "--train.ctc-weight",
+    0,
+    "--train.activity-weight",
+    0,
+    "--model.prompt-attention",
+    "causal",
+)
 PROBED = 20
 # The fsdd recipe, two frames a column, with a mask of documents: against none, and against other layouts for as many
 # operations in all.

@@ -43,10 +43,17 @@ def as_batch(waves):
     """Mixtures in flight, without turns."""
     empty = dict.fromkeys(AUDIO.names)
     rows = [
-        {**empty, "conversation_id": str(i), "num_samples": len(wave), "samples": wave, "speakers": [], "turns": [],
-         "stems": []}
+        {
+            **empty,
+            "conversation_id": str(i),
+            "num_samples": len(wave),
+            "samples": wave,
+            "speakers": [],
+            "turns": [],
+            "stems": [],
+        }
         for i, wave in enumerate(waves)
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, schema=AUDIO)
 
 
@@ -69,10 +76,20 @@ def speed():
 
         torch.manual_seed(0)
         torch.set_num_threads(1)
-        config = MimiConfig(hidden_size=64, num_filters=8, num_hidden_layers=2, num_attention_heads=4,
-                            num_key_value_heads=4, head_dim=16, intermediate_size=128, codebook_dim=32,
-                            codebook_size=256, num_quantizers=8, vector_quantization_hidden_dimension=32,
-                            upsample_groups=64)  # fmt: skip
+        config = MimiConfig(
+            hidden_size=64,
+            num_filters=8,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            head_dim=16,
+            intermediate_size=128,
+            codebook_dim=32,
+            codebook_size=256,
+            num_quantizers=8,
+            vector_quantization_hidden_dimension=32,
+            upsample_groups=64,
+        )
         MimiModel(config).save_pretrained(folder)
         encode = Encode(codec="mimi", weights=folder, batch_s=40.0)
         waves = [(rng.normal(0, 1000, int(24_000 * s))).astype(np.int16) for s in rng.uniform(4, 12, 24)]

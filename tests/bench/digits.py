@@ -44,9 +44,14 @@ def main():
             "cpwer": ("--output", output),
             "cpwer_no_overlap": ("--output", Path(name) / "apart", "--converse.prior", prior),
             "cpwer_three_talkers": (
-                "--output", Path(name) / "three", "--casting.min-speakers", 3, "--casting.max-speakers", 3,
+                "--output",
+                Path(name) / "three",
+                "--casting.min-speakers",
+                3,
+                "--casting.max-speakers",
+                3,
             ),
-        }  # fmt: skip
+        }
         for key, options in variants.items():
             if key != "cpwer":
                 few = ("--casting.train-conversations", 1, "--evaluate.no-untrained")

@@ -39,10 +39,15 @@ def say(*words):
 def document(rng, length):
     tokens = rng.integers(1000, TEXT_SIZE, length)
     return PackedDocuments(
-        pack_id="d", num_columns=length, cu_seqlens=np.array([0, length], np.int32),
-        segments=np.array([[0, 0, length]], np.int32), text_tokens=tokens.astype(np.int32), codes=b"",
-        loss_spans=np.array([[0, 1, length]], np.int32), loss_weights=np.ones(1, np.float32),
-    )  # fmt: skip
+        pack_id="d",
+        num_columns=length,
+        cu_seqlens=np.array([0, length], np.int32),
+        segments=np.array([[0, 0, length]], np.int32),
+        text_tokens=tokens.astype(np.int32),
+        codes=b"",
+        loss_spans=np.array([[0, 1, length]], np.int32),
+        loss_weights=np.ones(1, np.float32),
+    )
 
 
 def packs_of(number, capacity):
@@ -92,11 +97,17 @@ class Theirs(Side):
         shape = SIZES[size]
         self.attention = "flash_attention_2" if device == "cuda" and find_spec("flash_attn") else "sdpa"
         config = Qwen3Config(
-            vocab_size=TEXT_SIZE, hidden_size=shape.dim, intermediate_size=shape.ffn_dim,
-            num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads,
-            num_key_value_heads=shape.num_kv_heads, head_dim=shape.head_dim, tie_word_embeddings=False,
-            max_position_embeddings=32_768, attn_implementation=self.attention,
-        )  # fmt: skip
+            vocab_size=TEXT_SIZE,
+            hidden_size=shape.dim,
+            intermediate_size=shape.ffn_dim,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            tie_word_embeddings=False,
+            max_position_embeddings=32_768,
+            attn_implementation=self.attention,
+        )
         super().__init__(Qwen3ForCausalLM(config), device)
         if recompute:
             self.model.gradient_checkpointing_enable()
@@ -170,10 +181,14 @@ def compare(size, capacity, steps, device, recompute):
         return round(statistics.median(one) / statistics.median(other), 3) if one and other else None
 
     return {
-        "tokens_per_s": middle(ours), "mfu": middle(mfu), "peak_gb": peaks.get("ours"),
-        "transformers_tokens_per_s": middle(theirs), "transformers_peak_gb": peaks.get("theirs"),
-        "over_transformers": share(ours, theirs), "triton_over_plain": share(ours, plain),
-    }  # fmt: skip
+        "tokens_per_s": middle(ours),
+        "mfu": middle(mfu),
+        "peak_gb": peaks.get("ours"),
+        "transformers_tokens_per_s": middle(theirs),
+        "transformers_peak_gb": peaks.get("theirs"),
+        "over_transformers": share(ours, theirs),
+        "triton_over_plain": share(ours, plain),
+    }
 
 
 def main():

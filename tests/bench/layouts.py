@@ -36,9 +36,16 @@ def codes_of(spec):
     frames = round(SECONDS * spec.frame_rate_hz)
     codes = np.random.default_rng(0).integers(0, 16, (spec.num_codebooks, frames))
     row = {
-        "conversation_id": "c", "origin": "simulated", "split": "train", "num_samples": SECONDS * 16_000,
-        "num_frames": frames, "codes": pack_codes(codes, 4), "speakers": ["a"], "turns": [], "stems": [],
-    }  # fmt: skip
+        "conversation_id": "c",
+        "origin": "simulated",
+        "split": "train",
+        "num_samples": SECONDS * 16_000,
+        "num_frames": frames,
+        "codes": pack_codes(codes, 4),
+        "speakers": ["a"],
+        "turns": [],
+        "stems": [],
+    }
     return table([row], CODES).replace_schema_metadata({"hubbub.codec": json.dumps(asdict(spec))})
 
 
@@ -48,9 +55,17 @@ def main():
     result = {}
     for title, (books, rate, groups) in SHAPES.items():
         spec = CodecSpec(
-            name="x", sample_rate_hz=16_000, hop_samples=16_000 // rate, num_codebooks=books, codebook_size=16, bits=4,
-            ordinal=False, causal=False, licence="", weights_digest="",
-        )  # fmt: skip
+            name="x",
+            sample_rate_hz=16_000,
+            hop_samples=16_000 // rate,
+            num_codebooks=books,
+            codebook_size=16,
+            bits=4,
+            ordinal=False,
+            causal=False,
+            licence="",
+            weights_digest="",
+        )
         variants = [(name, group) for name in LAYOUTS for group in (groups if LAYOUTS[name].has_groups else (1,))]
         if books > 16:  # one code a column would make 16,000 columns of five seconds; a depth of 320 cells a column
             variants = [(n, g) for n, g in variants if n in ("parallel", "delay") or (n == "depth" and g == 1)]
@@ -59,8 +74,13 @@ def main():
             layout = make_layout(name, books, 16, group)
             (made,) = Compose(tasks=("continue",), layout=name, group=group, prompt_s=0.5)(codes_of(spec)).to_pylist()
             batch = collate([packed(made)], GridSpec(layout, books, 16, 4))
-            vocabulary = Vocabulary(text_size=ByteTokenizer().vocab_size, num_streams=layout.num_streams,
-                                    codebook_size=layout.vocab_size, ordinal=False, depth=layout.is_depth)  # fmt: skip
+            vocabulary = Vocabulary(
+                text_size=ByteTokenizer().vocab_size,
+                num_streams=layout.num_streams,
+                codebook_size=layout.vocab_size,
+                ordinal=False,
+                depth=layout.is_depth,
+            )
             model = SpeechLM(SIZES["tiny"], vocabulary).initialize(0)
 
             def step(model=model, batch=batch):

@@ -32,22 +32,53 @@ PROBED = 10
 PROMPT_S = 1.0
 AUDIO_WEIGHT = 0.1  # a frame; there are ten of them to a letter
 COMMON = (
-    "--corpus.manifests", SHARED / "data/fsdd", "--casting.train-conversations", 4000, "--evaluate.no-untrained",
-    "--encode.codec", "lyra", "--encode.weights", SHARED / "data/lyra_v2", "--encode.num-codebooks", BOOKS,
-    "--compose.tasks", "asr", "continue", "--compose.prompt-s", PROMPT_S,
-    "--train.checkpoint-every", 100, "--train.hide-bands", 0, "--train.hide-spans", 0, "--update",
+    "--corpus.manifests",
+    SHARED / "data/fsdd",
+    "--casting.train-conversations",
+    4000,
+    "--evaluate.no-untrained",
+    "--encode.codec",
+    "lyra",
+    "--encode.weights",
+    SHARED / "data/lyra_v2",
+    "--encode.num-codebooks",
+    BOOKS,
+    "--compose.tasks",
+    "asr",
+    "continue",
+    "--compose.prompt-s",
+    PROMPT_S,
+    "--train.checkpoint-every",
+    100,
+    "--train.hide-bands",
+    0,
+    "--train.hide-spans",
+    0,
+    "--update",
     # No helper that works on one task, or on one layout, only.
-    "--train.ctc-weight", 0, "--train.activity-weight", 0, "--model.prompt-attention", "causal",
-)  # fmt: skip
+    "--train.ctc-weight",
+    0,
+    "--train.activity-weight",
+    0,
+    "--model.prompt-attention",
+    "causal",
+)
 
 
 def of(layout, group, columns_a_frame, streams):
     """Options of a layout: packs hold as much audio as the others', and audio weighs as much beside text."""
     return (
-        "--compose.layout", layout, "--compose.group", group, "--pack.capacity", int(1024 * columns_a_frame),
-        "--train.packs-per-pass", 1 if columns_a_frame > 1 else 2,
-        "--train.stream-weights", *[AUDIO_WEIGHT / columns_a_frame] * streams,
-    )  # fmt: skip
+        "--compose.layout",
+        layout,
+        "--compose.group",
+        group,
+        "--pack.capacity",
+        int(1024 * columns_a_frame),
+        "--train.packs-per-pass",
+        1 if columns_a_frame > 1 else 2,
+        "--train.stream-weights",
+        *[AUDIO_WEIGHT / columns_a_frame] * streams,
+    )
 
 
 VARIANTS = {

@@ -45,8 +45,13 @@ def many(dataset, receipt, number):
     """A data set of as many shards as asked for, which share the bytes of one."""
     receipts = []
     for i in range(number):
-        made = Receipt(**{**receipt.__dict__, "partition_id": f"train-{'ab'[i % 2]}-{i:05d}",
-                          "counts": {f"{COMPONENT}{'ab'[i % 2]}": receipt.num_rows, GROUPED: 1}})  # fmt: skip
+        made = Receipt(
+            **{
+                **receipt.__dict__,
+                "partition_id": f"train-{'ab'[i % 2]}-{i:05d}",
+                "counts": {f"{COMPONENT}{'ab'[i % 2]}": receipt.num_rows, GROUPED: 1},
+            }
+        )
         os.link(dataset.rows_url(receipt), dataset.rows_url(made))
         receipts.append(made)
     return Snapshot(number=1, name="packs", receipts=tuple(receipts), merkle_root="", inputs={}, made_by={})

@@ -154,8 +154,12 @@ def main():
     result["plan_vs_trl"] = trl and round(trl["plan_cpu_s"] / result["plan_1m_cpu_s"], 1)
     result["plan_and_gather_vs_trl"] = trl and round(trl["plan_and_gather_cpu_s"] / both, 1)
     result["plan_vs_lightbinpack"] = light and round(light["plan_cpu_s"] / result["plan_1m_cpu_s"], 1)
-    result["packs"] = {"ours": ours, "trl": trl and trl["packs"], "lightbinpack": light and light["packs"],
-                       "lower_bound": lower_bound(million, CAPACITY)}  # fmt: skip
+    result["packs"] = {
+        "ours": ours,
+        "trl": trl and trl["packs"],
+        "lightbinpack": light and light["packs"],
+        "lower_bound": lower_bound(million, CAPACITY),
+    }
 
     window = Pack(capacity=CAPACITY, window_documents=11_000)  # and a batch of 1,000: 12,000 at once
     for name, lengths in (("conversation", million), ("hard", hard_lengths(1_000_000))):

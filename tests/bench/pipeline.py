@@ -168,8 +168,11 @@ def growth(output):
     for number in (1_000, 10_000, 100_000):
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.pipeline", "dry", str(output.folder), str(number)],
-            capture_output=True, text=True, check=True, cwd=ROOT,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
         found[number] = json.loads(done.stdout)
         say(f"{number} conversations: {found[number]}")
     # What starting up and compiling costs is in the smallest; the slope is of what comes on top.
@@ -177,8 +180,9 @@ def growth(output):
     slope = math.log10((large["seconds"] - small["seconds"]) / (middle["seconds"] - small["seconds"]) / 11) + 1
     return {
         "cost_exponent": round(slope, 3),
-        "cost_peak_mb_10k": round(middle["peak_mb"]), "cost_peak_mb_100k": round(large["peak_mb"]),
-    }  # fmt: skip
+        "cost_peak_mb_10k": round(middle["peak_mb"]),
+        "cost_peak_mb_100k": round(large["peak_mb"]),
+    }
 
 
 def plan_100k(output, folder):
@@ -202,9 +206,14 @@ def plan_100k(output, folder):
         receipts = []
         for p in stage.partitions:
             receipt = Receipt(
-                partition_id=p.partition_id, key=p.key, num_rows=1, num_bytes=1000, content_digest="0" * 64,
-                counts={"audio_s": 7.0, "seconds": 0.1}, depends=to_jsonable(p.depends),
-            )  # fmt: skip
+                partition_id=p.partition_id,
+                key=p.key,
+                num_rows=1,
+                num_bytes=1000,
+                content_digest="0" * 64,
+                counts={"audio_s": 7.0, "seconds": 0.1},
+                depends=to_jsonable(p.depends),
+            )
             (place / f"{p.partition_id}-{p.key}.json").touch()
             receipts.append(receipt)
         dataset.snapshot(receipts, {}, {})

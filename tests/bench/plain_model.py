@@ -16,9 +16,11 @@ def embedded(model, text, audio, audio_columns):
     x = F.embedding(text, model.text_embedding.weight, padding_idx=0)
     pad = audio == model.vocabulary.codebook_size
     summed = F.embedding_bag(
-        audio + model.stream_offsets, model.audio_embedding.weight, mode="sum",
+        audio + model.stream_offsets,
+        model.audio_embedding.weight,
+        mode="sum",
         per_sample_weights=(~pad).to(torch.float32),
-    )  # fmt: skip
+    )
     return x.index_add(0, audio_columns, F.rms_norm(summed, (x.shape[1],), model.audio_norm.weight, 1e-6))
 
 

@@ -38,11 +38,25 @@ def utterances(speaker, number, lengths_s, seed):
             if b > a
         ]
         rows.append(
-            {"utterance_id": f"s{speaker}-{index}", "corpus": "c", "audio": "a", "byte_offset": 0, "byte_length": 0,
-             "channel": 0, "source_rate_hz": RATE_HZ, "source_start_sample": 0, "source_num_samples": samples,
-             "fingerprint": "", "speaker": f"s{speaker}", "text": "w", "text_normalized": "w", "position": index,
-             "words": words, "user_columns": "{}"}
-        )  # fmt: skip
+            {
+                "utterance_id": f"s{speaker}-{index}",
+                "corpus": "c",
+                "audio": "a",
+                "byte_offset": 0,
+                "byte_length": 0,
+                "channel": 0,
+                "source_rate_hz": RATE_HZ,
+                "source_start_sample": 0,
+                "source_num_samples": samples,
+                "fingerprint": "",
+                "speaker": f"s{speaker}",
+                "text": "w",
+                "text_normalized": "w",
+                "position": index,
+                "words": words,
+                "user_columns": "{}",
+            }
+        )
     return rows
 
 

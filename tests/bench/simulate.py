@@ -44,8 +44,16 @@ def write_corpus(folder, suffix):
             noise = rng.normal(0, 0.05, int(RATE_HZ * rng.uniform(2, 15)))
             name = f"audio/s{speaker:02d}-{number:02d}.{suffix}"
             soundfile.write(folder / name, noise, RATE_HZ, subtype="PCM_16")
-            rows.append({"id": f"s{speaker:02d}-{number:02d}", "speaker": f"s{speaker:02d}", "text": "a", "audio": name,
-                         "position": number, "duration": len(noise) / RATE_HZ})  # fmt: skip
+            rows.append(
+                {
+                    "id": f"s{speaker:02d}-{number:02d}",
+                    "speaker": f"s{speaker:02d}",
+                    "text": "a",
+                    "audio": name,
+                    "position": number,
+                    "duration": len(noise) / RATE_HZ,
+                }
+            )
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -90,10 +98,19 @@ def plan_with_lhotse(manifest):
     cuts = []
     for row in rows:
         recording = Recording.from_file(manifest.parent / row["audio"], recording_id=row["id"])
-        segment = SupervisionSegment(id=row["id"], recording_id=row["id"], start=0, duration=recording.duration,
-                                     speaker=row["speaker"], text="a")  # fmt: skip
-        cuts.append(MonoCut(id=row["id"], start=0, duration=recording.duration, channel=0, recording=recording,
-                            supervisions=[segment]))  # fmt: skip
+        segment = SupervisionSegment(
+            id=row["id"], recording_id=row["id"], start=0, duration=recording.duration, speaker=row["speaker"], text="a"
+        )
+        cuts.append(
+            MonoCut(
+                id=row["id"],
+                start=0,
+                duration=recording.duration,
+                channel=0,
+                recording=recording,
+                supervisions=[segment],
+            )
+        )
     simulator = ConversationalMeetingSimulator()
     taken, meetings = cpu_s(
         lambda: list(simulator.simulate(CutSet.from_cuts(cuts), num_repeats=1, num_speakers_per_meeting=[2, 3, 4]))

@@ -52,12 +52,15 @@ def heard(seed, num_frames, num_text):
     columns = GRID.layout.num_columns(num_frames)
     total = 1 + columns + num_text
     return PackedDocuments(
-        pack_id=f"d{seed}", num_columns=total, cu_seqlens=np.array([0, total], np.int32),
+        pack_id=f"d{seed}",
+        num_columns=total,
+        cu_seqlens=np.array([0, total], np.int32),
         segments=np.array([[0, 0, 1], [1, 1, num_frames], [0, 1 + columns, num_text]], np.int32),
         text_tokens=rng.integers(1, 300, 1 + num_text).astype(np.int32),
         codes=pack_codes(rng.integers(0, 16, (CODEC.num_codebooks, num_frames)), CODEC.bits),
-        loss_spans=np.array([[0, 1 + columns, total]], np.int32), loss_weights=np.ones(1, np.float32),
-    )  # fmt: skip
+        loss_spans=np.array([[0, 1 + columns, total]], np.int32),
+        loss_weights=np.ones(1, np.float32),
+    )
 
 
 def random_documents(rng, number):
@@ -124,18 +127,21 @@ def against_plain():
         peak = max(peak, *(2 * size**3 / timed(lambda a=a, b=b: torch.mm(a, b)) for _ in range(8)))
     say(f"step of small: {seconds:.3f} s, {flops / 1e9:.0f} GFLOP, sgemm peak {peak / 1e9:.0f} GFLOP/s")
     result = {
-        "step_vs_plain": round(ratio, 4), "step_vs_itself": round(same, 4),
-        "sgemm_fraction": round(flops / seconds / peak, 3), "columns_per_s": round(len(batch.text) / seconds),
+        "step_vs_plain": round(ratio, 4),
+        "step_vs_itself": round(same, 4),
+        "sgemm_fraction": round(flops / seconds / peak, 3),
+        "columns_per_s": round(len(batch.text) / seconds),
         "sgemm_gflop_per_s": round(peak / 1e9),
-    }  # fmt: skip
+    }
     if not (shutil.which("g++") or shutil.which("clang++")):
         say("there is no C++ compiler: --train.compile is left out")
         return result
     compile_blocks(twin)
     ratio, seconds = interleaved(lambda: step(twin, twins, lambda: twin(batch).total), ours)
     return result | {
-        "compiled_vs_step": round(ratio, 4), "sgemm_fraction_compiled": round(flops / seconds / peak, 3),
-    }  # fmt: skip
+        "compiled_vs_step": round(ratio, 4),
+        "sgemm_fraction_compiled": round(flops / seconds / peak, 3),
+    }
 
 
 def against_padding():
@@ -213,9 +219,16 @@ def training(folder, steps=40, **options):
     config = Training(steps=steps, packs_per_step=2, checkpoint_every=steps, num_threads=2)
     seconds = []
     train_flat(
-        model, Source(packs), GRID, config, seed=0, folder=Path(folder), header=HEADER,
-        on_step=lambda record: seconds.append(record.seconds), **options,
-    )  # fmt: skip
+        model,
+        Source(packs),
+        GRID,
+        config,
+        seed=0,
+        folder=Path(folder),
+        header=HEADER,
+        on_step=lambda record: seconds.append(record.seconds),
+        **options,
+    )
     return seconds[3:]
 
 
@@ -242,9 +255,11 @@ def ray_loop():
 
         with tempfile.TemporaryDirectory() as folder:
             TorchTrainer(
-                worker, train_loop_config={"folder": folder}, run_config=RunConfig(storage_path=f"{folder}/ray"),
+                worker,
+                train_loop_config={"folder": folder},
+                run_config=RunConfig(storage_path=f"{folder}/ray"),
                 scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 2}),
-            ).fit()  # fmt: skip
+            ).fit()
             return np.array(json.loads(Path(folder, "seconds.json").read_text()))
 
     ratios, same = [], []

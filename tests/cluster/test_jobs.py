@@ -23,16 +23,22 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 def environment(tmp_path_factory):
     """A head that does no work and a worker node, started as the guide says."""
     env = {
-        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_DASHBOARD_ADDRESS": DASHBOARD, "PYTHONPATH": str(ROOT),
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_DASHBOARD_ADDRESS": DASHBOARD,
+        "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
+    }
     if "HUBBUB_TEST_S3" in os.environ:  # nodes have their credentials from their environment, as the guide says
         env |= {
-            "AWS_ENDPOINT_URL": os.environ["HUBBUB_TEST_S3"], "AWS_ACCESS_KEY_ID": "hub",
-            "AWS_SECRET_ACCESS_KEY": "hubsecret", "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-        }  # fmt: skip
+            "AWS_ENDPOINT_URL": os.environ["HUBBUB_TEST_S3"],
+            "AWS_ACCESS_KEY_ID": "hub",
+            "AWS_SECRET_ACCESS_KEY": "hubsecret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        }
     folder = tmp_path_factory.mktemp("ray")
     common = ["--disable-usage-stats", "--object-store-memory", "300000000"]
     head = [
@@ -84,9 +90,19 @@ def test_a_run_is_handed_over_once_and_its_end_is_ours(environment, tmp_path):
 def test_what_fails_there_fails_here_and_is_tried_again(environment, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
     request = (
-        "cluster", "submit", "--key", "bad", "--wait", "--", "run", recipe, "--output", tmp_path / "out",
-        "--pack.capacity", 8,
-    )  # fmt: skip
+        "cluster",
+        "submit",
+        "--key",
+        "bad",
+        "--wait",
+        "--",
+        "run",
+        recipe,
+        "--output",
+        tmp_path / "out",
+        "--pack.capacity",
+        8,
+    )
     for attempt in (1, 2):
         done = hubbub(environment, *request)
         assert done.returncode == 3
@@ -116,9 +132,16 @@ def test_preflight_looks_at_every_node(environment, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing that would stop a run" in done.stdout
     done = hubbub(
-        environment, "cluster", "preflight", "--ray-address", "127.0.0.1:6399", "--paths", tmp_path / "nowhere",
-        "--train-workers", 9,
-    )  # fmt: skip
+        environment,
+        "cluster",
+        "preflight",
+        "--ray-address",
+        "127.0.0.1:6399",
+        "--paths",
+        tmp_path / "nowhere",
+        "--train-workers",
+        9,
+    )
     assert done.returncode == 2
     assert "does not see" in done.stderr
     assert "9 training workers need" in done.stderr
@@ -153,10 +176,25 @@ def test_every_night_on_object_storage_and_postgres(environment, tmp_path, monke
     def night(number):
         """From an output folder that is new each time, as on a machine that is."""
         return hubbub(
-            environment, "cluster", "submit", "--wait", "--key", f"night-{number}", "--", "run", recipe, "--update",
-            "--train.start-from", "last", "--train.steps", 10, "--store", bucket,
-            "--output", tmp_path / f"out-{number}",
-        )  # fmt: skip
+            environment,
+            "cluster",
+            "submit",
+            "--wait",
+            "--key",
+            f"night-{number}",
+            "--",
+            "run",
+            recipe,
+            "--update",
+            "--train.start-from",
+            "last",
+            "--train.steps",
+            10,
+            "--store",
+            bucket,
+            "--output",
+            tmp_path / f"out-{number}",
+        )
 
     first = night(1)
     assert first.returncode == 0, first.stdout + first.stderr

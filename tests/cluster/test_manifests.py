@@ -19,9 +19,14 @@ PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 MANIFESTS = sorted((FOLDER / "kubernetes").glob("*.yaml"))
 KINDS = {
-    "RayCluster": "ray.io/v1", "RayJob": "ray.io/v1", "RayCronJob": "ray.io/v1", "CronJob": "batch/v1",
-    "Deployment": "apps/v1", "Service": "v1", "PersistentVolumeClaim": "v1",
-}  # fmt: skip
+    "RayCluster": "ray.io/v1",
+    "RayJob": "ray.io/v1",
+    "RayCronJob": "ray.io/v1",
+    "CronJob": "batch/v1",
+    "Deployment": "apps/v1",
+    "Service": "v1",
+    "PersistentVolumeClaim": "v1",
+}
 
 
 def documents(path):

@@ -9,9 +9,16 @@ VERSIONS = dict.fromkeys({*PACKAGES, *MUST_AGREE}, "1.0")
 
 def node(name="a", **changes):
     values = {
-        "name": name, "alive": True, "cpus": 8.0, "gpus": 0.0, "object_store_bytes": 4e9, "python": "3.11.2",
-        "versions": VERSIONS, "free_bytes": 100 * 10**9, "sees": {},
-    }  # fmt: skip
+        "name": name,
+        "alive": True,
+        "cpus": 8.0,
+        "gpus": 0.0,
+        "object_store_bytes": 4e9,
+        "python": "3.11.2",
+        "versions": VERSIONS,
+        "free_bytes": 100 * 10**9,
+        "sees": {},
+    }
     return Node(**{**values, **changes})
 
 

@@ -52,8 +52,15 @@ from tests.pipelines.support import make_stale
 FOLDER = Path(__file__).parent
 RATE_HZ = 16_000
 NAMES = (
-    "utterances", "recordings", "conversations", "audio", "codes", "packs", "training", "hypotheses",
-)  # fmt: skip
+    "utterances",
+    "recordings",
+    "conversations",
+    "audio",
+    "codes",
+    "packs",
+    "training",
+    "hypotheses",
+)
 """In the order of the road: what one is made from stands before it."""
 TOLERANCE = 2e-3
 """Relative; figures of two processors differ by rounding alone, some 1e-6."""
@@ -123,12 +130,18 @@ def write_corpus(folder: Path) -> tuple[Path, Path]:
             each = length / RATE_HZ / len(said)
             rows.append(
                 {
-                    "id": name, "speaker": f"s{s}", "audio": f"wav/{name}.wav", "duration": length / RATE_HZ,
-                    "text": " ".join(said).capitalize() + ".", "story": f"{u // 2}", "position": u,
-                    "gender": "fm"[s % 2], "split": "test" if s in (2, 5) else "train",
+                    "id": name,
+                    "speaker": f"s{s}",
+                    "audio": f"wav/{name}.wav",
+                    "duration": length / RATE_HZ,
+                    "text": " ".join(said).capitalize() + ".",
+                    "story": f"{u // 2}",
+                    "position": u,
+                    "gender": "fm"[s % 2],
+                    "split": "test" if s in (2, 5) else "train",
                     "words": [[word, i * each, 0.9 * each] for i, word in enumerate(said)],
                 }
-            )  # fmt: skip
+            )
     manifest = folder / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recorded = folder / "recorded"
@@ -149,7 +162,11 @@ def recipe_of(manifest: Path, recorded: Path) -> Recipe:
         seed=7,
         corpus=Corpus(manifests=(str(manifest),), recorded=(f"train={recorded}",), language="en", licence="CC0"),
         casting=Casting(
-            train_conversations=6, test_conversations=2, min_speakers=2, max_speakers=2, max_utterances=3,
+            train_conversations=6,
+            test_conversations=2,
+            min_speakers=2,
+            max_speakers=2,
+            max_utterances=3,
             speakers_per_cohort=4,
         ),
         converse=Converse(min_turns=2, max_turns=5, max_duration_s=9.0),
@@ -162,7 +179,7 @@ def recipe_of(manifest: Path, recorded: Path) -> Recipe:
         model=Shape(dim=32, num_layers=2, num_heads=2, num_kv_heads=1, ffn_dim=64),
         train=Training(steps=2, packs_per_step=2, warmup_steps=1, checkpoint_every=1, mixture=("asr=2,speak=1",)),
         evaluate=Evaluation(max_tokens=12),
-    )  # fmt: skip
+    )
 
 
 # --------------------------------------------------------------------------------------------------- making everything
@@ -210,9 +227,14 @@ def index_corpus(road: Road) -> None:
     table, bad = index(manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence)
     roots = {path: name for name, path in corpus_roots([*manifests, *recorded]).items()}
     talks, worse = index_recorded(
-        recorded, roots, recipe.converse.sample_rate_hz, seed=recipe.seed, test_share=recipe.casting.test_speakers,
-        language=corpus.language, licence=corpus.licence,
-    )  # fmt: skip
+        recorded,
+        roots,
+        recipe.converse.sample_rate_hz,
+        seed=recipe.seed,
+        test_share=recipe.casting.test_speakers,
+        language=corpus.language,
+        licence=corpus.licence,
+    )
     assert not bad, bad
     assert not worse, worse
     for name, partition, rows, schema in (

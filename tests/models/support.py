@@ -15,10 +15,17 @@ from models.training.order import Span
 
 K, V = 4, 16
 CODEC = CodecSpec(
-    name="toy", sample_rate_hz=16_000, hop_samples=400, num_codebooks=K, codebook_size=V, bits=4, ordinal=True,
+    name="toy",
+    sample_rate_hz=16_000,
+    hop_samples=400,
+    num_codebooks=K,
+    codebook_size=V,
+    bits=4,
+    ordinal=True,
     causal=True,
-    licence="none", weights_digest="0",
-)  # fmt: skip
+    licence="none",
+    weights_digest="0",
+)
 SHAPE = Shape(dim=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_dim=48)
 TEXT_SIZE = 40
 
@@ -29,8 +36,13 @@ def grid_spec(layout="parallel", group=1):
 
 def vocabulary_of(grid):
     layout = grid.layout
-    return Vocabulary(text_size=TEXT_SIZE, num_streams=layout.num_streams, codebook_size=layout.vocab_size,
-                      ordinal=layout.vocab_size == V, depth=layout.is_depth)  # fmt: skip
+    return Vocabulary(
+        text_size=TEXT_SIZE,
+        num_streams=layout.num_streams,
+        codebook_size=layout.vocab_size,
+        ordinal=layout.vocab_size == V,
+        depth=layout.is_depth,
+    )
 
 
 def model_for(grid, seed=0, dtype=torch.float64, **shape):
@@ -134,9 +146,14 @@ def header(grid):
     return Header(
         shape=SHAPE,
         vocabulary=vocabulary_of(grid),
-        codec=CODEC, codec_weights=None, layout="parallel", group=1, tokenizer="toy", tokenizer_digest="0",
+        codec=CODEC,
+        codec_weights=None,
+        layout="parallel",
+        group=1,
+        tokenizer="toy",
+        tokenizer_digest="0",
         lineage=json.loads(json.dumps({"codec": asdict(CODEC)})),
-    )  # fmt: skip
+    )
 
 
 def train_flat(model, source, grid, config, *, seed, folder, header, url=None, **options):

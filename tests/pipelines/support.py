@@ -113,8 +113,10 @@ def run_on_two_nodes(recipe, output, kill_in, *arguments):
     with said.open("w") as file:  # a pipe that nobody empties would hold it up
         process = subprocess.Popen(
             command("run", recipe, "--output", output, "--ray-address", cluster.address, *arguments),
-            cwd=ROOT, stdout=file, stderr=file,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+        )
     try:
         while process.poll() is None and time.monotonic() - started < 600:
             lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []

@@ -182,9 +182,14 @@ def test_units_of_an_encoder_that_the_user_names(tmp_path):
 
     torch.manual_seed(0)
     config = transformers.HubertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[16] * 7,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
     transformers.HubertModel(config).save_pretrained(tmp_path / "hubert")
     description = {"kind": "encoder", "weights": str(tmp_path / "hubert"), "layer": 1}
     features = features_of(description)

@@ -51,9 +51,14 @@ def test_a_whole_model_by_kernels_is_the_model(monkeypatch, half, qk_norm):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("rms_norm", "norm"), ("heads", "heads"), ("swiglu", "swiglu"), ("embedding_sum", "embedding sum"),
-     ("cross_entropy_", "cross-entropy")],
-)  # fmt: skip
+    [
+        ("rms_norm", "norm"),
+        ("heads", "heads"),
+        ("swiglu", "swiglu"),
+        ("embedding_sum", "embedding sum"),
+        ("cross_entropy_", "cross-entropy"),
+    ],
+)
 def test_the_trial_finds_a_kernel_that_is_a_little_off(monkeypatch, name, kind):
     sound = getattr(triton_kernels, name)
 

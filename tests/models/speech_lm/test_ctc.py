@@ -69,9 +69,11 @@ def test_the_token_that_ends_an_answer_is_not_written_in_sound():
         states = model.states(batches[0])
         direct = ctc_loss(states, model.text_weight, replace(batches[0], text_targets=batches[0].text_targets))
         cut = replace(
-            batches[0], text_targets=batches[0].text_targets[:-1], text_from=batches[0].text_from[:-1],
+            batches[0],
+            text_targets=batches[0].text_targets[:-1],
+            text_from=batches[0].text_from[:-1],
             text_weights=batches[0].text_weights[:-1],
-        )  # fmt: skip
+        )
         assert torch.equal(direct, ctc_loss(states, model.text_weight, cut))
 
 

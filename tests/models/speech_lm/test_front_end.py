@@ -36,10 +36,21 @@ def encoder(request, tmp_path_factory):
     convolutions = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
     if request.param == "whisper":
         config = transformers.WhisperConfig(
-            d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=20, max_source_positions=100, vocab_size=60,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-        )  # fmt: skip
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            num_mel_bins=20,
+            max_source_positions=100,
+            vocab_size=60,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        )
         transformers.WhisperModel(config).save_pretrained(folder)
     elif request.param == "wavlm":
         transformers.WavLMModel(transformers.WavLMConfig(**small, **convolutions)).save_pretrained(folder)
@@ -61,11 +72,15 @@ def document(seed, seconds=0.5, num_text=4):
     columns = codes.shape[1]
     total = 1 + columns + num_text
     return PackedDocuments(
-        pack_id=f"d{seed}", num_columns=total, cu_seqlens=np.array([0, total], np.int32),
+        pack_id=f"d{seed}",
+        num_columns=total,
+        cu_seqlens=np.array([0, total], np.int32),
         segments=np.array([[0, 0, 1], [1, 1, columns], [0, 1 + columns, num_text]], np.int32),
-        text_tokens=rng.integers(1, 40, 1 + num_text).astype(np.int32), codes=pack_codes(codes, 16),
-        loss_spans=np.array([[0, 1 + columns, total]], np.int32), loss_weights=np.ones(1, np.float32),
-    )  # fmt: skip
+        text_tokens=rng.integers(1, 40, 1 + num_text).astype(np.int32),
+        codes=pack_codes(codes, 16),
+        loss_spans=np.array([[0, 1 + columns, total]], np.int32),
+        loss_weights=np.ones(1, np.float32),
+    )
 
 
 def test_samples_come_back_as_they_were():
@@ -139,9 +154,15 @@ def test_a_window_of_queries_sees_its_own_columns_only():
 
 def header(model):
     return Header(
-        shape=model.shape, vocabulary=model.vocabulary, codec=PCM.spec, codec_weights=None, layout="parallel", group=1,
-        tokenizer="toy", tokenizer_digest="0",
-    )  # fmt: skip
+        shape=model.shape,
+        vocabulary=model.vocabulary,
+        codec=PCM.spec,
+        codec_weights=None,
+        layout="parallel",
+        group=1,
+        tokenizer="toy",
+        tokenizer_digest="0",
+    )
 
 
 def test_training_goes_on_and_a_checkpoint_names_its_encoder(encoder, tmp_path):

@@ -17,10 +17,15 @@ END = 6
 
 def prompt(tokens):
     return PackedDocuments(
-        pack_id="p", num_columns=len(tokens), cu_seqlens=np.array([0, len(tokens)], np.int32),
-        segments=np.array([[0, 0, len(tokens)]], np.int32), text_tokens=np.array(tokens, np.int32), codes=b"",
-        loss_spans=np.zeros((0, 3), np.int32), loss_weights=np.zeros(0, np.float32),
-    )  # fmt: skip
+        pack_id="p",
+        num_columns=len(tokens),
+        cu_seqlens=np.array([0, len(tokens)], np.int32),
+        segments=np.array([[0, 0, len(tokens)]], np.int32),
+        text_tokens=np.array(tokens, np.int32),
+        codes=b"",
+        loss_spans=np.zeros((0, 3), np.int32),
+        loss_weights=np.zeros(0, np.float32),
+    )
 
 
 def nothing():
@@ -54,23 +59,31 @@ GREEDY = Sampling(temperature=0, repetition_window=0)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_cell_is_the_likeliest_one_of_the_whole_model(layout):
     grid, model = never_ending(layout)
-    (codes,) = generate_audio(model, [prompt([9, 10, 11])], grid, given=[nothing()], max_frames=7, end=END,
-                              sampling=GREEDY)  # fmt: skip
+    (codes,) = generate_audio(
+        model, [prompt([9, 10, 11])], grid, given=[nothing()], max_frames=7, end=END, sampling=GREEDY
+    )
     assert codes.shape == (K, 7)
     columns = grid.layout.num_columns(7)
     whole = PackedDocuments(
-        pack_id="p", num_columns=3 + columns, cu_seqlens=np.array([0, 3 + columns], np.int32),
-        segments=np.array([[0, 0, 3], [1, 3, 7]], np.int32), text_tokens=np.array([9, 10, 11], np.int32),
-        codes=pack_codes(codes, 4), loss_spans=np.array([[1, 3, 3 + columns]], np.int32),
+        pack_id="p",
+        num_columns=3 + columns,
+        cu_seqlens=np.array([0, 3 + columns], np.int32),
+        segments=np.array([[0, 0, 3], [1, 3, 7]], np.int32),
+        text_tokens=np.array([9, 10, 11], np.int32),
+        codes=pack_codes(codes, 4),
+        loss_spans=np.array([[1, 3, 3 + columns]], np.int32),
         loss_weights=np.ones(1, np.float32),
-    )  # fmt: skip
+    )
     batch = collate([whole], grid)
     with torch.no_grad():
         states = model.states(batch)[batch.audio_from]
         head, size = model.audio_head, grid.layout.vocab_size
         if isinstance(head, DepthTransformer):
-            logits = torch.einsum("psw,svw->psv", head.states(states, batch.audio_targets[:, :-1]),
-                                  head.head.weight.view(-1, size, head.shape.dim))  # fmt: skip
+            logits = torch.einsum(
+                "psw,svw->psv",
+                head.states(states, batch.audio_targets[:, :-1]),
+                head.head.weight.view(-1, size, head.shape.dim),
+            )
         else:
             logits = head(states).view(len(states), -1, size)
     for column in range(len(logits)):  # only ids of the column's codebook are drawn
@@ -93,12 +106,14 @@ def test_what_is_given_stays_and_what_else_is_made_at_once_changes_nothing(layou
     together = generate_audio(model, prompts, grid, given=given, max_frames=10, end=END, sampling=sampling)
     for number in range(3):
         alone = Sampling(temperature=1.0, top_p=0.9, seed=5 + number)
-        (one,) = generate_audio(model, [prompts[number]], grid, given=[given[number]], max_frames=10, end=END,
-                                sampling=alone)  # fmt: skip
+        (one,) = generate_audio(
+            model, [prompts[number]], grid, given=[given[number]], max_frames=10, end=END, sampling=alone
+        )
         assert np.array_equal(one, together[number])
         assert np.array_equal(one[:, : given[number].shape[1]], given[number])
-    other = generate_audio(model, prompts, grid, given=given, max_frames=10, end=END,
-                           sampling=Sampling(temperature=1.0, top_p=0.9, seed=6))  # fmt: skip
+    other = generate_audio(
+        model, prompts, grid, given=given, max_frames=10, end=END, sampling=Sampling(temperature=1.0, top_p=0.9, seed=6)
+    )
     assert not all(np.array_equal(a, b) for a, b in zip(together, other, strict=True))
 
 
@@ -107,8 +122,9 @@ def test_the_model_ends_audio_but_nothing_that_is_given(layout):
     grid, model = never_ending(layout)
     model.text_logits = says(ends=True)
     given = np.random.default_rng(0).integers(0, V, (K, 4)).astype(np.uint16)
-    short, none = generate_audio(model, [prompt([9, 10]), prompt([9])], grid, given=[given, nothing()], max_frames=50,
-                                 end=END, sampling=GREEDY)  # fmt: skip
+    short, none = generate_audio(
+        model, [prompt([9, 10]), prompt([9])], grid, given=[given, nothing()], max_frames=50, end=END, sampling=GREEDY
+    )
     assert np.array_equal(short, given)
     assert none.shape == (K, 0)
 

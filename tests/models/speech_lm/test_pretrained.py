@@ -19,13 +19,21 @@ transformers = pytest.importorskip("transformers")
 OURS, TOKENS = ByteTokenizer.FIRST_TEXT, 90
 COMMON = {
     "vocab_size": TOKENS + 6,  # padded, as Qwen's are
-    "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256,
-}  # fmt: skip
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
-}  # fmt: skip
+}
 KINDS = {
     "llama": ("Llama", {}),
     "llama3": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
@@ -61,10 +69,15 @@ def ours(folder, **changes):
 
 def text_only(ids):
     return PackedDocuments(
-        pack_id="t", num_columns=len(ids), cu_seqlens=np.array([0, len(ids)], np.int32),
-        segments=np.array([[0, 0, len(ids)]], np.int32), text_tokens=np.array(ids, np.int32) + OURS,
-        codes=b"", loss_spans=np.zeros((0, 3), np.int32), loss_weights=np.zeros(0, np.float32),
-    )  # fmt: skip
+        pack_id="t",
+        num_columns=len(ids),
+        cu_seqlens=np.array([0, len(ids)], np.int32),
+        segments=np.array([[0, 0, len(ids)]], np.int32),
+        text_tokens=np.array(ids, np.int32) + OURS,
+        codes=b"",
+        loss_spans=np.zeros((0, 3), np.int32),
+        loss_weights=np.zeros(0, np.float32),
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

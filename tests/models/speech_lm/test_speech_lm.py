@@ -203,9 +203,12 @@ def test_decoding_with_the_cache_equals_decoding_anew(layout, group, prompt_atte
         expected, text, segments = [], prompt.text_tokens, prompt.segments.copy()
         for _ in range(12):
             current = replace(
-                prompt, text_tokens=text, segments=segments, num_columns=int(segments[-1, 1] + segments[-1, 2]),
+                prompt,
+                text_tokens=text,
+                segments=segments,
+                num_columns=int(segments[-1, 1] + segments[-1, 2]),
                 cu_seqlens=np.array([0, segments[-1, 1] + segments[-1, 2]], np.int32),
-            )  # fmt: skip
+            )
             if expected:  # what was generated is no prompt
                 spans = np.array([[0, prompt.num_columns, current.num_columns]], np.int32)
                 current = replace(current, loss_spans=spans, loss_weights=np.ones(1, np.float32))

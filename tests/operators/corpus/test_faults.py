@@ -124,10 +124,19 @@ def write(root, number=3, packs_each=4):
 
         def fill(writer, shard=shard):
             rows = [
-                {"pack_id": f"s{shard}p{i}", "num_columns": 8, "sum_squares": 64, "cu_seqlens": [0, 8], "documents": [],
-                 "segments": [], "text_tokens": rng.integers(0, 99, 4000), "codes": b"", "loss_spans": []}
+                {
+                    "pack_id": f"s{shard}p{i}",
+                    "num_columns": 8,
+                    "sum_squares": 64,
+                    "cu_seqlens": [0, 8],
+                    "documents": [],
+                    "segments": [],
+                    "text_tokens": rng.integers(0, 99, 4000),
+                    "codes": b"",
+                    "loss_spans": [],
+                }
                 for i in range(packs_each)
-            ]  # fmt: skip
+            ]
             writer.write(pa.Table.from_pylist(rows, schema=PACKS))
             writer.count(**{f"{COMPONENT}asr": packs_each})
 

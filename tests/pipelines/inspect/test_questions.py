@@ -177,9 +177,19 @@ def test_training_goes_on_from_the_last_checkpoint_when_the_corpus_grew(recipe, 
     refused = hubbub("train", recipe, "--output", copy, "--update", "--train.start-from", copy / "no", check=False)
     assert (refused.returncode, "there is no folder" in refused.stderr) == (2, True)
     refused = hubbub(
-        "train", recipe, "--output", copy, "--update", "--train.start-from", first, "--compose.group", 2,
-        "--pack.capacity", 512, check=False,
-    )  # fmt: skip
+        "train",
+        recipe,
+        "--output",
+        copy,
+        "--update",
+        "--train.start-from",
+        first,
+        "--compose.group",
+        2,
+        "--pack.capacity",
+        512,
+        check=False,
+    )
     assert (refused.returncode, "was trained with another vocabulary" in refused.stderr) == (2, True)
 
 
@@ -227,8 +237,13 @@ def test_data_sets_that_are_half_gone_are_named_or_made_again(recipe, copy):
 
 
 def test_object_storage_that_does_not_answer_is_named(recipe, tmp_path, monkeypatch):
-    values = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-              "AWS_MAX_ATTEMPTS": "1", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    values = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     refused = hubbub("simulate", recipe, "--output", tmp_path / "out", "--store", "s3://nowhere/x", check=False)

@@ -239,10 +239,21 @@ def made(folder, path, recipe):
     transformers = pytest.importorskip("transformers", reason="transformers (extra `codecs`) is not installed")
     encoder = folder / "encoder"
     config = transformers.WhisperConfig(
-        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=20, max_source_positions=100, vocab_size=60,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_mel_bins=20,
+        max_source_positions=100,
+        vocab_size=60,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
     transformers.WhisperModel(config).save_pretrained(encoder)
     return str(encoder)
 

@@ -31,13 +31,17 @@ def recipe_for(manifest, **changes):
         name="test",
         corpus=Corpus(manifests=(str(manifest),)),
         casting=Casting(
-            train_conversations=24, test_conversations=4, max_speakers=2, max_utterances=3, test_speakers=0.25,
+            train_conversations=24,
+            test_conversations=4,
+            max_speakers=2,
+            max_utterances=3,
+            test_speakers=0.25,
             speakers_per_cohort=4,
         ),
         compose=Compose(group=4, window_s=12.0),
         pack=Pack(capacity=256),
         partitions=Partitions(conversations_per_partition=3),
-    )  # fmt: skip
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -176,8 +180,10 @@ def assigned(recipe, folder):
 def test_a_speaker_added_or_withdrawn(tmp_path, first):
     corpus = write_corpus(tmp_path / "corpus", num_speakers=12)
     whole = corpus.read_text()
-    rows = [{**json.loads(line), "split": "test" if json.loads(line)["speaker"] in ("s1", "s2") else "train"}
-            for line in whole.splitlines()]  # fmt: skip
+    rows = [
+        {**json.loads(line), "split": "test" if json.loads(line)["speaker"] in ("s1", "s2") else "train"}
+        for line in whole.splitlines()
+    ]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = corpus.read_text()
     recipe = recipe_for(corpus)

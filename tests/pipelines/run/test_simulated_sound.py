@@ -20,9 +20,15 @@ from tests.pipelines.support import ROOT, command, hubbub, roots, write_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SOUND = (
-    "--place.room", "simulated", "--place.num-microphones", 2, "--render.keep-audio", "--render.stems", "both",
+    "--place.room",
+    "simulated",
+    "--place.num-microphones",
+    2,
+    "--render.keep-audio",
+    "--render.stems",
+    "both",
     "--encode.stems",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +60,13 @@ def test_conversations_audio_and_codes_are_the_same_bytes_for_any_number_of_work
 def test_a_killed_worker_changes_nothing(arguments, undisturbed, tmp_path):
     output = tmp_path / "out"
     process = subprocess.Popen(
-        command("tokenize", *arguments, "--output", output, "--workers", 2), cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True, text=True,
-    )  # fmt: skip
+        command("tokenize", *arguments, "--output", output, "--workers", 2),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
     killed = 0
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline and not killed:
@@ -98,8 +108,15 @@ def test_exports_load_in_lhotse_and_score_nothing_against_themselves(undisturbed
         for segment in cut.supervisions:
             assert segment.end <= cut.duration + 1e-6
             for words in (reference, hypothesis):
-                words.append({"session_id": cut.id, "speaker": segment.speaker, "start_time": segment.start,
-                              "end_time": segment.end, "words": segment.text})  # fmt: skip
+                words.append(
+                    {
+                        "session_id": cut.id,
+                        "speaker": segment.speaker,
+                        "start_time": segment.start,
+                        "end_time": segment.end,
+                        "words": segment.text,
+                    }
+                )
     errors = meeteval.wer.combine_error_rates(
         meeteval.wer.cpwer(meeteval.io.SegLST(reference), meeteval.io.SegLST(hypothesis))
     )

@@ -106,8 +106,16 @@ def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("HUBBUB_RESIZE_EVERY_S", "20")
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
-    changes = ("--train.steps", 2000, "--train.checkpoint-every", 100, "--train.num-threads", 1,
-               "--train.packs-per-step", 4)  # fmt: skip
+    changes = (
+        "--train.steps",
+        2000,
+        "--train.checkpoint-every",
+        100,
+        "--train.num-threads",
+        1,
+        "--train.packs-per-step",
+        4,
+    )
     node = {"num_cpus": 2, "object_store_memory": 200_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
     cluster.add_node(**node)
@@ -116,12 +124,17 @@ def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
     with said.open("w") as file:
         process = subprocess.Popen(
             command("train", recipe, "--output", tmp_path / "elastic", *changes, *elastic),
-            cwd=ROOT, stdout=file, stderr=file,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+        )
 
     def ranks():
-        return [record.num_ranks for path in tmp_path.glob("elastic/checkpoints/*/metrics.jsonl")
-                for record in read_metrics(path)]  # fmt: skip
+        return [
+            record.num_ranks
+            for path in tmp_path.glob("elastic/checkpoints/*/metrics.jsonl")
+            for record in read_metrics(path)
+        ]
 
     def wait_until(happened):
         while process.poll() is None and not happened():
@@ -191,15 +204,32 @@ def test_data_sets_and_checkpoints_lie_on_object_storage(tmp_path, bucket):
 def test_the_road_runs_with_a_continuous_front_end(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.WavLMConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, conv_dim=[16] * 7,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
     transformers.WavLMModel(config).save_pretrained(tmp_path / "encoder")
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
     heard = (
-        "--encode.codec", "pcm", "--compose.group", 1, "--compose.tasks", "asr", "--train.steps", 12,
-        "--model.encoder", tmp_path / "encoder", "--model.encoder-rank", 2, "--model.projector", "queries",
-    )  # fmt: skip
+        "--encode.codec",
+        "pcm",
+        "--compose.group",
+        1,
+        "--compose.tasks",
+        "asr",
+        "--train.steps",
+        12,
+        "--model.encoder",
+        tmp_path / "encoder",
+        "--model.encoder-rank",
+        2,
+        "--model.projector",
+        "queries",
+    )
     done = hubbub("run", recipe, "--output", tmp_path / "out", *heard)
     assert "cpWER" in done.stdout
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
@@ -237,10 +267,24 @@ def test_a_tracking_server_that_goes_away_does_not_end_the_run(tmp_path, monkeyp
 
     def serve():
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
-             f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "artifacts")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--port",
+                str(port),
+                "--workers",
+                "1",
+                "--backend-store-uri",
+                f"sqlite:///{tmp_path}/server.db",
+                "--artifacts-destination",
+                str(tmp_path / "artifacts"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         for _ in range(600):
             try:
                 urllib.request.urlopen(f"{uri}/health", timeout=1)
