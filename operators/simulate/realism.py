@@ -1,4 +1,4 @@
-"""How far simulated conversations are from recorded ones: distances of what people do, with intervals by recording."""
+"""Compares simulated conversations with recorded ones: distances of turn-taking, with bootstrap intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,16 +8,16 @@ import pyarrow as pa
 import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
 
+from operators.corpus.segments import Segment
 from operators.errors import InputError
+from operators.simulate.priors.prior import Prior
 from operators.simulate.turn_taking import (
-    Prior,
-    Segment,
-    Talk,
+    TurnAnalysis,
+    analyze_turns,
     host_bin,
     intraclass,
     offsets,
     shares,
-    talk_of,
     transition_matrix,
 )
 
@@ -25,28 +25,28 @@ Floats = NDArray[np.float64]
 
 MEASURES: Mapping[str, str] = {
     "offset": "floor-transfer offset: signed time from one speaker's end to the next one's start",
-    "pause": "pause before the same speaker goes on",
-    "overlap": "overlap where the floor changes",
-    "backchannel": "length of segments inside another's",
+    "pause": "pause before the same speaker continues",
+    "overlap": "overlap at changes of speaker",
+    "backchannel": "length of segments inside another speaker's segment",
     "segment": "length of segments that hold the floor",
-    "turn": "length of a speaker's stretch on the floor, pauses included",
+    "turn": "time for which a speaker holds the floor, pauses included",
 }
 
 
-def talks_of(conversations: pa.Table) -> list[Talk]:
-    """Return what happens in each row of CONVERSATIONS."""
+def analyze_conversations(conversations: pa.Table) -> list[TurnAnalysis]:
+    """Return the turn-taking of each row of CONVERSATIONS."""
     found = []
     for row in conversations.select(["conversation_id", "sample_rate_hz", "turns"]).to_pylist():
         rate_hz = row["sample_rate_hz"]
-        spoken = [
+        segments = [
             Segment(t["start_sample"] / rate_hz, (t["start_sample"] + t["num_samples"]) / rate_hz, t["speaker"])
             for t in row["turns"]
         ]
-        found.append(talk_of(row["conversation_id"], spoken))
+        found.append(analyze_turns(row["conversation_id"], segments))
     return found
 
 
-def values_of(measure: str, talk: Talk) -> list[float]:
+def values_of(measure: str, talk: TurnAnalysis) -> list[float]:
     """Return a conversation's values of a measure, in seconds."""
     match measure:
         case "offset":
@@ -61,10 +61,10 @@ def values_of(measure: str, talk: Talk) -> list[float]:
             return list(talk.floors_s)
         case "turn":
             return _turns(talk)
-    raise ValueError(f"there is no measure {measure}; there are {', '.join(MEASURES)}")
+    raise ValueError(f"unknown measure {measure}; choose from {', '.join(MEASURES)}")
 
 
-def _turns(talk: Talk) -> list[float]:
+def _turns(talk: TurnAnalysis) -> list[float]:
     if not talk.segments:
         return []
     lengths, holder, start, end = [], talk.segments[0].speaker, talk.segments[0].start_s, talk.segments[0].end_s
@@ -81,7 +81,7 @@ def _turns(talk: Talk) -> list[float]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of conversations is like, beyond distributions."""
+    """Summary statistics of a set of conversations."""
 
     overlap_share: float
     silence_share: float
@@ -92,17 +92,17 @@ class Figures:
     conversation_icc: float
     speaker_icc: float
     partner_correlation: float | None
-    """Correlation over two-speaker conversations of the partners' mean offsets; none where there are too few."""
+    """Correlation of the partners' mean offsets over two-speaker conversations; None for fewer than 20."""
     offset_autocorrelation: tuple[float, ...]
-    """At lags 1 to 5, over conversations' own means."""
+    """At lags 1 to 5, with each conversation's mean subtracted."""
     turn_entropy_bits: float
-    """Of who is next, given who has the floor."""
+    """Entropy of the next speaker, given the current floor holder."""
     backchannels_per_host: tuple[float, ...]
-    """By the length of the host: 0, 2, 5, 10 and 20 s on."""
+    """Mean number by the length of the host: from 0, 2, 5, 10 and 20 s."""
     gap_survival: tuple[float, ...]
     """Share of gaps at changes of speaker that last longer than each of SURVIVAL_S."""
     overlap_share_interval: tuple[float, float]
-    """95 % interval, by drawing conversations again."""
+    """95 % interval, by resampling conversations."""
     silence_share_interval: tuple[float, float]
     three_speaker_share_interval: tuple[float, float]
 
@@ -110,8 +110,10 @@ class Figures:
 SURVIVAL_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
-def _again(parts: Sequence[Mapping[str, float]], share: str, of: str, draws: int = 200) -> tuple[float, float]:
-    """Return the 95 % interval of a share over drawn conversations."""
+def _bootstrap_interval(
+    parts: Sequence[Mapping[str, float]], share: str, of: str, draws: int = 200
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a share over conversations."""
     amounts = np.array([[part[share] * part[of], part[of]] for part in parts])
     picks = np.random.default_rng(0).integers(0, len(parts), (draws, len(parts)))
     sums = amounts[picks].sum(1)
@@ -119,8 +121,8 @@ def _again(parts: Sequence[Mapping[str, float]], share: str, of: str, draws: int
     return low, high
 
 
-def figures(talks: Sequence[Talk]) -> Figures:
-    """Return what conversations are like; shares are of all time (silence) or of all speech, summed over them."""
+def figures(talks: Sequence[TurnAnalysis]) -> Figures:
+    """Return summary statistics; shares are of all time (silence) or of all speech, summed over conversations."""
     parts = [shares(talk) for talk in talks if talk.segments]
     total, speech = sum(p["total_s"] for p in parts), sum(p["speech_s"] for p in parts)
     groups = [values_of("offset", talk) for talk in talks]
@@ -147,7 +149,7 @@ def figures(talks: Sequence[Talk]) -> Figures:
         silence_share_sd=float(np.std([p["silence"] for p in parts])),
         conversation_icc=intraclass(groups),
         speaker_icc=intraclass(by_speaker),
-        # Either of two may come first: counted both ways, the correlation does not depend on it.
+        # Each pair is counted in both orders, so that the correlation does not depend on the order.
         partner_correlation=float(np.corrcoef(np.array([*partners, *(p[::-1] for p in partners)]).T)[0, 1])
         if len(partners) >= 20
         else None,
@@ -155,19 +157,22 @@ def figures(talks: Sequence[Talk]) -> Figures:
         turn_entropy_bits=_turn_entropy(talks),
         backchannels_per_host=tuple((hosts / np.maximum(1, numbers)).round(4).tolist()),
         gap_survival=tuple(float(np.mean(gaps > limit)) if len(gaps) else 0.0 for limit in SURVIVAL_S),
-        overlap_share_interval=_again(parts, "overlap", "speech_s"),
-        silence_share_interval=_again(parts, "silence", "total_s"),
-        three_speaker_share_interval=_again(parts, "three", "speech_s"),
+        overlap_share_interval=_bootstrap_interval(parts, "overlap", "speech_s"),
+        silence_share_interval=_bootstrap_interval(parts, "silence", "total_s"),
+        three_speaker_share_interval=_bootstrap_interval(parts, "three", "speech_s"),
     )
 
 
 def _autocorrelation(groups: Sequence[Sequence[float]], lag: int) -> float:
-    pairs = [(a - m, b - m) for g in groups if len(g) > lag for m in [float(np.mean(g))]
-             for a, b in zip(g, g[lag:], strict=False)]  # fmt: skip
+    pairs = []
+    for group in groups:
+        if len(group) > lag:
+            mean = float(np.mean(group))
+            pairs += [(a - mean, b - mean) for a, b in zip(group, group[lag:], strict=False)]
     return float(np.corrcoef(np.array(pairs).T)[0, 1]) if len(pairs) > 2 else 0.0
 
 
-def _turn_entropy(talks: Sequence[Talk]) -> float:
+def _turn_entropy(talks: Sequence[TurnAnalysis]) -> float:
     total = weight = 0.0
     for talk in talks:
         counts: dict[str, dict[str, int]] = {}
@@ -184,12 +189,14 @@ def _turn_entropy(talks: Sequence[Talk]) -> float:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two distributions are from each other."""
+    """Distance of two distributions of times in seconds."""
 
     ks: float
+    """Kolmogorov-Smirnov statistic."""
     w1_s: float
+    """Wasserstein-1 distance in seconds."""
     ks_low: float
-    """95 % interval, by drawing simulated conversations again."""
+    """Lower end of the 95 % interval, by resampling simulated conversations."""
     ks_high: float
     median: float
     median_real: float
@@ -197,23 +204,23 @@ class Distance:
     number_real: int
 
 
-def distance(measure: str, simulated: Sequence[Talk], real: Sequence[float], draws: int = 100) -> Distance:
-    """Compare a measure of simulated conversations with values from recorded ones.
+def distance(measure: str, simulated: Sequence[TurnAnalysis], real: Sequence[float], draws: int = 100) -> Distance:
+    """Compare a measure of simulated conversations with values in seconds from recorded ones.
 
     Raises:
-        InputError: there is nothing to compare.
+        InputError: one side has no values of the measure.
     """
     groups = [np.array(values_of(measure, talk)) for talk in simulated]
     values = np.concatenate([np.zeros(0), *groups])
     if not len(values) or not len(real):
-        raise InputError(f"there is no {measure} in {'the simulated' if not len(values) else 'the recorded'} talk")
+        raise InputError(f"no {measure} in the {'simulated' if not len(values) else 'recorded'} conversations")
     rng = np.random.default_rng(0)
-    again = []
+    resampled = []
     for _ in range(draws):
         drawn = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
         if len(drawn):
-            again.append(float(scipy.stats.ks_2samp(drawn, real).statistic))
-    low, high = np.quantile(again, [0.025, 0.975]).tolist() if again else (0.0, 1.0)
+            resampled.append(float(scipy.stats.ks_2samp(drawn, real).statistic))
+    low, high = np.quantile(resampled, [0.025, 0.975]).tolist() if resampled else (0.0, 1.0)
     return Distance(
         ks=float(scipy.stats.ks_2samp(values, real).statistic),
         w1_s=float(scipy.stats.wasserstein_distance(values, real)),
@@ -226,12 +233,8 @@ def distance(measure: str, simulated: Sequence[Talk], real: Sequence[float], dra
     )
 
 
-def scorecard(simulated: Sequence[Talk], real: Sequence[Talk], draws: int = 100) -> dict[str, object]:
-    """Compare simulated conversations with recorded ones, measure by measure.
-
-    Raises:
-        InputError: there is no talk in one of them.
-    """
+def scorecard(simulated: Sequence[TurnAnalysis], real: Sequence[TurnAnalysis], draws: int = 100) -> dict[str, object]:
+    """Compare simulated conversations with recorded ones, measure by measure; a measure that one side lacks is None."""
     distances: dict[str, object] = {}
     for measure in MEASURES:
         reference = [value for talk in real for value in values_of(measure, talk)]
@@ -257,7 +260,7 @@ def transition_tv(one: Floats, other: Floats) -> float:
     return float(0.5 * np.abs(one - other).sum(1).max())
 
 
-def against_prior(simulated: Sequence[Talk], prior: Prior, draws: int = 100) -> dict[str, object]:
+def against_prior(simulated: Sequence[TurnAnalysis], prior: Prior, draws: int = 100) -> dict[str, object]:
     """Compare simulated conversations with the distributions of a prior."""
     levels = (np.arange(2000) + 0.5) / 2000
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from operators.corpus.segments import read_rttm
 from operators.errors import InputError
-from operators.simulate.fit_prior import fit
-from operators.simulate.realism import MEASURES, against_prior, scorecard, talks_of, values_of
-from operators.simulate.turn_taking import KINDS, PRESETS, Talk, prior_of, read_rttm, talk_of
+from operators.simulate.priors import PRESETS, prior_of
+from operators.simulate.priors.fit import fit
+from operators.simulate.realism import MEASURES, against_prior, analyze_conversations, scorecard, values_of
+from operators.simulate.turn_taking import KINDS, TurnAnalysis, analyze_turns
 from pipelines.plan.output import Output
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import record_scorecard
@@ -36,8 +38,8 @@ def fit_prior(rttms: Sequence[Path], target: Path, name: str) -> None:
     console.line("written", f"{target}; use it with --converse.prior {target}")
 
 
-def _recorded(rttms: Sequence[Path]) -> list[Talk]:
-    talks = [talk_of(name, segments) for name, segments in sorted(read_rttm(rttms).items())]
+def _recorded(rttms: Sequence[Path]) -> list[TurnAnalysis]:
+    talks = [analyze_turns(name, segments) for name, segments in sorted(read_rttm(rttms).items())]
     if not talks:
         raise InputError(f"there is no SPEAKER line in {', '.join(map(str, rttms))}")
     return talks
@@ -55,11 +57,11 @@ def score(simulated: Sequence[Path], against: Sequence[str], folder: Path) -> di
         InputError: there is nothing to compare.
     """
     if len(simulated) == 1 and simulated[0].is_dir():
-        talks = talks_of(Output(simulated[0]).dataset("conversations").read())
+        talks = analyze_conversations(Output(simulated[0]).dataset("conversations").read())
     else:
         talks = _recorded(simulated)
     prior_given = len(against) == 1 and (against[0] in PRESETS or against[0].endswith(".json"))
-    real: list[Talk] = []
+    real: list[TurnAnalysis] = []
     if prior_given:
         card = against_prior(talks, prior_of(against[0]))
     else:
@@ -98,7 +100,9 @@ def score(simulated: Sequence[Path], against: Sequence[str], folder: Path) -> di
     return card
 
 
-def _page(card: dict[str, Any], simulated: Sequence[Talk], real: Sequence[Talk], against: Sequence[str]) -> str:
+def _page(
+    card: dict[str, Any], simulated: Sequence[TurnAnalysis], real: Sequence[TurnAnalysis], against: Sequence[str]
+) -> str:
     """Return one static page: a plot a measure, and the figures side by side."""
     other = prior_of(against[0]) if not real else None
     tables = {"offset": "offset_s", "pause": "pause_s", "segment": "segment_s"}

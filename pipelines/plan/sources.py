@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from operators.corpus import manifest, stories
+from operators.corpus import joined, manifest, stories
 from operators.corpus.manifest import Manifest, corpus_roots
 from operators.digest import digest
-from operators.simulate import joined
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from models.config.options import Training
 from models.config.shape import SIZES, Shape
 from operators.corpus.cast import Casting
+from operators.corpus.joined import Join
 from operators.corpus.stories import Stories
 from operators.documents.compose import Compose
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
-from operators.simulate.joined import Join
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
 
 

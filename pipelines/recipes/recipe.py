@@ -6,12 +6,12 @@ from models.config.options import Training
 from models.config.settings import BY_CONTENT, NO_RESULT, key_settings
 from models.config.shape import SIZES, Shape
 from operators.corpus.cast import Casting
+from operators.corpus.joined import Join
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
-from operators.simulate.joined import Join
 from operators.simulate.render import Render
 from operators.simulate.rooms import Place
 from operators.tokenize.encode import Encode

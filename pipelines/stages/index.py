@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.config.settings import key_settings
-from operators.corpus import manifest, normalizers
+from operators.corpus import manifest, normalizers, recorded
 from operators.corpus.manifest import corpus_roots, manifests_digest
 from operators.corpus.manifest import index as read_manifests
 from operators.corpus.normalizers import NORMALIZER
+from operators.corpus.recorded import index_recorded as read_recorded
 from operators.digest import digest
 from operators.errors import InputError
 from operators.schema import CONVERSATIONS, SCHEMA_VERSION, UTTERANCES
-from operators.simulate import recorded
-from operators.simulate.recorded import index_recorded as read_recorded
 from operators.store import storage
 from operators.store.dataset import Dataset, Partition, Quarantined, Receipt, RowWriter
 from pipelines.plan.context import RunContext, describe, refuse_above, report_stage, take_snapshot

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.errors import InputError
-from operators.simulate.realism import against_prior, talks_of
-from operators.simulate.turn_taking import prior_of
+from operators.simulate.priors import prior_of
+from operators.simulate.realism import against_prior, analyze_conversations
 from operators.store.dataset import Dataset, Snapshot
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
@@ -71,7 +71,7 @@ def turn_taking(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int 
         simulated = receipt.partition_id.startswith("train-") and not receipt.partition_id.startswith("train-recorded-")
         if simulated and sum(t.num_rows for t in tables) < most:
             tables += [batch.slice(0, most) for batch in dataset.batches(receipt)]
-    talks = talks_of(pa.concat_tables(tables).slice(0, most)) if tables else []
+    talks = analyze_conversations(pa.concat_tables(tables).slice(0, most)) if tables else []
     if not talks:
         return "all conversations are recorded ones", {}
     try:

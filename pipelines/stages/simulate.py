@@ -13,12 +13,13 @@ from models.config.settings import key_settings
 from operators.corpus import cast
 from operators.corpus.cast import Cast, cast_table
 from operators.corpus.normalizers import NORMALIZER
+from operators.corpus.sources import with_roots
 from operators.corpus.splits import SPLITS
 from operators.digest import canonical_json, digest, digest_json
 from operators.errors import InputError
 from operators.schema import AUDIO, AUDIO_FLAC, CASTS, CONVERSATIONS, SCHEMA_VERSION, UTTERANCES, check_chain
-from operators.simulate.render import to_flac, with_roots
-from operators.simulate.turn_taking import prior_of
+from operators.simulate.priors import prior_of
+from operators.simulate.signals.flac import to_flac
 from operators.store.dataset import Partition, Receipt, RowWriter, Snapshot
 from pipelines.plan.context import RunContext
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition

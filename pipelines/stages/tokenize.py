@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.config.settings import key_settings
+from operators.corpus.sources import with_roots
 from operators.digest import canonical_json, to_jsonable
 from operators.errors import UnusableRowError
 from operators.rng import hash64
 from operators.schema import AUDIO, CODES, SCHEMA_VERSION
-from operators.simulate.render import with_roots
-from operators.simulate.selftest import check_labels
+from operators.simulate.label_check import check_labels
 from operators.store.dataset import Partition, Receipt, RowWriter
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning

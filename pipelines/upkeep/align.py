@@ -10,8 +10,8 @@ from typing import Any
 
 from operators.corpus.align import AlignedWord, Aligner, aligner_of
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.sources import read_source
 from operators.errors import InputError, UnusableRowError
-from operators.simulate.render import read_source
 from pipelines.reporting import console
 
 

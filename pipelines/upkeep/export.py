@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
+from operators.corpus.sources import roots_of, with_roots
 from operators.errors import InputError
-from operators.simulate.render import roots_of, with_roots
 from pipelines.plan.output import Output
 from pipelines.plan.sources import audio_roots
 from pipelines.recipes.files import recipe_of
@@ -75,7 +75,7 @@ def _cut(conversation: pa.Table, recipe: Recipe, folder: Path | None) -> Any:
 
     row = conversation.to_pylist()[0]
     name, hz = row["conversation_id"], row["sample_rate_hz"]
-    heard = recipe.render.hear(row, roots_of(conversation))
+    heard = recipe.render.render_conversation(row, roots_of(conversation))
     buffer = io.BytesIO()
     soundfile.write(buffer, heard.channels.T, hz, format="FLAC", subtype="PCM_16")
     if folder is None:

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from models.codecs.units import features_of, fit_units, save_units
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.sources import read_source, resample, resampled_length
 from operators.errors import InputError, UnusableRowError
 from operators.rng import rendezvous_order
-from operators.simulate.converse import resampled_length
-from operators.simulate.render import read_source, resample
 from pipelines.reporting import console
 
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from models.codecs import load_codec
 from models.codecs.codec import CodecSpec, pack_codes
+from operators.corpus.sources import resample, resampled_length
 from operators.documents.windows import Window
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
-from operators.simulate.converse import resampled_length
-from operators.simulate.render import resample
 from pipelines.plan.start import newest_checkpoint
 
 

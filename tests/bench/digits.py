@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from operators.simulate.turn_taking import prior_of
+from operators.simulate.priors import prior_of
 from tests.bench.realism import SHARED
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from operators.corpus.cast import Cast, cast_table
+from operators.corpus.segments import read_rttm
 from operators.schema import UTTERANCES
 from operators.simulate.converse import Converse
-from operators.simulate.fit_prior import fit
-from operators.simulate.realism import figures, scorecard, talks_of
-from operators.simulate.turn_taking import Prior, prior_of, read_rttm, talk_of, transition_matrix
+from operators.simulate.priors import prior_of
+from operators.simulate.priors.fit import fit
+from operators.simulate.priors.prior import Prior
+from operators.simulate.realism import analyze_conversations, figures, scorecard
+from operators.simulate.turn_taking import analyze_turns, transition_matrix
 
 SHARED = Path(os.environ.get("HUBBUB_SHARED", Path(__file__).parents[2] / "../shared")).resolve()
 RATE_HZ = 16_000
@@ -83,10 +86,10 @@ def main():
     corpus = {}
     for split in ("train", "dev"):
         recordings = read_rttm([SHARED / f"data/ami_rttm/{split}.rttm"])
-        corpus[split] = [talk_of(name, segments) for name, segments in sorted(recordings.items())]
+        corpus[split] = [analyze_turns(name, segments) for name, segments in sorted(recordings.items())]
     prior: Prior = fit("ami-train", "AMI train", corpus["train"])
     lengths = [talk.floors_s for talk in corpus["train"]]
-    simulated = talks_of(simulate(prior, lengths, 2 * len(lengths), 4, 260, backchannels=True))
+    simulated = analyze_conversations(simulate(prior, lengths, 2 * len(lengths), 4, 260, backchannels=True))
     result = {}
     cards = {split: scorecard(simulated, talks, draws=20) for split, talks in corpus.items()}
     baseline = scorecard(corpus["train"], corpus["dev"], draws=2)
@@ -110,7 +113,9 @@ def main():
         m.round(2).tolist() for m in (transition_matrix(simulated), transition_matrix(corpus["train"]))
     ]
     telephone = prior_of("telephone")
-    calls = talks_of(simulate(telephone, [np.array(telephone.segment_s)], 400, 2, 120, seed=1, backchannels=True))
+    calls = analyze_conversations(
+        simulate(telephone, [np.array(telephone.segment_s)], 400, 2, 120, seed=1, backchannels=True)
+    )
     correlation = figures(calls).partner_correlation
     result["partner_correlation"] = round(correlation, 4)
     result["partner_correlation_error"] = round(correlation - 0.605, 4)

@@ -25,12 +25,14 @@ from scipy.stats import ks_2samp, kstest
 
 from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.sources import read_source, with_roots
 from operators.corpus.splits import split_rows
 from operators.simulate.converse import Converse
-from operators.simulate.render import Piece, Render, convolve, read_source, with_roots
-from operators.simulate.render_kernels import to_pcm16 as pcm16
+from operators.simulate.priors import prior_of
+from operators.simulate.render import Render
 from operators.simulate.rooms import Place, responses
-from operators.simulate.turn_taking import prior_of
+from operators.simulate.signals.convolution import PlacedSignal, convolve
+from operators.simulate.signals.level_kernels import to_pcm16 as pcm16
 
 RATE_HZ, SPEAKERS, EACH, ROUNDS = 16_000, 40, 50, 5
 
@@ -186,7 +188,7 @@ def render_in_rooms(conversations, roots, scratch):
 
     def ours(row, rirs, target):
         place_of = {speaker: number for number, speaker in enumerate(row["speakers"])}
-        pieces = (Piece(place_of[t["speaker"]], t["start_sample"], read_source(t, roots)) for t in row["turns"])
+        pieces = (PlacedSignal(place_of[t["speaker"]], t["start_sample"], read_source(t, roots)) for t in row["turns"])
         mixture = convolve(pieces, rirs, row["num_samples"])[0, 0]
         write_wav(target, pcm16(mixture, np.float32(32768)))
         return mixture
@@ -232,7 +234,8 @@ from pathlib import Path
 from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
 from operators.simulate.converse import Converse
 from operators.corpus.manifest import Manifest, corpus_roots, index
-from operators.simulate.render import Render, with_roots
+from operators.corpus.sources import with_roots
+from operators.simulate.render import Render
 manifest = Manifest.parse(sys.argv[1])
 table, _ = index([manifest])
 casting = Casting(train_conversations=1, test_conversations=1, min_speakers=8, max_speakers=8, max_utterances=400,

@@ -29,13 +29,13 @@ from models.speech_lm.model import SpeechLM
 from models.training.loop import RunFolder, train
 from operators.corpus.cast import Casting
 from operators.corpus.manifest import corpus_roots, index
+from operators.corpus.recorded import index_recorded
 from operators.digest import digest, to_jsonable
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS
 from operators.packing.pack import Pack
 from operators.schema import CONVERSATIONS, UTTERANCES
 from operators.simulate.converse import Converse
-from operators.simulate.recorded import index_recorded
 from operators.simulate.render import Render
 from operators.simulate.rooms import Place
 from operators.store.dataset import Dataset

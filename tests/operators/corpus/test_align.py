@@ -7,8 +7,8 @@ import pytest
 
 from operators.corpus.align import PocketSphinx, aligner_of
 from operators.corpus.manifest import Manifest, index
+from operators.corpus.sources import read_source
 from operators.errors import InputError, UnusableRowError
-from operators.simulate.render import read_source
 
 pytest.importorskip("pocketsphinx", reason="pocketsphinx (extra `align`) is not installed")
 

@@ -93,7 +93,7 @@ def test_lhotse_manifests_say_what_plain_ones_say(kind, corpus, lhotse_cuts, tmp
 
 
 def test_members_of_a_shar_are_read_where_they_lie(corpus, lhotse_cuts, tmp_path):
-    from operators.simulate.render import read_source
+    from operators.corpus.sources import read_source
 
     folder = tmp_path / "shar"
     folder.mkdir()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from operators.corpus.manifest import Manifest, index
+from operators.corpus.sources import read_source
 from operators.errors import UnusableRowError
-from operators.simulate.render import read_source
 from operators.store import storage
 from operators.store.cache import Cache
 from tests.conftest import write_corpus

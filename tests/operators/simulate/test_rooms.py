@@ -1,4 +1,4 @@
-"""Rooms, responses, noise, stems: what the microphones hear is what the geometry says."""
+"""Rooms, responses, noise and stems: what the microphones receive follows from the geometry."""
 
 import io
 import json
@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
 from operators.corpus.sounds import list_sounds, read_sound
+from operators.corpus.sources import with_roots
 from operators.corpus.splits import split_rows
 from operators.errors import InputError, UnusableRowError
 from operators.schema import CONVERSATIONS
 from operators.simulate.converse import Converse
-from operators.simulate.render import Piece, Render, convolve, repeated, to_flac, with_roots
+from operators.simulate.render import Render
 from operators.simulate.rooms import (
     IMAGE_ORDER,
     LEAD_SAMPLES,
@@ -30,6 +31,9 @@ from operators.simulate.rooms import (
     responses,
     simulated_rir,
 )
+from operators.simulate.signals.convolution import PlacedSignal, convolve
+from operators.simulate.signals.flac import to_flac
+from operators.simulate.signals.noise import loop
 from operators.tokenize.encode import Encode
 
 CASTING = Casting(train_conversations=12, test_conversations=4, max_speakers=2, test_speakers=0.34)
@@ -49,7 +53,7 @@ def roots(corpus):
     return corpus_roots([Manifest.parse(str(corpus))])
 
 
-def hear(conversations, roots, **options):
+def render(conversations, roots, **options):
     return Render(**options)(with_roots(conversations, roots))
 
 
@@ -68,7 +72,7 @@ def test_a_response_has_the_direct_sound_the_decay_and_the_delays_of_its_room():
     assert 2 * (to_35 - from_5) / 16_000 == pytest.approx(0.5, rel=0.1)
 
 
-def test_the_diffuse_tail_goes_on_at_the_level_of_all_images():
+def test_the_diffuse_tail_continues_at_the_level_of_all_images():
     import pyroomacoustics
 
     size, t60 = np.array(ROOM.size_mm) / 1000, 0.5
@@ -106,7 +110,7 @@ def test_a_plausible_room_scores_higher_than_an_implausible_one():
     assert plausibility(size, np.array([1.5]), microphone, round_a_table) < good
 
 
-def test_temperature_goes_from_the_most_plausible_room_to_any(plain):
+def test_temperature_ranges_from_the_most_plausible_room_to_any(plain):
     scores = [
         np.mean([row["room"]["plausibility"] for row in Place(room="simulated", temperature=t)(plain).to_pylist()])
         for t in (1e-6, 1.0, 1e6)
@@ -114,7 +118,7 @@ def test_temperature_goes_from_the_most_plausible_room_to_any(plain):
     assert scores[0] > scores[1] > scores[2]
 
 
-def test_one_room_a_conversation_and_one_seat_a_speaker(plain):
+def test_each_conversation_has_one_room_and_each_speaker_one_seat(plain):
     placed = Place(room="simulated", num_microphones=3)(plain)
     placed.validate(full=True)
     assert placed.schema.equals(CONVERSATIONS, check_metadata=False)
@@ -130,11 +134,11 @@ def test_one_room_a_conversation_and_one_seat_a_speaker(plain):
     assert len({row["room"]["room_id"] for row in placed.to_pylist()}) == placed.num_rows
 
 
-def test_what_is_heard_does_not_depend_on_batch_or_order(plain, roots):
+def test_rendered_audio_does_not_depend_on_batch_or_order(plain, roots):
     place = Place(room="simulated")
-    whole = hear(place(plain).slice(0, 5), roots, stems="both")
+    whole = render(place(plain).slice(0, 5), roots, stems="both")
     for i in (3, 0, 4):
-        alone = hear(place(plain.slice(i, 1)), roots, stems="both")
+        alone = render(place(plain.slice(i, 1)), roots, stems="both")
         assert alone.to_pylist()[0] == whole.to_pylist()[i]
 
 
@@ -150,26 +154,26 @@ def test_convolution_in_blocks_equals_convolution_of_each_turn(lengths, taps, sp
     rirs = rng.normal(0, 1, (speakers, 2, taps)).astype(np.float32) * np.exp(-np.arange(taps) / 1500).astype(np.float32)
     starts = np.sort(rng.integers(0, 700_000, len(lengths)))
     number = int(max(s + n for s, n in zip(starts, lengths, strict=True))) + 500
-    pieces = [
-        Piece(int(rng.integers(speakers)), int(start), rng.normal(0, 0.1, length).astype(np.float32))
+    signals = [
+        PlacedSignal(int(rng.integers(speakers)), int(start), rng.normal(0, 0.1, length).astype(np.float32))
         for start, length in zip(starts, lengths, strict=True)
     ]
     expected = np.zeros((speakers, 2, number + taps))
-    for piece in pieces:
+    for signal in signals:
         for m in range(2):
-            wet = scipy.signal.oaconvolve(piece.samples.astype(float), rirs[piece.speaker, m].astype(float))
-            expected[piece.speaker, m, piece.start : piece.start + len(wet)] += wet
-    apart = convolve(pieces, rirs, number, apart=True)
-    together = convolve(pieces, rirs, number)
+            wet = scipy.signal.oaconvolve(signal.samples.astype(float), rirs[signal.speaker, m].astype(float))
+            expected[signal.speaker, m, signal.start : signal.start + len(wet)] += wet
+    apart = convolve(signals, rirs, number, apart=True)
+    together = convolve(signals, rirs, number)
     peak = np.abs(expected).max()
     assert np.abs(apart - expected[:, :, :number]).max() < 1e-5 * peak
     assert np.abs(together[0] - expected[:, :, :number].sum(0)).max() < 1e-5 * max(peak, np.abs(expected.sum(0)).max())
 
 
-def test_stems_sum_up_to_the_mixture_and_anechoic_ones_know_no_room(plain, roots):
+def test_stems_add_up_to_the_mixture_and_anechoic_ones_are_without_the_room(plain, roots):
     placed = Place(room="simulated", noise="none")(plain)
-    both = hear(placed, roots, stems="both")
-    dry = hear(Place(noise="none")(plain), roots, stems="anechoic")
+    both = render(placed, roots, stems="both")
+    dry = render(Place(noise="none")(plain), roots, stems="anechoic")
     for i in range(4):
         stems = both["stems"][i].as_py()
         wet = np.sum([s["samples"] for s in stems if s["kind"] == "reverberant"], axis=0)
@@ -179,13 +183,13 @@ def test_stems_sum_up_to_the_mixture_and_anechoic_ones_know_no_room(plain, roots
         factor = both["scale"][i].as_py() / dry["scale"][i].as_py()
         for s in dry["stems"][i].as_py():
             assert np.abs(np.array(s["samples"]) * factor - without[s["speaker"]]).max() <= 1.5
-    # Asking for stems changes no mixture.
-    assert hear(placed, roots)["samples"].to_pylist() == both["samples"].to_pylist()
+    # Requesting stems changes no mixture.
+    assert render(placed, roots)["samples"].to_pylist() == both["samples"].to_pylist()
 
 
 def test_several_microphones_are_kept_and_the_first_is_the_mixture(plain, roots):
     placed = Place(room="simulated", num_microphones=4)(plain).slice(0, 2)
-    audio = hear(placed, roots)
+    audio = render(placed, roots)
     flac = to_flac(audio)
     assert flac["num_channels"].to_pylist() == [4, 4]
     channels, _ = soundfile.read(io.BytesIO(flac["flac"][0].as_py()), dtype="int16")
@@ -193,8 +197,8 @@ def test_several_microphones_are_kept_and_the_first_is_the_mixture(plain, roots)
     assert not np.array_equal(channels[:, 0], channels[:, 1])
 
 
-def test_stems_are_encoded_where_that_is_asked_for(plain, roots):
-    audio = hear(Place()(plain).slice(0, 2), roots, stems="anechoic")
+def test_stems_are_encoded_on_request(plain, roots):
+    audio = render(Place()(plain).slice(0, 2), roots, stems="anechoic")
     assert Encode()(audio)["stems"].to_pylist() == [[], []]
     row = Encode(stems=True)(audio).to_pylist()[0]
     assert [stem["speaker"] for stem in row["stems"]] == row["speakers"]
@@ -215,7 +219,7 @@ def write_rirs(folder, rooms=2, each=3, rate_hz=16_000, channels=1):
     return folder
 
 
-def test_recorded_responses_seat_everybody_in_one_room_and_other_rates_are_resampled(tmp_path, plain, roots):
+def test_recorded_responses_seat_all_speakers_in_one_room_and_other_rates_are_resampled(tmp_path, plain, roots):
     for rate_hz in (16_000, 48_000):
         folder = write_rirs(tmp_path / f"rirs{rate_hz}", rate_hz=rate_hz)
         place = Place(room="recorded", rirs=str(folder))
@@ -229,11 +233,11 @@ def test_recorded_responses_seat_everybody_in_one_room_and_other_rates_are_resam
         found = responses(row["room"], row["speakers"], 16_000, 1, folder)
         assert np.argmax(np.abs(found[0, 0])) == LEAD_SAMPLES
         assert np.mean(np.sum(found[:, 0] ** 2, axis=1)) == pytest.approx(1, rel=1e-4)
-        audio = hear(placed.slice(0, 2), {**roots, **place.roots()})
+        audio = render(placed.slice(0, 2), {**roots, **place.roots()})
         assert [len(x.values) for x in audio["samples"]] == placed.slice(0, 2)["num_samples"].to_pylist()
 
 
-def test_responses_that_cannot_be_used_are_named_before_work_starts(tmp_path):
+def test_unusable_responses_are_named_before_work_starts(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         Place(room="recorded", rirs=str(tmp_path / "none")).check(2)
     folder = write_rirs(tmp_path / "few", each=1)
@@ -272,19 +276,19 @@ def test_recorded_noise_has_its_signal_to_noise_ratio_and_silent_noise_is_refuse
     soundfile.write(tmp_path / "noise/hum.wav", wav, 16_000, subtype="FLOAT")
     place = Place(noise="recorded", noises=str(tmp_path / "noise"), min_snr_db=10, max_snr_db=10)
     noisy, clean = (
-        np.array(hear(p(plain).slice(0, 1), {**roots, **place.roots()})["samples"][0].as_py()) / 32767
+        np.array(render(p(plain).slice(0, 1), {**roots, **place.roots()})["samples"][0].as_py()) / 32767
         for p in (place, Place(noise="none"))
     )
     power = 10 * np.log10(np.mean((noisy - clean) ** 2))
-    assert power == pytest.approx(-26 - 10, abs=0.7)  # half a second, again and again, cross-faded
+    assert power == pytest.approx(-26 - 10, abs=0.7)  # half a second, looped with cross-fades
     soundfile.write(tmp_path / "noise/hum.wav", np.zeros(8000), 16_000)
     with pytest.raises(UnusableRowError, match=r"hum.wav is silent"):
-        hear(place(plain).slice(0, 1), {**roots, **place.roots()})
+        render(place(plain).slice(0, 1), {**roots, **place.roots()})
 
 
-def test_noise_that_begins_again_has_no_seam():
+def test_looped_noise_has_no_seam():
     noise = np.random.default_rng(0).normal(size=(20_000, 1)).astype(np.float32)
-    long = repeated(noise, 100_000, 16_000)
+    long = loop(noise, 100_000, 16_000)
     assert len(long) == 100_000
     assert np.array_equal(long[:12_000], noise[:12_000])
     for start in range(0, 96_000, 4000):
@@ -300,7 +304,7 @@ def test_sounds_are_read_from_the_middle_at_another_rate(tmp_path):
     assert np.abs(part[200:-200, 0] - expected[200:-200]).max() < 1e-3
 
 
-def test_places_travel_and_check_their_numbers():
+def test_places_are_pickled_and_check_their_values():
     import pickle
 
     place = Place(room="simulated")

@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 from operators.corpus.annotations import ctm, rttm, seglst, sot, stm
 from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.sources import read_pcm16, read_source, with_roots
 from operators.corpus.splits import split_rows
 from operators.errors import InputError, UnusableRowError
 from operators.schema import AUDIO, CASTS, CONVERSATIONS, UTTERANCES, check_chain
-from operators.simulate.converse import Converse, compressed
-from operators.simulate.render import Render, faded, read_pcm16, read_source, to_flac, with_roots
+from operators.simulate.converse import Converse, compress_pauses
+from operators.simulate.priors import prior_of
+from operators.simulate.render import Render
 from operators.simulate.rooms import Place
-from operators.simulate.turn_taking import prior_of
+from operators.simulate.signals.flac import to_flac
+from operators.simulate.signals.levels import fade_edges
 from operators.tokenize.encode import Encode
 
 CASTING = Casting(train_conversations=12, test_conversations=4, max_speakers=2, test_speakers=0.34)
@@ -248,7 +251,7 @@ def test_who_is_in_the_cast_is_heard_and_a_pair_takes_turns():
 
 def test_pauses_are_compressed_and_never_reordered():
     pauses = np.linspace(0, 30, 500)
-    short = compressed(pauses, 1.5)
+    short = compress_pauses(pauses, 1.5)
     assert (np.diff(short) > 0).all()
     assert (short[pauses <= 1.5] == pauses[pauses <= 1.5]).all()
     assert short[-1] < 4
@@ -276,7 +279,7 @@ def test_wav_files_read_by_hand_are_what_libsndfile_reads(tmp_path, channels, su
 
 def test_parts_are_faded_and_whole_utterances_are_not():
     wave = np.ones(1600, np.float32)
-    out = faded(wave, 16_000)
+    out = fade_edges(wave, 16_000)
     assert out[0] < 0.01 > out[-1]
     assert (out[80:-80] == 1).all()
     assert (np.diff(out[:80]) > 0).all()
@@ -385,7 +388,7 @@ def test_clipping_mixtures_are_scaled_and_say_so(corpus, utterances):
 def test_noise_is_pink_of_unit_power_and_the_same_in_any_length():
     from scipy.signal import welch
 
-    from operators.simulate.render import pink_noise
+    from operators.simulate.signals.noise import pink_noise
 
     long = pink_noise(16_000 * 70, 0, "talk")
     assert np.array_equal(pink_noise(16_000, 0, "talk"), long[:16_000])

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from operators.corpus.joined import Join
 from operators.corpus.stories import Stories
-from operators.simulate.joined import Join
 from pipelines.plan.output import Output
 from pipelines.plan.sources import made_corpus
 from pipelines.recipes.recipe import Recipe

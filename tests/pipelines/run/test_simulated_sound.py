@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import write_corpus
-from tests.operators.simulate.test_recorded import write_call
+from tests.operators.corpus.test_recorded import write_call
 from tests.pipelines.run.test_road import arrow_files
 from tests.pipelines.support import ROOT, command, hubbub, roots, write_recipe
 

@@ -1,4 +1,4 @@
-"""A prior estimated from recorded conversations."""
+"""Estimates a prior from recorded conversations."""
 
 import itertools
 from collections import defaultdict
@@ -8,30 +8,40 @@ from typing import Any
 import numpy as np
 
 from operators.errors import InputError
-from operators.simulate.liveliness import central_holds
-from operators.simulate.turn_taking import HOST_BINS_S, KINDS, Event, Floats, Prior, Talk, host_bin, intraclass, offsets
+from operators.simulate.priors.liveliness import central_holds
+from operators.simulate.priors.prior import Prior
+from operators.simulate.turn_taking import (
+    HOST_BINS_S,
+    KINDS,
+    Event,
+    Floats,
+    TurnAnalysis,
+    host_bin,
+    intraclass,
+    offsets,
+)
 
 _LEVELS = 201
 
 
 def quantiles(values: Sequence[float] | Floats, digits: int = 4) -> tuple[float, ...]:
-    """Return quantiles at even levels from 0 to 1, drawn in at the ends so that means are kept.
+    """Return quantiles (201,) at even levels from 0 to 1, with both ends pulled in so that means are preserved.
 
-    Between two levels values are read off a straight line, which to the longest of all pauses would be far too high.
+    Values between two levels are interpolated linearly; up to the longest of all pauses that would be far too high.
     """
     array = np.asarray(values, dtype=np.float64)
     table = np.quantile(array, np.linspace(0, 1, _LEVELS))
-    for end, inner, beyond in ((-1, -2, array >= table[-2]), (0, 1, array <= table[1])):
-        table[end] = 2 * array[beyond].mean() - table[inner]
+    for end, inner, tail in ((-1, -2, array >= table[-2]), (0, 1, array <= table[1])):
+        table[end] = 2 * array[tail].mean() - table[inner]
     found: list[float] = np.maximum.accumulate(table).round(digits).tolist()
     return tuple(found)
 
 
-def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
+def fit(name: str, source: str, talks: Sequence[TurnAnalysis]) -> Prior:
     """Estimate a prior from conversations.
 
     Raises:
-        InputError: there is too little talk in them.
+        InputError: they have too few changes of speaker or too few pauses.
     """
     events = [event for talk in talks for event in talk.events]
     by_kind = {kind: [event for event in events if event.kind == kind] for kind in KINDS}
@@ -39,21 +49,21 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
     if len(switches) < 50 or len(by_kind["hold"]) < 10:
         raise InputError(
             f"{source}: {len(switches)} changes of speaker and {len(by_kind['hold'])} pauses are too few to fit a "
-            "prior to; give more recordings, with two speakers or more"
+            "prior (50 and 10 are needed); add recordings with two or more speakers"
         )
     floor_kinds = [[e.kind for e in talk.events if e.kind != "backchannel"] for talk in talks]
     after = {kind: [0, 0] for kind in KINDS[:3]}
     for kinds in floor_kinds:
-        for one, following in itertools.pairwise(kinds):
-            after[one][0] += following == "hold"
-            after[one][1] += 1
+        for previous, kind in itertools.pairwise(kinds):
+            after[previous][0] += kind == "hold"
+            after[previous][1] += 1
     counts, numbers = np.zeros(len(HOST_BINS_S)), np.zeros(len(HOST_BINS_S))
     for talk in talks:
         bins = host_bin(talk.floors_s)
         np.add.at(counts, bins, np.array(talk.hosts))
         np.add.at(numbers, bins, 1)
     rates = counts / np.maximum(1, numbers)
-    after_kind, dispersion = _uneven(talks, rates)
+    after_kind, dispersion = _host_rates(talks, rates)
     channels = by_kind["backchannel"]
     fallback = [event.duration_s for event in channels] or [0.4]
     lengths = []
@@ -65,7 +75,7 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
     hold_shares = [after[kind][0] / max(1, after[kind][1]) for kind in KINDS[:3]]
     overlaps = len(by_kind["switch_overlap"]) / len(switches)
     (of_holds, of_channels), correlation = _liveliness(talks, rates, dispersion)
-    # A shift of all odds moves the share of holds by more, for holds follow holds: by the slope of the chain's
+    # Since holds follow holds, a shift of all log-odds moves the share of holds by more: by the slope of the chain's
     # stationary state, log-odds(share) = log(after_switch / (1 - after_hold)).
     after_switch = (1 - overlaps) * hold_shares[1] + overlaps * hold_shares[2]
     liveliness = (round(of_holds / (1 + hold_shares[0] - after_switch), 4), of_channels)
@@ -76,11 +86,7 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
         offset_s=quantiles([event.offset_s for event in switches]),
         pause_s=quantiles([event.offset_s for event in by_kind["hold"]]),
         segment_s=quantiles(np.concatenate([talk.floors_s for talk in talks])),
-        hold_after=central_holds(
-            hold_shares,
-            overlaps,
-            liveliness[0],
-        ),
+        hold_after=central_holds(hold_shares, overlaps, liveliness[0]),
         offset_after=_offset_after(talks),
         return_share=_return_share(talks),
         dominance=_dominance(talks),
@@ -99,11 +105,12 @@ def fit(name: str, source: str, talks: Sequence[Talk]) -> Prior:
     )
 
 
-def _uneven(talks: Sequence[Talk], rates: Floats) -> tuple[tuple[float, float, float], float]:
-    """Return how many times as many backchannels hosts are given by how they began, and the dispersion.
+def _host_rates(talks: Sequence[TurnAnalysis], rates: Floats) -> tuple[tuple[float, float, float], float]:
+    """Return the factor on the rate of backchannels by how the host began, and the dispersion.
 
-    So many times that as many have one at all as of the recorded hosts that began so: of their own lengths after a
-    change of speaker, for overlaps make them longer in a simulation too, but of all lengths after a hold.
+    Factors are such that the share of hosts with any backchannel equals that of the recorded hosts that began the same
+    way: over the lengths of those hosts after a change of speaker, since overlaps make them longer in a simulation
+    too, but over all lengths after a hold.
     """
     from scipy.optimize import brentq
 
@@ -123,21 +130,21 @@ def _uneven(talks: Sequence[Talk], rates: Floats) -> tuple[tuple[float, float, f
     bins /= np.maximum(1.0, bins.sum(1, keepdims=True))
 
     def missing(times: float, kind: int) -> float:
-        none = float((bins[kind] * (1 + times * rates / shape) ** -shape).sum())
-        return float(none - (1 - some[kind] / max(1.0, number[kind])))
+        without = float((bins[kind] * (1 + times * rates / shape) ** -shape).sum())
+        return float(without - (1 - some[kind] / max(1.0, number[kind])))
 
     found = [
         float(brentq(missing, 0.0, 50.0, args=(kind,))) if missing(0.0, kind) > 0 > missing(50.0, kind) else 1.0
         for kind in range(3)
     ]
-    one, two, three = (round(times, 4) for times in found)
-    return (one, two, three), round(shape, 3)
+    hold, gap, overlap = (round(times, 4) for times in found)
+    return (hold, gap, overlap), round(shape, 3)
 
 
 def _liveliness(
-    talks: Sequence[Talk], rates: Floats, dispersion: float
+    talks: Sequence[TurnAnalysis], rates: Floats, dispersion: float
 ) -> tuple[tuple[float, float], tuple[float, float, float]]:
-    """Return how much conversations differ in holds and backchannels, and how that goes with their offsets."""
+    """Return the spread of conversations in holds and backchannels, and its correlations with their offsets."""
     rows = []
     scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
     for talk, group in zip(talks, scores, strict=True):
@@ -152,18 +159,19 @@ def _liveliness(
     if len(rows) < 10:
         return (0.0, 0.0), (0.0, 0.0, 0.0)
     table = np.array(rows)
-    seen = np.cov(table[:, :3].T)
+    observed = np.cov(table[:, :3].T)
     noise = table[:, 3:].mean(0)
-    true = np.maximum(np.diag(seen) - noise, 1e-4)
+    true = np.maximum(np.diag(observed) - noise, 1e-4)
     scale = np.sqrt(np.outer(true, true))
-    holds_back, holds_late, back_late = (float(np.clip(seen[i, j] / scale[i, j], -0.9, 0.9))
-                                         for i, j in ((0, 1), (0, 2), (1, 2)))  # fmt: skip
+    holds_back, holds_late, back_late = (
+        float(np.clip(observed[i, j] / scale[i, j], -0.9, 0.9)) for i, j in ((0, 1), (0, 2), (1, 2))
+    )
     spread = np.sqrt(true).round(4).tolist()
     return (spread[0], spread[1]), (round(holds_late, 4), round(back_late, 4), round(holds_back, 4))
 
 
 def _normal_scores(groups: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Replace values by the normal quantiles of their ranks among all."""
+    """Return the values of each group as normal scores: normal quantiles of their ranks among all values."""
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
@@ -173,7 +181,7 @@ def _normal_scores(groups: Sequence[Sequence[float]]) -> list[list[float]]:
     return [scores[a:b].tolist() for a, b in itertools.pairwise(ends.tolist())]
 
 
-def _offset_after(talks: Sequence[Talk]) -> tuple[float, float]:
+def _offset_after(talks: Sequence[TurnAnalysis]) -> tuple[float, float]:
     scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
     held: list[float] = []
     taken: list[float] = []
@@ -189,8 +197,8 @@ def _offset_after(talks: Sequence[Talk]) -> tuple[float, float]:
     return round(after_hold, 4), round(after_switch, 4)
 
 
-def _components(talks: Sequence[Talk]) -> tuple[float, float, float]:
-    """Return the shares of conversations and of speakers within them, and the lag-one correlation of the rest."""
+def _components(talks: Sequence[TurnAnalysis]) -> tuple[float, float, float]:
+    """Return the variance shares of conversations and of their speakers, and the lag-one correlation of the rest."""
     scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
     within: list[list[float]] = []
     now, following = [], []
@@ -205,7 +213,7 @@ def _components(talks: Sequence[Talk]) -> tuple[float, float, float]:
         following += left[1:]
     of_conversation = max(0.0, intraclass(scores))
     of_speaker = max(0.0, intraclass(within) - of_conversation)
-    # Taking out means of few values leaves a correlation below zero where there is none.
+    # Subtracting means of few values biases the correlation downward.
     bias = 1 / max(2.0, float(np.mean([len(group) for group in within if group] or [2])))
     serial = float(np.corrcoef(now, following)[0, 1]) + bias if len(now) > 2 else 0.0
     return round(of_conversation, 4), round(of_speaker, 4), round(float(np.clip(serial, 0, 0.9)), 4)
@@ -218,7 +226,7 @@ def _pause_length_correlation(holds: Sequence[Event]) -> float:
     return round(float(found.statistic), 4)
 
 
-def _return_share(talks: Sequence[Talk]) -> float:
+def _return_share(talks: Sequence[TurnAnalysis]) -> float:
     back = total = 0
     for talk in talks:
         if len({segment.speaker for segment in talk.segments}) < 3:
@@ -234,8 +242,8 @@ def _return_share(talks: Sequence[Talk]) -> float:
     return round(back / total, 4) if total else 0.5
 
 
-def _dominance(talks: Sequence[Talk]) -> float:
-    """Return a Dirichlet concentration by moments: the mean of the speakers' squared shares."""
+def _dominance(talks: Sequence[TurnAnalysis]) -> float:
+    """Return a Dirichlet concentration by the method of moments, from the sum of the speakers' squared shares."""
     estimates = []
     for talk in talks:
         taken: dict[str, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""Labels against sound: right labels pass, and every planted fault is found."""
+"""Labels against audio: right labels pass, and every planted fault is found."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,15 @@ import pytest
 from operators.corpus import annotations
 from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.segments import Segment
+from operators.corpus.sources import with_roots
 from operators.corpus.splits import split_rows
 from operators.errors import InputError
-from operators.simulate import selftest
+from operators.simulate import label_check
 from operators.simulate.converse import Converse
-from operators.simulate.render import Render, with_roots
+from operators.simulate.label_check import agreement, check_labels
+from operators.simulate.render import Render
 from operators.simulate.rooms import Place
-from operators.simulate.selftest import agreement, check_labels
-from operators.simulate.turn_taking import Segment
 
 CASTING = Casting(train_conversations=12, test_conversations=4, max_speakers=2, test_speakers=0.34)
 
@@ -26,7 +27,7 @@ def conversations(corpus):
     return with_roots(made, corpus_roots([Manifest.parse(str(corpus))]))
 
 
-def test_labels_agree_with_the_sound_of_every_conversation(conversations):
+def test_labels_agree_with_the_audio_of_every_conversation(conversations):
     measured = check_labels(conversations, Render())
     assert len(measured) == conversations.num_rows
     assert {(m.outside_s, m.silent_turns) for m in measured} == {(0.0, 0)}
@@ -49,18 +50,18 @@ def test_planted_faults_are_found(conversations, monkeypatch, fault):
             lines = [[*row[:7], other[row[7]], *row[8:]] for row in lines]
         return "".join(" ".join(row) + "\n" for row in lines)
 
-    monkeypatch.setattr(selftest, "rttm", wrong)
-    with pytest.raises(InputError, match="labels and sound of train-000000 disagree"):
+    monkeypatch.setattr(label_check, "rttm", wrong)
+    with pytest.raises(InputError, match="labels and audio of train-000000 disagree"):
         check_labels(conversations, Render())
 
 
-def test_of_a_long_conversation_the_beginning_is_looked_at(conversations, monkeypatch):
-    monkeypatch.setattr(selftest, "LONGEST_S", 2.0)
+def test_only_the_beginning_of_a_long_conversation_is_checked(conversations, monkeypatch):
+    monkeypatch.setattr(label_check, "LONGEST_S", 2.0)
     measured = check_labels(conversations, Render())
     assert {(m.outside_s, m.silent_turns) for m in measured} == {(0.0, 0)}
 
 
-def test_agreement_counts_stray_sound_and_silent_turns():
+def test_agreement_counts_stray_speech_and_silent_turns():
     stem = np.zeros(16_000, np.int16)
     stem[4000:8000] = 3000
     right = [Segment(0.25, 0.5, "a")]

@@ -3,21 +3,31 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from operators.simulate.turn_taking import Floats, Prior
+from operators.simulate.priors.prior import Prior
+
+Floats = NDArray[np.float64]
 
 
 def chains(odds: Floats, overlaps: float, shifts: Floats) -> tuple[Floats, Floats]:
-    """Return chances of a hold (3, N) and stationary shares of holds (N,) of chains whose log-odds are shifted."""
+    """Return the probabilities of a hold (3, N) and its stationary share (N,), in chains whose log-odds are shifted.
+
+    Args:
+        odds: (3,) log-odds of a hold after a hold, a gap, an overlap.
+        overlaps: share of overlaps among the changes of speaker.
+        shifts: (N,) shift of all log-odds in each chain.
+    """
     chance = 1 / (1 + np.exp(-(odds[:, None] + shifts)))
     after_switch = (1 - overlaps) * chance[1] + overlaps * chance[2]
     return chance, after_switch / (1 - chance[0] + after_switch)
 
 
 def tempo_of_switches(prior: Prior) -> float:
-    """Return the mean score of conversations' tempo over changes of speaker, which lively conversations have more of.
+    """Return the mean normal score of conversations' tempo over all changes of speaker.
 
-    Offsets keep their distribution over all changes of speaker if it is taken off.
+    Lively conversations have more changes of speaker, so that it is not 0; offsets keep their distribution over all
+    changes of speaker if it is subtracted.
     """
     if not prior.liveliness[0]:
         return 0.0
@@ -30,12 +40,12 @@ def tempo_of_switches(prior: Prior) -> float:
 
 
 def livelinesses(prior: Prior, normals: Sequence[float], tempo: float) -> tuple[float, float]:
-    """Return a conversation's holds as a shift of log-odds, and backchannels as a factor.
+    """Return a conversation's shift of the log-odds of holds, and its factor on the rate of backchannels.
 
     Args:
-        prior: with spreads and correlations.
+        prior: spreads and correlations.
         normals: two standard normal draws.
-        tempo: the conversation's standard normal score of offsets.
+        tempo: standard normal score of the conversation's offsets.
     """
     late_hold, late_back, hold_back = prior.liveliness_correlation
     hold = late_hold * tempo + np.sqrt(max(0.0, 1 - late_hold**2)) * normals[0]
@@ -47,18 +57,23 @@ def livelinesses(prior: Prior, normals: Sequence[float], tempo: float) -> tuple[
     return float(of_hold * hold), float(np.exp(of_back * back - of_back**2 / 2))
 
 
-def hosts_dispersion(prior: Prior) -> float:
-    """Return the shape of the gamma distribution that is left to hosts when conversations differ too."""
+def host_dispersion(prior: Prior) -> float:
+    """Return the shape of the gamma distribution of rates among the hosts of one conversation."""
     of_conversations = float(np.exp(prior.liveliness[1] ** 2) - 1)
     return 1 / max(1e-3, (1 + 1 / prior.backchannel_dispersion) / (1 + of_conversations) - 1)
 
 
 def central_holds(shares: Sequence[float], overlaps: float, spread: float) -> tuple[float, float, float]:
-    """Return the chances of a hold in the average conversation, from the shares over all of them.
+    """Return the probabilities (3,) of a hold in the average conversation, from the shares (3,) over all of them.
 
-    Steady conversations have more holds, so that what follows a hold is seen in them more often than elsewhere: the
-    shares over all mix the chain with how conversations differ. Solved over a normal spread of log-odds, each
-    conversation's chain at its stationary state.
+    Steady conversations have more holds, so that transitions after a hold are observed in them more often than
+    elsewhere: the shares over all conversations mix the chain with the differences between conversations. Solved over
+    a normal distribution of log-odds, with each conversation's chain at its stationary state.
+
+    Args:
+        shares: share of holds after a hold, a gap, an overlap, over all conversations.
+        overlaps: share of overlaps among the changes of speaker.
+        spread: standard deviation of the conversations' log-odds.
     """
     wanted = np.clip(np.array(shares), 0.01, 0.99)
     if spread <= 0:
