@@ -1,4 +1,4 @@
-"""Who said what, against what was said: cpWER by meeteval, with an interval over conversations."""
+"""Scores hypotheses against references: cpWER by meeteval, with a bootstrap interval over conversations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from operators.rng import rng
 
 @dataclass(frozen=True, kw_only=True)
 class WordErrors:
-    """A word error rate and what it is made of."""
+    """A word error rate and its components."""
 
     rate: float
-    """Errors over reference words, summed over conversations; never a mean of rates."""
+    """Errors divided by reference words, both summed over conversations; never a mean of rates."""
     low: float
     """2.5th percentile of the rate over resampled conversations."""
     high: float
-    """97.5th percentile."""
+    """97.5th percentile of that rate."""
     errors: int
     reference_words: int
     insertions: int
@@ -30,7 +30,7 @@ class WordErrors:
 
 
 def reference_segments(codes: pa.Table, frame_rate_hz: float) -> list[dict[str, Any]]:
-    """Return what was said as SegLST entries, from conversations' codes."""
+    """Return the reference transcripts of conversations (rows of CODES) as SegLST entries, times in seconds."""
     return [
         {
             "session_id": row["conversation_id"],
@@ -45,24 +45,24 @@ def reference_segments(codes: pa.Table, frame_rate_hz: float) -> list[dict[str, 
 
 
 def hypothesis_segments(hypotheses: pa.Table) -> list[dict[str, Any]]:
-    """Return what a model wrote as SegLST entries; a turn's place in the answer stands for its time."""
+    """Return hypotheses (rows of HYPOTHESES) as SegLST entries; a turn's index is used as its time."""
     return [
         {
             "session_id": row["conversation_id"],
             "speaker": turn["speaker"],
-            "start_time": float(place),
-            "end_time": float(place + 1),
+            "start_time": float(index),
+            "end_time": float(index + 1),
             "words": normalize(turn["text"]),
         }
         for row in hypotheses.to_pylist()
-        for place, turn in enumerate(row["turns"])
+        for index, turn in enumerate(row["turns"])
     ]
 
 
 def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[str, Any]], seed: int = 0) -> WordErrors:
     """Return the concatenated minimum-permutation word error rate of SegLST entries.
 
-    A conversation that the hypothesis leaves out counts as all deleted.
+    The words of a conversation that the hypothesis lacks count as deleted.
 
     Source: Watanabe et al. 2020, "CHiME-6 Challenge", section 3.1; by meeteval.
 
@@ -80,7 +80,7 @@ def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[s
         meeteval.io.SegLST([{name: entry[name] for name in keep} for entry in entries])
         for entries in (reference, [*hypothesis, *empty])
     ]
-    # Entries stand in order of time already.
+    # Entries are in order of time already.
     scores = meeteval.wer.cpwer(sides[0], sides[1], reference_sort=False, hypothesis_sort=False)
     parts = np.array(
         [

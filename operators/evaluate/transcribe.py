@@ -1,4 +1,4 @@
-"""Codes to words: a checkpoint writes down who said what."""
+"""Codes to hypotheses: a checkpoint transcribes who said what."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,22 +27,22 @@ if TYPE_CHECKING:  # the version is part of keys, which are made without torch
 
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
-    """Writes down each conversation, window by window, by greedy decoding."""
+    """Transcribes each conversation, window by window, by greedy decoding."""
 
     checkpoint: str
     """Folder of the checkpoint."""
     window_s: float = 30.0
-    """Longest stretch heard at once; longer conversations are cut where the reference says nobody speaks."""
+    """Longest window in seconds; longer conversations are cut where no one speaks in the reference."""
     max_tokens: int = 256
-    """Longest answer."""
+    """Most tokens decoded for a window."""
     batch_size: int = 16
-    """Windows decoded at once."""
+    """Number of windows decoded at once."""
     constrain: bool = True
-    """Whether only what the task's grammar knows is written: tags in order of arrival, times that do not go back."""
+    """Whether decoding is constrained to the task's grammar: tags in order of arrival, times that do not decrease."""
     task: EvaluatedTaskName = "asr"
-    """Which of the transcriptions that it was trained on the model is asked for."""
+    """Transcription task of the prompt; the model must be trained on it."""
     device: str = "cpu"
-    """Where the model runs."""
+    """Device of the model."""
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = HYPOTHESES
@@ -63,7 +63,7 @@ class Transcribe:
         """The tokenizer that the checkpoint was trained with.
 
         Raises:
-            InputError: it is of another version of this program.
+            InputError: its digest differs from the one in the checkpoint's header.
         """
         file = Path(self.checkpoint) / "tokenizer.json"
         tokenizer = load_tokenizer(str(file) if file.exists() else "bytes")
@@ -84,21 +84,21 @@ class Transcribe:
 
     @property
     def header(self) -> Header:
-        """What the checkpoint says of itself."""
+        """The checkpoint's header."""
         return self._loaded[1]
 
     @cached_property
     def grid(self) -> GridSpec:
-        """How the checkpoint's columns are built."""
+        """Layout and codebooks of the checkpoint's columns."""
         codec = self.header.codec
         layout = make_layout(self.header.layout, codec.num_codebooks, codec.codebook_size, self.header.group)
         return GridSpec(layout, codec.num_codebooks, codec.codebook_size, codec.bits)
 
     def check_codec(self, codec: CodecSpec) -> None:
-        """Check that codes are of the codec that the model was trained on.
+        """Check that a codec is the one that the model was trained on.
 
         Raises:
-            InputError: they are not.
+            InputError: it is not.
         """
         ours = self.header.codec
         if (ours.name, ours.num_codebooks, ours.weights_digest) != (
@@ -108,12 +108,12 @@ class Transcribe:
         ):
             raise InputError(
                 f"{self.checkpoint} was trained on codec {ours.name} with {ours.num_codebooks} codebooks "
-                f"({ours.weights_digest[:8]}); these codes are {codec.name} with {codec.num_codebooks} "
-                f"({codec.weights_digest[:8]})"
+                f"({ours.weights_digest[:8]}), but these codes are from {codec.name} with {codec.num_codebooks} "
+                f"({codec.weights_digest[:8]}); use a checkpoint trained on this codec, or encode again"
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return who said what in each conversation; several windows' answers stand one behind the other."""
+        """Return the hypothesis of each conversation (rows of CODES to HYPOTHESES), its windows concatenated."""
         codec = codec_of(batch.schema)
         self.check_codec(codec)
         rows = batch.to_pylist()
@@ -141,7 +141,7 @@ class Transcribe:
 
     @cached_property
     def compose(self) -> Compose:
-        """How prompts are made: as the checkpoint's documents were."""
+        """The operator that composes prompts the same way as the checkpoint's training documents."""
         file = Path(self.checkpoint) / "tokenizer.json"
         layout: Any = self.header.layout
         return Compose(
@@ -157,18 +157,18 @@ class Transcribe:
         return self.compose.prompt(row, window, codec, self.task).prompt()
 
     def grammar(self, prompt: PackedDocuments) -> "Grammar[Any] | None":
-        """Return what an answer to a prompt may look like; speakers that the prompt names are known."""
+        """Return the grammar of answers to a prompt; speakers that the prompt names may be used from the start."""
         tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
         named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
         carried = int(named.max()) + 1 if len(named) else 0
         return transcription(self.task).grammar(self.tokenizer, self.window_s, carried)
 
     def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
-        """Return an answer's turns: speaker tag and words, times left out."""
+        """Return speaker tag and text of each turn in an answer's tokens, without times."""
         return transcription(self.task).turns(self.tokenizer, answer)
 
     def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
-        """Return each prompt's answer, decoded `batch_size` at a time, neighbors in length together."""
+        """Return the tokens of each prompt's answer, decoded `batch_size` at a time by similar length."""
         from models.speech_lm.generate import greedy_text
 
         model, _ = self._loaded
@@ -177,7 +177,7 @@ class Transcribe:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             grammars = [self.grammar(prompts[i]) for i in chosen] if self.constrain else []
-            made = greedy_text(
+            decoded = greedy_text(
                 model,
                 [prompts[i] for i in chosen],
                 self.grid,
@@ -185,6 +185,6 @@ class Transcribe:
                 max_tokens=self.max_tokens,
                 grammars=[grammar for grammar in grammars if grammar is not None] or None,
             )
-            for i, answer in zip(chosen, made, strict=True):
+            for i, answer in zip(chosen, decoded, strict=True):
                 answers[i] = answer
         return answers

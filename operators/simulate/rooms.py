@@ -1,7 +1,7 @@
-"""Where everybody sits: rooms, seats and impulse responses of simulated conversations, and the noise around them.
+"""Rooms, seats and impulse responses of simulated conversations, and the noise around them.
 
-One room a conversation; a speaker keeps one seat in it. Candidates for a room and its seats are ranked by how
-plausible they are, and one is drawn by rank: at a low temperature the most plausible, at a high one any.
+Each conversation has one room, and each speaker keeps one seat in it. Candidate rooms with seats are scored by their
+plausibility, and one is drawn: at a low temperature the most plausible, at a high one any.
 """
 
 from collections.abc import Sequence
@@ -23,28 +23,25 @@ from operators.schema import CONVERSATIONS, ROOM, TURN
 
 Floats = NDArray[np.float64]
 
-SPEED_OF_SOUND = 343.0  # m/s, as pyroomacoustics has it
+SPEED_OF_SOUND = 343.0  # m/s, as in pyroomacoustics
 LEAD_SAMPLES = 40
-"""Samples of a response before its direct sound: what a band-limited impulse needs. Rendering takes them off again."""
+"""Samples of a response before its direct sound, as a band-limited impulse needs; rendering removes them again."""
 IMAGE_ORDER = 6
 _CROSSFADE_S = 0.01
 
 
 def plausibility(sizes_m: Floats, t60_s: Floats, microphone_m: Floats, seats_m: Floats) -> Floats:
-    """Score rooms and seats: a log-density, up to a constant.
+    """Return a log-density (K,), up to a constant, of candidate rooms with seats.
 
-    Talkers sit about 1.2 m from the microphone and .5 to 3 m from each other, at much the same distance, heads at
-    1.25 m; they are 15 degrees apart or more as the microphone sees them; the reverberation suits the room's volume;
-    direct sound is not drowned in it (above -6 dB).
+    Talkers sit about 1.2 m from the microphone, at similar distances, and .5 to 3 m from each other, with heads at
+    1.25 m; seen from the microphone they are 15 degrees apart or more; the reverberation time fits the room's volume;
+    the direct-to-reverberant ratio is above -6 dB.
 
     Args:
-        sizes_m: (K, 3) of each candidate's room.
-        t60_s: (K,) reverberation times.
-        microphone_m: (K, 3) the middle of the microphones.
-        seats_m: (K, S, 3) heads.
-
-    Returns:
-        (K,) scores.
+        sizes_m: (K, 3) length, width and height of each candidate's room, in meters.
+        t60_s: (K,) reverberation times, in seconds.
+        microphone_m: (K, 3) center of the microphones, in meters.
+        seats_m: (K, S, 3) position of each head, in meters.
     """
     away = seats_m - microphone_m[:, None]
     distance = np.linalg.norm(away, axis=2)
@@ -56,16 +53,17 @@ def plausibility(sizes_m: Floats, t60_s: Floats, microphone_m: Floats, seats_m: 
     score -= 0.5 * (np.minimum(0.0, ratio_db + 6.0) / 3.0) ** 2
     total = score.sum(1)
     total -= 0.5 * (np.std(np.log(distance), axis=1) / 0.25) ** 2
-    # Living rooms and offices: about .35 s at 50 cubic meters, longer as rooms grow (ISO 3382-2 surveys agree).
+    # Living rooms and offices: about .35 s at 50 cubic meters, longer in larger rooms (in agreement with ISO 3382-2
+    # surveys).
     total -= 0.5 * (np.log(t60_s / (0.35 * (volume / 50.0) ** 0.3)) / 0.35) ** 2
     number = seats_m.shape[1]
     angle = np.arctan2(away[..., 1], away[..., 0])
-    for one in range(number):
-        for other in range(one + 1, number):
-            apart = np.linalg.norm(seats_m[:, one] - seats_m[:, other], axis=1)
+    for first in range(number):
+        for other in range(first + 1, number):
+            apart = np.linalg.norm(seats_m[:, first] - seats_m[:, other], axis=1)
             total -= 0.5 * (np.minimum(0.0, apart - 0.5) / 0.1) ** 2
             total -= 0.5 * (np.maximum(0.0, apart - 3.0) / 0.5) ** 2
-            turned = np.abs(np.angle(np.exp(1j * (angle[:, one] - angle[:, other]))))
+            turned = np.abs(np.angle(np.exp(1j * (angle[:, first] - angle[:, other]))))
             total -= 0.5 * (np.minimum(0.0, np.degrees(turned) - 15.0) / 5.0) ** 2
     return np.asarray(total)
 
@@ -75,48 +73,48 @@ class Place:
     """Gives each conversation a room, each speaker a seat in it, and noise around them."""
 
     room: Literal["none", "simulated", "recorded"] = "none"
-    """No room; shoebox rooms by images and a diffuse tail; or the impulse responses that `rirs` lists."""
+    """No room; shoebox rooms by the image method with a diffuse tail; or the impulse responses listed by `rirs`."""
     rirs: str | None = field(default=None, metadata=BY_CONTENT)
-    """Impulse responses: lhotse recordings, JSONL or a folder; those of one room by custom.room, or by folder."""
+    """Impulse responses: lhotse recordings, JSONL or a folder; grouped into rooms by custom.room, or by folder."""
     min_size_m: tuple[float, ...] = (3.0, 3.0, 2.4)
-    """Least length, width and height of a room."""
+    """Least length, width and height of a room, in meters."""
     max_size_m: tuple[float, ...] = (8.0, 6.0, 3.5)
-    """Greatest length, width and height of a room."""
+    """Greatest length, width and height of a room, in meters."""
     min_t60_s: float = 0.2
-    """Least reverberation time."""
+    """Least reverberation time, in seconds."""
     max_t60_s: float = 0.7
-    """Greatest reverberation time."""
+    """Greatest reverberation time, in seconds."""
     num_microphones: int = 1
-    """Microphones; several stand on a circle, and are kept beside the mixture, which is the first one's."""
+    """Number of microphones, on a circle; all channels are kept, and the first one is the mixture."""
     array_radius_m: float = 0.05
-    """Radius of that circle."""
+    """Radius of that circle, in meters."""
     candidates: int = 16
-    """Rooms and seats that are ranked for a conversation."""
+    """Candidate rooms with seats that are scored for each conversation."""
     temperature: float = 1.0
-    """Near 0 the most plausible candidate is taken, far above 1 any."""
+    """Near 0 the most plausible candidate is drawn, far above 1 any."""
     noise: Literal["none", "pink", "recorded"] = "pink"
-    """No noise; 1/f noise; or the recordings that `noises` lists."""
+    """No noise; 1/f noise; or the recordings listed by `noises`."""
     noises: str | None = field(default=None, metadata=BY_CONTENT)
     """Noises: lhotse recordings, JSONL or a folder of sound files."""
     min_snr_db: float = 15.0
-    """Least signal-to-noise ratio drawn, of a talker of gain 0 dB."""
+    """Least signal-to-noise ratio, for a talker of gain 0 dB."""
     max_snr_db: float = 30.0
-    """Greatest signal-to-noise ratio drawn."""
+    """Greatest signal-to-noise ratio, for a talker of gain 0 dB."""
 
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
     version: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the values."""
         if len(self.min_size_m) != 3 or len(self.max_size_m) != 3:
             raise InputError("place: sizes are length, width and height in meters")
         if any(not 2.0 <= low <= high for low, high in zip(self.min_size_m, self.max_size_m, strict=True)):
-            raise InputError("place: 2 m <= min_size_m <= max_size_m does not hold")
+            raise InputError("place: 2 m <= min_size_m <= max_size_m must hold")
         if not 0.05 <= self.min_t60_s <= self.max_t60_s <= 3.0:
-            raise InputError("place: .05 s <= min_t60_s <= max_t60_s <= 3 s does not hold")
+            raise InputError("place: .05 s <= min_t60_s <= max_t60_s <= 3 s must hold")
         if not self.min_snr_db <= self.max_snr_db:
-            raise InputError("place: min_snr_db <= max_snr_db does not hold")
+            raise InputError("place: min_snr_db <= max_snr_db must hold")
         if not 1 <= self.num_microphones <= 16 or self.candidates < 1 or self.temperature <= 0:
             raise InputError("place: 1 to 16 microphones, candidates >= 1 and temperature > 0 must hold")
         for use, listed, flag in (
@@ -124,26 +122,28 @@ class Place:
             (self.noise == "recorded", self.noises, "place.noises"),
         ):
             if use != (listed is not None):
-                raise InputError(f"--{flag} goes with --place.{'room' if flag.endswith('rirs') else 'noise'} recorded")
+                raise InputError(
+                    f"--{flag} requires --place.{'room' if flag.endswith('rirs') else 'noise'} recorded, and vice versa"
+                )
 
     def lists(self) -> dict[str, Sounds]:
-        """Return the user's recordings that are used: rirs, noises.
+        """Return the recordings that are used, by `rirs` and `noises`.
 
         Raises:
             InputError: one is missing or cannot be read.
         """
         named = {"rirs": self.rirs, "noises": self.noises}
-        return {name: list_sounds(place, f"place.{name}") for name, place in named.items() if place is not None}
+        return {name: list_sounds(path, f"place.{name}") for name, path in named.items() if path is not None}
 
     def roots(self) -> dict[str, Path]:
-        """Return where the user's recordings lie, by the names that rendering looks them up by."""
+        """Return the folders of the recordings that are used, by the names under which rendering looks them up."""
         return {f"#{name}": sounds.root for name, sounds in self.lists().items()}
 
     def check(self, max_speakers: int) -> None:
-        """Check, before any work starts, that the recordings named can seat so many speakers.
+        """Check, before any work starts, that the impulse responses suffice for a number of speakers.
 
         Raises:
-            InputError: they cannot, or have too few channels.
+            InputError: no room has enough of them, or they have too few channels.
         """
         rirs = self.lists().get("rirs")
         if rirs is None:
@@ -152,7 +152,7 @@ class Place:
             most = max(len(listed) for listed in rirs.rooms(1).values())
             raise InputError(
                 f"place.rirs: no room of {self.rirs} has {max_speakers} impulse responses (the most is {most}); lower "
-                "--casting.max-speakers, or say which are of one room by custom.room in the manifest"
+                "--casting.max-speakers, or name the room of each by custom.room in the manifest"
             )
         thin = [sound for sound in rirs.sounds if sound.num_channels < self.num_microphones]
         if thin:
@@ -162,7 +162,7 @@ class Place:
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the conversations with room, seats and noise; recorded ones stay as they are."""
+        """Return conversations (rows of CONVERSATIONS) with room, seats and noise; recorded ones are unchanged."""
         rows = batch.select(["conversation_id", "origin", "seed", "speakers", "num_samples", "sample_rate_hz"])
         rooms: list[dict[str, Any] | None] = []
         noises: list[dict[str, Any]] = []
@@ -200,13 +200,13 @@ class Place:
         low, high = np.array(self.min_size_m), np.array(self.max_size_m)
         sizes = low + draw.random((count, 3)) * (high - low)
         t60 = self.min_t60_s * (self.max_t60_s / self.min_t60_s) ** draw.random(count)
-        # The microphone stands on a table somewhere in the middle half, heads anywhere half a meter off the walls.
+        # The microphone is on a table in the middle half of the room, heads at least half a meter from the walls.
         microphone = sizes * (0.25 + 0.5 * draw.random((count, 3)))
         microphone[:, 2] = 0.7 + 0.2 * draw.random(count)
         clear = 0.5
         seats = clear + draw.random((count, number, 3)) * (sizes[:, None] - 2 * clear)
         seats[..., 2] = np.minimum(1.1 + 0.6 * draw.random((count, number)), sizes[:, None, 2] - 0.3)
-        # Millimeters are what is stored, hashed and computed with: the same on every machine.
+        # Rounded to millimeters before they are stored, hashed and used: the same on every machine.
         sizes, microphone, seats = (np.round(values, 3) for values in (sizes, microphone, seats))
         t60 = np.round(t60, 3)
         score = plausibility(sizes, t60, microphone, seats)
@@ -231,7 +231,9 @@ class Place:
     def _recorded_room(self, row: dict[str, Any]) -> dict[str, Any]:
         rooms = self.lists()["rirs"].rooms(len(row["speakers"]))
         if not rooms:
-            raise InputError(f"place.rirs: no room of {self.rirs} has {len(row['speakers'])} impulse responses")
+            raise InputError(
+                f"place.rirs: no room of {self.rirs} has {len(row['speakers'])} impulse responses; add some"
+            )
         names = list(rooms)
         address = f"{row['seed']}:room:{row['conversation_id']}"
         name = names[rendezvous(address, hash64_many(names), 1)[0]]
@@ -251,7 +253,7 @@ class Place:
 
 
 def _with_responses(turns: pa.ListArray, rooms: Sequence[dict[str, Any] | None]) -> pa.ListArray:
-    """Write each turn's impulse response into its row."""
+    """Return the turns with the id of each one's impulse response."""
     flat = turns.flatten()
     of = [{s["speaker"]: s["rir_id"] for s in room["seats"]} if room else {} for room in rooms]
     speakers, sizes = flat.field("speaker").to_pylist(), turns.value_lengths().to_pylist()
@@ -277,26 +279,28 @@ class Geometry:
 
     @staticmethod
     def of(size_m: Sequence[float] | Floats, t60_s: float, microphones_m: Any, rate_hz: int) -> "Geometry":
-        """Round to what is stored."""
-        return Geometry(_mm(size_m), round(t60_s * 1000), tuple(_mm(one) for one in microphones_m), rate_hz)
+        """Return a geometry from meters and seconds, rounded."""
+        return Geometry(
+            _mm(size_m), round(t60_s * 1000), tuple(_mm(microphone) for microphone in microphones_m), rate_hz
+        )
 
     @property
     def room_id(self) -> str:
-        """A hash of the room and its microphones."""
+        """Hash of the room and its microphones."""
         return digest([Place.version, self.size_mm, self.t60_ms, self.microphones_mm])[:16]
 
     def rir_id(self, seat_mm: tuple[int, ...]) -> str:
-        """A hash of all that the response from a seat depends on."""
+        """Return a hash of everything that the response from a seat depends on."""
         return digest([Place.version, self.size_mm, self.t60_ms, self.microphones_mm, self.rate_hz, seat_mm])[:16]
 
 
 def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the response (M, L) from a seat to each microphone: images, then a diffuse tail.
+    """Return the response (M, L) float32 from a seat to each microphone: images, then a diffuse tail.
 
-    Images up to the sixth order are exact in time and level; where they become incomplete, Gaussian noise goes on that
-    decays by 60 dB in T60 and has a diffuse field's level, 4 pi c / V per second (its energy in a room whose direct
-    sound is 1/d) and coherence between microphones, sinc(2 f d / c). The direct sound at the first microphone stands
-    at `LEAD_SAMPLES`; delays between microphones are kept; L is T60 and the lead.
+    Images up to the sixth order are exact in time and level. Where they become incomplete, they are continued by
+    Gaussian noise that decays by 60 dB in T60 and has the level of a diffuse field, 4 pi c / V per second (its energy
+    in a room whose direct sound is 1/d), and its coherence between microphones, sinc(2 f d / c). The direct sound at
+    the first microphone is at `LEAD_SAMPLES`; delays between microphones are kept; L is T60 plus the lead.
 
     Sources: Allen & Berkley 1979, "Image method for efficiently simulating small-room acoustics", J. Acoust. Soc. Am.
     65(4) (pyroomacoustics); Lehmann & Johansson 2010, "Diffuse reverberation model for efficient image-source
@@ -320,14 +324,14 @@ def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.fl
     half = pyroomacoustics.constants.get("frac_delay_length") // 2
     distance = float(np.linalg.norm(np.array(seat_mm) / 1000 - microphones[0]))
     direct = round(distance / SPEED_OF_SOUND * hz)
-    skip = direct + half - LEAD_SAMPLES  # of the library's response, whose time 0 stands at `half`
+    skip = direct + half - LEAD_SAMPLES  # of the library's response, whose time 0 is at `half`
     length = LEAD_SAMPLES + geometry.t60_ms * hz // 1000
     early = np.zeros((len(microphones), length))
     for number in range(len(microphones)):
         image = room.rir[number][0][max(0, skip) :][: length - max(0, -skip)]
         early[number, max(0, -skip) : max(0, -skip) + len(image)] = image
 
-    time = (np.arange(length) + skip - half) / hz  # since the source spoke
+    time = (np.arange(length) + skip - half) / hz  # since emission
     complete = IMAGE_ORDER * float(size.min()) / SPEED_OF_SOUND
     share = np.clip((time - complete) / _CROSSFADE_S + 1.0, 0.0, 1.0)
     level = np.sqrt(4 * np.pi * SPEED_OF_SOUND / volume / hz) * np.exp(-3 * np.log(10) * np.maximum(time, 0) / t60)
@@ -337,7 +341,7 @@ def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.fl
 
 
 def _diffuse(white: Floats, microphones_m: Floats, rate_hz: int) -> Floats:
-    """Give white noise (M, L) the coherence of a diffuse field."""
+    """Return white noise (M, L) with the coherence of a diffuse field between its channels."""
     if len(white) == 1:
         return white
     apart = np.linalg.norm(microphones_m[:, None] - microphones_m[None], axis=2)
@@ -359,16 +363,23 @@ def _cached_recording(path: Path, rate_hz: int, num_channels: int) -> NDArray[np
     peak = int(np.argmax(np.abs(samples[0])))
     if not samples[0, peak]:
         raise InputError(f"place.rirs: {path} is silent")
-    # The direct sound is the peak; what comes earlier than the lead is noise of the measurement.
+    # The direct sound is the peak; anything before the lead is measurement noise.
     return np.ascontiguousarray(np.pad(samples, ((0, 0), (LEAD_SAMPLES, 0)))[:, peak:])
 
 
 def responses(
     room: dict[str, Any], speakers: Sequence[str], rate_hz: int, num_microphones: int, rirs_root: Path | None
 ) -> NDArray[np.float32]:
-    """Return each speaker's response (S, M, L), scaled so that their mean energy at the first microphone is 1.
+    """Return each speaker's response (S, M, L) float32, scaled so that their mean energy at the first microphone is 1.
 
-    One factor for all: who sits farther away stays fainter.
+    All responses share one factor, so that speakers who sit farther away remain fainter.
+
+    Args:
+        room: ROOM of a row of CONVERSATIONS.
+        speakers: the S speakers.
+        rate_hz: sample rate of the responses.
+        num_microphones: number of microphones M.
+        rirs_root: folder of recorded impulse responses.
 
     Raises:
         InputError: a recorded response is silent.
@@ -376,8 +387,7 @@ def responses(
     """
     seats = {seat["speaker"]: seat for seat in room["seats"]}
     found = []
-    for speaker in speakers:
-        seat = seats[speaker]
+    for seat in (seats[speaker] for speaker in speakers):
         if seat["rir_audio"] is None:
             geometry = Geometry.of(room["size_m"], room["t60_s"], room["microphones_m"], rate_hz)
             found.append(_cached_rir(geometry, _mm(seat["position_m"])))

@@ -16,15 +16,15 @@ from operators.corpus.annotations import to_frames
 from operators.errors import InputError
 from operators.schema import AUDIO, CODES, table
 
-_PER_STEP = np.float32(1 / 32768)
+_PCM16_STEP = np.float32(1 / 32768)
 
 
 def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
-    """Put waveforms of like length together, as many as fit with their padding.
+    """Group waveforms of similar length into batches, shortest first; return the indices of each batch.
 
     Args:
-        lengths: samples of each.
-        longest: samples of a batch at most, padding included; each by itself where 0.
+        lengths: number of samples of each waveform.
+        longest: most samples in a batch, padding included; with 0 every waveform is a batch of its own.
 
     >>> batches([5, 1, 4, 1], longest=8)
     [[1, 3], [2], [0]]
@@ -33,7 +33,7 @@ def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
         return [[i] for i in range(len(lengths))]
     found: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        # A batch is as long as its last; what is a tenth shorter than that stands in another.
+        # A batch is as long as its last waveform; those over a tenth shorter than that are in another batch.
         fits = found and (len(found[-1]) + 1) * lengths[i] <= longest and lengths[found[-1][0]] >= 0.9 * lengths[i]
         if fits:
             found[-1].append(i)
@@ -44,20 +44,20 @@ def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encodes each mixture alone, so that no code depends on what else is in the batch."""
+    """Encodes each mixture independently, so that no code depends on what else is in the batch."""
 
     codec: CodecName = field(default="dmel", metadata=BY_CONTENT)
-    """Adapter: dmel needs no weights, the others their folder."""
+    """Codec; most need the folder of their weights."""
     weights: str | None = field(default=None, metadata=BY_CONTENT)
-    """Folder of the codec's weights; of transformers codecs also a hub id, which is then fetched."""
+    """Folder of the codec's weights; for transformers codecs also a hub id, which is then downloaded."""
     num_codebooks: int | None = field(default=None, metadata=BY_CONTENT)
-    """Codebooks to use of a codec that has a choice; its default where None."""
+    """Number of codebooks to use, for codecs with a choice; None for the codec's default."""
     stems: bool = False
-    """Whether the stems that rendering makes are encoded too: what speaker extraction is trained towards."""
+    """Whether the rendered stems are encoded too: the targets of speaker extraction."""
     batch_s: float = field(default=0.0, metadata=NO_RESULT)
-    """Seconds of audio encoded at once, of like length; 0 encodes one at a time."""
+    """Seconds of audio of similar length encoded at once; 0 encodes one waveform at a time."""
     device: str = field(default="cpu", metadata=NO_RESULT)
-    """Where a neural codec runs."""
+    """Device of a neural codec."""
 
     reads: ClassVar[pa.Schema] = AUDIO
     writes: ClassVar[pa.Schema] = CODES
@@ -81,11 +81,11 @@ class Encode:
         return self.loaded.spec
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the loaded weights behind: a worker loads its own."""
+        """Return the state without the loaded weights: a worker loads its own."""
         return {key: value for key, value in self.__dict__.items() if key != "loaded"}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return codes and turns in frames."""
+        """Return codes and turns in frames (rows of CODES) of conversations (rows of AUDIO)."""
         wavs = [samples.values.to_numpy() for samples in batch["samples"]]
         stems = [list(listed) if self.stems else [] for listed in batch["stems"]]
         wavs += [stem["samples"].values.to_numpy() for listed in stems for stem in listed]
@@ -116,16 +116,16 @@ class Encode:
         return table(rows, CODES)
 
     def encode_all(self, wavs: Sequence[NDArray[np.int16]]) -> list[NDArray[np.uint16]]:
-        """Return each waveform's codes, whatever else is there.
+        """Return the codes (K, T) of each 16-bit waveform (N,).
 
-        With `batch_s`, waveforms of like length are encoded together, so that little of a batch is padding; codecs
-        batch only what cannot change a code.
+        With `batch_s`, waveforms of similar length are encoded together, so that little of a batch is padding; codecs
+        batch only where that cannot change a code.
         """
         found: dict[int, NDArray[np.uint16]] = {}
-        for held in batches([len(wav) for wav in wavs], self.batch_s * self.spec.sample_rate_hz):
-            given = [np.multiply(wavs[i], _PER_STEP, dtype=np.float32) for i in held]
-            made = encode_many(self.loaded, given) if len(given) > 1 else [self.loaded.encode(given[0])]
-            found.update(zip(held, made, strict=True))
+        for batch in batches([len(wav) for wav in wavs], self.batch_s * self.spec.sample_rate_hz):
+            samples = [np.multiply(wavs[i], _PCM16_STEP, dtype=np.float32) for i in batch]
+            codes = encode_many(self.loaded, samples) if len(samples) > 1 else [self.loaded.encode(samples[0])]
+            found.update(zip(batch, codes, strict=True))
         return [found[i] for i in range(len(wavs))]
 
     def _turn(self, turn: dict[str, Any]) -> dict[str, Any]:

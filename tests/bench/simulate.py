@@ -231,7 +231,8 @@ def peak_mb():
     code = """
 import json, sys
 from pathlib import Path
-from operators.corpus.cast import Casting, cast_table, plan_casts, split_rows
+from operators.corpus.cast import Casting, cast_table, plan_casts
+from operators.corpus.splits import split_rows
 from operators.simulate.converse import Converse
 from operators.corpus.manifest import Manifest, corpus_roots, index
 from operators.corpus.sources import with_roots

@@ -64,7 +64,7 @@ def test_a_response_has_the_direct_sound_the_decay_and_the_delays_of_its_room():
     # Delays between microphones are kept: the second is farther away.
     away = [np.linalg.norm(np.array(SEAT) - np.array(m)) / 1000 for m in ROOM.microphones_mm]
     assert np.argmax(np.abs(found[1])) - LEAD_SAMPLES == round((away[1] - away[0]) / SPEED_OF_SOUND * 16_000)
-    direct = found[0][LEAD_SAMPLES - 20 : LEAD_SAMPLES + 20].astype(float)  # before anything else arrives
+    direct = found[0][LEAD_SAMPLES - 20 : LEAD_SAMPLES + 20].astype(float)  # before any reflection
     assert np.sqrt(np.sum(direct**2)) == pytest.approx(1 / away[0], rel=0.05)
     decay = 10 * np.log10(np.cumsum(found[0][::-1].astype(float) ** 2)[::-1])
     decay -= decay[0]
@@ -78,22 +78,22 @@ def test_the_diffuse_tail_continues_at_the_level_of_all_images():
     size, t60 = np.array(ROOM.size_mm) / 1000, 0.5
     surface = 2 * (size[0] * size[1] + size[1] * size[2] + size[0] * size[2])
     absorption = 1 - np.exp(-24 * np.log(10) * size.prod() / (SPEED_OF_SOUND * surface * t60))
-    room = pyroomacoustics.ShoeBox(size, fs=16_000, materials=pyroomacoustics.Material(absorption), max_order=40,
-                                   air_absorption=False)  # fmt: skip
+    material = pyroomacoustics.Material(absorption)
+    room = pyroomacoustics.ShoeBox(size, fs=16_000, materials=material, max_order=40, air_absorption=False)
     room.add_source(np.array(SEAT) / 1000)
     room.add_microphone(np.array(ROOM.microphones_mm[0]) / 1000)
     room.compute_rir()
-    every = room.rir[0][0]
+    complete_rir = room.rir[0][0]
     ours = simulated_rir(ROOM, SEAT)[0]
     skip = round(np.linalg.norm(np.array(SEAT) - np.array(ROOM.microphones_mm[0])) / 1000 / SPEED_OF_SOUND * 16_000)
-    complete = int(IMAGE_ORDER * size.min() / SPEED_OF_SOUND * 16_000) - skip  # where images give way
+    complete = int(IMAGE_ORDER * size.min() / SPEED_OF_SOUND * 16_000) - skip  # where the tail takes over
     early = slice(LEAD_SAMPLES, LEAD_SAMPLES + complete - 200)
-    # Below 200 Hz the library's own high-pass sees other images after them, and differs.
+    # Below 200 Hz the library's own high-pass depends on later images, and differs.
     high = scipy.signal.butter(4, 200, "highpass", fs=16_000, output="sos")
-    one, other = (scipy.signal.sosfilt(high, x) for x in (ours, every[skip:]))
-    assert np.allclose(one[early], other[40:][: complete - 200], atol=0.01 * np.abs(every).max())
+    one, other = (scipy.signal.sosfilt(high, x) for x in (ours, complete_rir[skip:]))
+    assert np.allclose(one[early], other[40:][: complete - 200], atol=0.01 * np.abs(complete_rir).max())
     late = slice(complete + 200, complete + 1000)
-    energy = [float(np.sum(x**2)) for x in (ours[LEAD_SAMPLES:][late], every[skip + 40 :][late])]
+    energy = [float(np.sum(x**2)) for x in (ours[LEAD_SAMPLES:][late], complete_rir[skip + 40 :][late])]
     assert 10 * np.log10(energy[0] / energy[1]) == pytest.approx(0, abs=2.0)
 
 
@@ -249,7 +249,7 @@ def test_unusable_responses_are_named_before_work_starts(tmp_path):
     list_sounds.cache_clear()
     with pytest.raises(InputError, match=r"broken.wav cannot be read"):
         Place(room="recorded", rirs=str(folder)).check(1)
-    with pytest.raises(InputError, match=r"--place.rirs goes with --place.room recorded"):
+    with pytest.raises(InputError, match=r"--place.rirs requires --place.room recorded, and vice versa"):
         Place(rirs="x")
 
 

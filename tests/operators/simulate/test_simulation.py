@@ -1,4 +1,4 @@
-"""cast, converse, render, encode: who meets whom, who speaks when, what the room hears, its codes."""
+"""cast, converse, render, encode: who meets, who speaks when, the mixture, its codes."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def simulate(utterances, casting=CASTING, converse=None, seed=0, place=None):
 
 
 def made_up(num_speakers, per_speaker, seconds=2.0, rate_hz=16_000):
-    """Utterances without audio: planning needs none."""
+    """Utterances without audio, which planning does not need."""
     rows = [
         {
             "utterance_id": f"s{s:03d}-{u:02d}",
@@ -74,7 +74,7 @@ def test_the_chain_of_operators_is_checked_before_work_starts():
         check_chain(CASTS, Render())
 
 
-def test_a_seeded_split_shares_no_speaker_and_a_shared_one_says_so(utterances):
+def test_a_seeded_split_shares_no_speaker_and_a_shared_one_is_reported(utterances):
     splits = split_rows(utterances, CASTING, seed=0)
     assert (splits.source, splits.shared_speakers) == ("speaker", 0)
     speakers = utterances["speaker"].to_pylist()
@@ -95,7 +95,7 @@ def test_too_few_speakers_are_named(utterances):
         plan_casts(utterances, split_rows(utterances, casting, 0), casting, 0)
 
 
-def test_what_has_no_order_is_drawn_and_stories_are_told_in_order():
+def test_stories_keep_their_order_and_unordered_utterances_are_drawn():
     table = made_up(8, 40)
     unordered = table
     for name in ("chapter", "position"):
@@ -108,14 +108,14 @@ def test_what_has_no_order_is_drawn_and_stories_are_told_in_order():
         assert len({cast.rows for cast in casts}) == len(casts)
 
 
-def test_withdrawing_a_speaker_changes_only_the_conversations_that_hold_the_voice():
-    everybody = made_up(40, 10)
-    fewer = everybody.filter(pa.compute.not_equal(everybody["speaker"], "s017"))
+def test_withdrawing_a_speaker_changes_only_that_speakers_conversations():
+    complete = made_up(40, 10)
+    fewer = complete.filter(pa.compute.not_equal(complete["speaker"], "s017"))
     casting = Casting(train_conversations=200, test_conversations=20, speakers_per_cohort=1000)
     casts = []
-    for table in (everybody, fewer):
+    for table in (complete, fewer):
         names = table["utterance_id"].to_pylist()
-        # The split is held fixed: who is drawn for the test split may move one speaker.
+        # The split is fixed: drawing the test split again may move one speaker.
         planned = plan_casts(table, split_rows(_with_split(table), replace(casting, split="manifest"), 0), casting, 0)
         casts.append({c.conversation_id: (c.speakers, [names[row] for row in c.rows]) for c in planned})
     before, after = casts
@@ -131,7 +131,7 @@ def _with_split(table):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 4), st.floats(0.3, 6.0))
-def test_conversations_keep_their_promises(seed, speakers, seconds):
+def test_conversations_keep_their_invariants(seed, speakers, seconds):
     casting = Casting(train_conversations=6, test_conversations=2, max_speakers=speakers)
     table = made_up(20, 12, seconds)
     converse = Converse(max_duration_s=20.0)
@@ -146,11 +146,12 @@ def test_conversations_keep_their_promises(seed, speakers, seconds):
         assert row["speakers"] == list(dict.fromkeys(t["speaker"] for t in turns))
         for speaker in row["speakers"]:
             own = [t for t in turns if t["speaker"] == speaker]
-            # Nobody overlaps themselves, nothing is said twice, a chapter stays in its order.
-            for one, two in itertools.pairwise(own):
-                assert two["start_sample"] - one["start_sample"] - one["num_samples"] >= 1600
-                if one["utterance_id"][-2] == two["utterance_id"][-2] and one["utterance_id"] < two["utterance_id"]:
-                    assert order[one["utterance_id"]] < order[two["utterance_id"]]
+            # No speaker overlaps themselves, no utterance occurs twice, a chapter keeps its order.
+            for turn, following in itertools.pairwise(own):
+                assert following["start_sample"] - turn["start_sample"] - turn["num_samples"] >= 1600
+                names = turn["utterance_id"], following["utterance_id"]
+                if names[0][-2] == names[1][-2] and names[0] < names[1]:
+                    assert order[names[0]] < order[names[1]]
             assert len({t["utterance_id"] for t in own}) == len(own)
             assert len({t["gain_db"] for t in own}) == 1
         for before, turn in itertools.pairwise(turns):
@@ -158,7 +159,7 @@ def test_conversations_keep_their_promises(seed, speakers, seconds):
             assert (turn["transition"] == "switch_overlap") <= (turn["offset_samples"] < 0)
 
 
-def test_offsets_follow_the_prior_but_for_the_counted_ones():
+def test_offsets_follow_the_prior_except_for_the_counted_ones():
     from scipy.stats import kstest
 
     conversations = simulate(
@@ -191,7 +192,7 @@ def spoken(num_speakers, per_speaker, seed=0, rate_hz=22_050):
 LONG = Casting(train_conversations=30, test_conversations=2, max_speakers=2, max_utterances=30, test_speakers=0.3)
 
 
-def test_listeners_speak_inside_the_turn_of_a_host_and_in_their_own_words():
+def test_backchannels_are_inside_the_turn_of_a_host_and_from_the_listeners_own_utterances():
     table = spoken(12, 40)
     converse = Converse(backchannels=True, min_turns=30, max_turns=40, max_duration_s=1e4)
     texts = {row["utterance_id"]: row["text"].lower() for row in table.to_pylist()}
@@ -218,24 +219,24 @@ def test_listeners_speak_inside_the_turn_of_a_host_and_in_their_own_words():
     assert number > 100
 
 
-def test_long_utterances_are_cut_between_words_and_nothing_of_them_is_said_twice_or_out_of_order():
+def test_long_utterances_are_cut_between_words_and_no_part_is_repeated_or_out_of_order():
     table = spoken(8, 20, seed=1)
     converse = Converse(cut_above_s=2.0, min_turns=60, max_turns=60, max_duration_s=1e4)
     by_id = {row["utterance_id"]: row for row in table.to_pylist()}
     cut = 0
     for row in simulate(table, LONG, converse).to_pylist():
-        said = {}
+        parts = {}
         for turn in row["turns"]:
             source = by_id[turn["utterance_id"]]
             begin = turn["source_start_sample"] - source["source_start_sample"]
             assert 0 <= begin < begin + turn["source_num_samples"] <= source["source_num_samples"]
             expected = (turn["source_num_samples"] * 16_000 + 11_025) // 22_050
             assert turn["num_samples"] == expected
-            said.setdefault(turn["utterance_id"], []).append(turn)
+            parts.setdefault(turn["utterance_id"], []).append(turn)
             cut += turn["is_part"]
             starts = [w["start_sample"] for w in turn["words"]]
             assert starts == sorted(starts)
-        for name, turns in said.items():
+        for name, turns in parts.items():
             words = " ".join(t["text"] for t in turns).split()
             assert words == by_id[name]["text"].split()[: len(words)]
             for one, two in itertools.pairwise(turns):
@@ -243,9 +244,9 @@ def test_long_utterances_are_cut_between_words_and_nothing_of_them_is_said_twice
     assert cut > 100
 
 
-def test_who_is_in_the_cast_is_heard_and_a_pair_takes_turns():
-    conversations = simulate(made_up(20, 12), replace(CASTING, train_conversations=60, min_speakers=3, max_speakers=3),
-                             Converse(min_turns=4, max_turns=8, max_duration_s=1e3))  # fmt: skip
+def test_every_speaker_of_a_cast_has_a_turn():
+    casting = replace(CASTING, train_conversations=60, min_speakers=3, max_speakers=3)
+    conversations = simulate(made_up(20, 12), casting, Converse(min_turns=4, max_turns=8, max_duration_s=1e3))
     assert {len(row["speakers"]) for row in conversations.to_pylist()} == {3}
 
 
@@ -262,7 +263,7 @@ def test_pauses_are_compressed_and_never_reordered():
 
 
 @pytest.mark.parametrize(("channels", "subtype"), [(1, "PCM_16"), (2, "PCM_16"), (1, "PCM_24"), (1, "FLOAT")])
-def test_wav_files_read_by_hand_are_what_libsndfile_reads(tmp_path, channels, subtype):
+def test_wav_files_read_directly_equal_those_read_by_libsndfile(tmp_path, channels, subtype):
     wave = np.random.default_rng(0).uniform(-1, 1, (5000, channels))
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype=subtype)
     expected = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)[0]
@@ -317,7 +318,7 @@ def test_truth_files_agree_with_the_turns_and_score_zero_against_themselves(utte
     assert round(float(fields[4]) * 16_000) == first["turns"][0]["num_samples"]
 
 
-def test_words_and_serialized_turns_are_written_in_the_forms_that_others_read():
+def test_words_and_serialized_turns_are_written_in_common_formats():
     conversations = simulate(
         spoken(12, 40), LONG, Converse(backchannels=True, min_turns=6, max_turns=6, max_duration_s=1e3)
     )
@@ -377,7 +378,7 @@ def test_other_rates_are_resampled_to_the_promised_length(tmp_path):
     assert lengths == conversations["num_samples"].to_pylist()
 
 
-def test_clipping_mixtures_are_scaled_and_say_so(corpus, utterances):
+def test_clipping_mixtures_are_scaled_and_record_their_scale(corpus, utterances):
     conversations = with_roots(simulate(utterances), corpus_roots([Manifest.parse(str(corpus))]))
     audio = Render(level_dbfs=-10)(conversations)
     scales = np.array(audio["scale"].to_pylist())
@@ -401,7 +402,7 @@ def test_noise_is_pink_of_unit_power_and_the_same_in_any_length():
 
 
 @pytest.mark.parametrize("fault", ["nan", "silent", "gone", "shorter", "rate"])
-def test_audio_that_cannot_be_mixed_is_named(corpus, utterances, fault):
+def test_unusable_audio_is_named(corpus, utterances, fault):
     conversations = simulate(utterances)
     turn = conversations.to_pylist()[0]["turns"][0]
     path = corpus.parent / turn["audio"]
@@ -433,7 +434,7 @@ def test_codes_do_not_depend_on_the_batch_and_frames_cover_the_turns(corpus, utt
     assert json.loads(json.dumps(asdict(encode.spec)))["bits"] == 4
 
 
-def test_operators_travel_to_workers(tmp_path):
+def test_operators_are_pickled_unchanged(tmp_path):
     import pickle
 
     for operator in (Converse(), Render(), Encode()):

@@ -100,7 +100,7 @@ def test_the_tiny_recipe_is_tiny():
         ({"encode": {"codec": "mimi"}}, "codec mimi needs the folder of its weights"),
         ({"compose": {"tokenizer": "/nowhere.json"}}, "/nowhere.json is not a readable tokenizer.json"),
         ({"place": {"room": "recorded", "rirs": "/nowhere"}}, "/nowhere does not exist"),
-        ({"place": {"noise": "recorded"}}, "--place.noises goes with --place.noise recorded"),
+        ({"place": {"noise": "recorded"}}, "--place.noises requires --place.noise recorded, and vice versa"),
         ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),
     ],
 )
