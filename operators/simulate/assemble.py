@@ -99,11 +99,11 @@ def conversations_table(
         "num_dropped_pieces": [p.num_dropped for p in planned],
     }
     arrays = {name: pa.array(value, CONVERSATIONS.field(name).type) for name, value in values.items()}
-    arrays["turns"] = pa.ListArray.from_arrays(pa.array(turns.borders.astype(np.int32)), _turns(turns, utterances))
+    arrays["turns"] = pa.ListArray.from_arrays(pa.array(turns.borders.astype(np.int32)), _turn_array(turns, utterances))
     return pa.table([arrays[name] for name in CONVERSATIONS.names], schema=CONVERSATIONS)
 
 
-def _turns(turns: _Turns, utterances: Utterances) -> pa.StructArray:
+def _turn_array(turns: _Turns, utterances: Utterances) -> pa.StructArray:
     """Return the turns (T,) as a struct array of TURN."""
     taken = utterances.rows.take(pa.array(turns.row))
     offset, kind = _offsets(turns)
@@ -135,7 +135,7 @@ def _turns(turns: _Turns, utterances: Utterances) -> pa.StructArray:
         "text_normalized": normalized,
         "is_part": pa.array(turns.parts),
         "rir_id": pa.nulls(len(turns.row), pa.string()),
-        "words": _words(turns, shift, utterances),
+        "words": _word_lists(turns, shift, utterances),
     }
     return pa.StructArray.from_arrays([columns[field.name] for field in TURN], fields=list(TURN))
 
@@ -156,7 +156,7 @@ def _offsets(turns: _Turns) -> tuple[Ints, NDArray[np.int8]]:
     return offset, np.where((kind == OVERLAP) & (offset >= 0), GAP, kind)
 
 
-def _words(turns: _Turns, shift: Ints, utterances: Utterances) -> pa.ListArray:
+def _word_lists(turns: _Turns, shift: Ints, utterances: Utterances) -> pa.ListArray:
     """Return the words of each turn (T,) with their times on the conversation's timeline.
 
     Args:

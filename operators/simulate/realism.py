@@ -46,29 +46,34 @@ def analyze_conversations(conversations: pa.Table) -> list[TurnAnalysis]:
     return found
 
 
-def values_of(measure: str, talk: TurnAnalysis) -> list[float]:
+def values_of(measure: str, analysis: TurnAnalysis) -> list[float]:
     """Return a conversation's values of a measure, in seconds."""
     match measure:
         case "offset":
-            return [value for _, value in offsets(talk)]
+            return [value for _, value in offsets(analysis)]
         case "pause":
-            return [event.offset_s for event in talk.events if event.kind == "hold"]
+            return [event.offset_s for event in analysis.events if event.kind == "hold"]
         case "overlap":
-            return [-event.offset_s for event in talk.events if event.kind == "switch_overlap"]
+            return [-event.offset_s for event in analysis.events if event.kind == "switch_overlap"]
         case "backchannel":
-            return [event.duration_s for event in talk.events if event.kind == "backchannel"]
+            return [event.duration_s for event in analysis.events if event.kind == "backchannel"]
         case "segment":
-            return list(talk.floors_s)
+            return list(analysis.floors_s)
         case "turn":
-            return _turns(talk)
+            return _turns(analysis)
     raise ValueError(f"unknown measure {measure}; choose from {', '.join(MEASURES)}")
 
 
-def _turns(talk: TurnAnalysis) -> list[float]:
-    if not talk.segments:
+def _turns(analysis: TurnAnalysis) -> list[float]:
+    if not analysis.segments:
         return []
-    lengths, holder, start, end = [], talk.segments[0].speaker, talk.segments[0].start_s, talk.segments[0].end_s
-    for event in talk.events:
+    lengths, holder, start, end = (
+        [],
+        analysis.segments[0].speaker,
+        analysis.segments[0].start_s,
+        analysis.segments[0].end_s,
+    )
+    for event in analysis.events:
         if event.kind == "backchannel":
             continue
         begin = end + event.offset_s
@@ -121,25 +126,25 @@ def _bootstrap_interval(
     return low, high
 
 
-def figures(talks: Sequence[TurnAnalysis]) -> Figures:
+def figures(analyses: Sequence[TurnAnalysis]) -> Figures:
     """Return summary statistics; shares are of all time (silence) or of all speech, summed over conversations."""
-    parts = [shares(talk) for talk in talks if talk.segments]
+    parts = [shares(analysis) for analysis in analyses if analysis.segments]
     total, speech = sum(p["total_s"] for p in parts), sum(p["speech_s"] for p in parts)
-    groups = [values_of("offset", talk) for talk in talks]
+    groups = [values_of("offset", analysis) for analysis in analyses]
     by_speaker: list[list[float]] = []
     partners = []
-    for talk in talks:
+    for analysis in analyses:
         own: dict[str, list[float]] = {}
-        for speaker, value in offsets(talk):
+        for speaker, value in offsets(analysis):
             own.setdefault(speaker, []).append(value)
         by_speaker += list(own.values())
         if len(own) == 2 and min(map(len, own.values())) >= 5:
             partners.append([float(np.mean(values)) for values in own.values()])
     gaps = np.array([value for group in groups for value in group if value >= 0])
     hosts, numbers = np.zeros(5), np.zeros(5)
-    for talk in talks:
-        bins = host_bin(talk.floors_s)
-        np.add.at(hosts, bins, np.array(talk.hosts, dtype=np.float64))
+    for analysis in analyses:
+        bins = host_bin(analysis.floors_s)
+        np.add.at(hosts, bins, np.array(analysis.hosts, dtype=np.float64))
         np.add.at(numbers, bins, 1)
     return Figures(
         overlap_share=sum(p["overlap"] * p["speech_s"] for p in parts) / speech,
@@ -154,7 +159,7 @@ def figures(talks: Sequence[TurnAnalysis]) -> Figures:
         if len(partners) >= 20
         else None,
         offset_autocorrelation=tuple(_autocorrelation(groups, lag) for lag in range(1, 6)),
-        turn_entropy_bits=_turn_entropy(talks),
+        turn_entropy_bits=_turn_entropy(analyses),
         backchannels_per_host=tuple((hosts / np.maximum(1, numbers)).round(4).tolist()),
         gap_survival=tuple(float(np.mean(gaps > limit)) if len(gaps) else 0.0 for limit in SURVIVAL_S),
         overlap_share_interval=_bootstrap_interval(parts, "overlap", "speech_s"),
@@ -172,11 +177,11 @@ def _autocorrelation(groups: Sequence[Sequence[float]], lag: int) -> float:
     return float(np.corrcoef(np.array(pairs).T)[0, 1]) if len(pairs) > 2 else 0.0
 
 
-def _turn_entropy(talks: Sequence[TurnAnalysis]) -> float:
+def _turn_entropy(analyses: Sequence[TurnAnalysis]) -> float:
     total = weight = 0.0
-    for talk in talks:
+    for analysis in analyses:
         counts: dict[str, dict[str, int]] = {}
-        for event in talk.events:
+        for event in analysis.events:
             if event.kind.startswith("switch"):
                 row = counts.setdefault(event.before, {})
                 row[event.speaker] = row.get(event.speaker, 0) + 1
@@ -210,7 +215,7 @@ def distance(measure: str, simulated: Sequence[TurnAnalysis], real: Sequence[flo
     Raises:
         InputError: one side has no values of the measure.
     """
-    groups = [np.array(values_of(measure, talk)) for talk in simulated]
+    groups = [np.array(values_of(measure, analysis)) for analysis in simulated]
     values = np.concatenate([np.zeros(0), *groups])
     if not len(values) or not len(real):
         raise InputError(f"no {measure} in the {'simulated' if not len(values) else 'recorded'} conversations")
@@ -237,12 +242,12 @@ def scorecard(simulated: Sequence[TurnAnalysis], real: Sequence[TurnAnalysis], d
     """Compare simulated conversations with recorded ones, measure by measure; a measure that one side lacks is None."""
     distances: dict[str, object] = {}
     for measure in MEASURES:
-        reference = [value for talk in real for value in values_of(measure, talk)]
+        reference = [value for analysis in real for value in values_of(measure, analysis)]
         try:
             distances[measure] = asdict(distance(measure, simulated, reference, draws))
         except InputError:
             distances[measure] = None
-    matrices = [transition_matrix(talks) for talks in (simulated, real)]
+    matrices = [transition_matrix(analyses) for analyses in (simulated, real)]
     return {
         "distances": distances,
         "simulated": asdict(figures(simulated)),

@@ -92,16 +92,16 @@ def analyze_turns(name: str, segments: Iterable[Segment]) -> TurnAnalysis:
     return TurnAnalysis(name, tuple(joined), tuple(events), lengths, tuple(hosts))
 
 
-def shares(talk: TurnAnalysis) -> dict[str, float]:
+def shares(analysis: TurnAnalysis) -> dict[str, float]:
     """Return shares of the time in which no one, two or more, and three or more speak, and total times in seconds.
 
     `silence` is a share of the time from the first onset to the last end; `overlap` and `three` are shares of the time
     in which anyone speaks.
     """
-    if not talk.segments:
+    if not analysis.segments:
         return {"silence": 0.0, "overlap": 0.0, "three": 0.0, "total_s": 0.0, "speech_s": 0.0}
-    times = np.array([t for s in talk.segments for t in (s.start_s, s.end_s)])
-    steps = np.tile([1, -1], len(talk.segments))
+    times = np.array([t for s in analysis.segments for t in (s.start_s, s.end_s)])
+    steps = np.tile([1, -1], len(analysis.segments))
     order = np.lexsort((steps, times))
     times, active = times[order], np.cumsum(steps[order])
     spans = np.diff(times)
@@ -115,9 +115,9 @@ def shares(talk: TurnAnalysis) -> dict[str, float]:
     }
 
 
-def offsets(talk: TurnAnalysis) -> list[tuple[str, float]]:
+def offsets(analysis: TurnAnalysis) -> list[tuple[str, float]]:
     """Return new speaker and offset in seconds of each change of speaker, in order."""
-    return [(e.speaker, e.offset_s) for e in talk.events if e.kind.startswith("switch")]
+    return [(e.speaker, e.offset_s) for e in analysis.events if e.kind.startswith("switch")]
 
 
 def intraclass(groups: Sequence[Sequence[float]]) -> float:
@@ -140,11 +140,11 @@ def intraclass(groups: Sequence[Sequence[float]]) -> float:
     return float((between - within) / (between + (size - 1) * within)) if between + within > 0 else 0.0
 
 
-def transition_matrix(talks: Iterable[TurnAnalysis]) -> Floats:
+def transition_matrix(analyses: Iterable[TurnAnalysis]) -> Floats:
     """Return the probability (4, 4) of each kind of event (column) after each (row), both ordered as KINDS."""
     counts = np.zeros((4, 4))
-    for talk in talks:
-        kinds = [KINDS.index(event.kind) for event in talk.events]
+    for analysis in analyses:
+        kinds = [KINDS.index(event.kind) for event in analysis.events]
         np.add.at(counts, (kinds[:-1], kinds[1:]), 1)
     matrix: Floats = counts / np.maximum(1, counts.sum(1, keepdims=True))
     return matrix

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from operators.errors import InputError
-from operators.simulate.priors.liveliness import central_holds
+from operators.simulate.priors.liveliness import average_hold_probabilities
 from operators.simulate.priors.prior import Prior
 from operators.simulate.turn_taking import (
     HOST_BINS_S,
@@ -37,13 +37,13 @@ def quantiles(values: Sequence[float] | Floats, digits: int = 4) -> tuple[float,
     return tuple(found)
 
 
-def fit(name: str, source: str, talks: Sequence[TurnAnalysis]) -> Prior:
+def fit(name: str, source: str, analyses: Sequence[TurnAnalysis]) -> Prior:
     """Estimate a prior from conversations.
 
     Raises:
         InputError: they have too few changes of speaker or too few pauses.
     """
-    events = [event for talk in talks for event in talk.events]
+    events = [event for analysis in analyses for event in analysis.events]
     by_kind = {kind: [event for event in events if event.kind == kind] for kind in KINDS}
     switches = by_kind["switch_gap"] + by_kind["switch_overlap"]
     if len(switches) < 50 or len(by_kind["hold"]) < 10:
@@ -51,19 +51,19 @@ def fit(name: str, source: str, talks: Sequence[TurnAnalysis]) -> Prior:
             f"{source}: {len(switches)} changes of speaker and {len(by_kind['hold'])} pauses are too few to fit a "
             "prior (50 and 10 are needed); add recordings with two or more speakers"
         )
-    floor_kinds = [[e.kind for e in talk.events if e.kind != "backchannel"] for talk in talks]
+    floor_kinds = [[e.kind for e in analysis.events if e.kind != "backchannel"] for analysis in analyses]
     after = {kind: [0, 0] for kind in KINDS[:3]}
     for kinds in floor_kinds:
         for previous, kind in itertools.pairwise(kinds):
             after[previous][0] += kind == "hold"
             after[previous][1] += 1
     counts, numbers = np.zeros(len(HOST_BINS_S)), np.zeros(len(HOST_BINS_S))
-    for talk in talks:
-        bins = host_bin(talk.floors_s)
-        np.add.at(counts, bins, np.array(talk.hosts))
+    for analysis in analyses:
+        bins = host_bin(analysis.floors_s)
+        np.add.at(counts, bins, np.array(analysis.hosts))
         np.add.at(numbers, bins, 1)
     rates = counts / np.maximum(1, numbers)
-    after_kind, dispersion = _host_rates(talks, rates)
+    after_kind, dispersion = _host_rates(analyses, rates)
     channels = by_kind["backchannel"]
     fallback = [event.duration_s for event in channels] or [0.4]
     lengths = []
@@ -71,25 +71,25 @@ def fit(name: str, source: str, talks: Sequence[TurnAnalysis]) -> Prior:
         own = [e.duration_s for e in channels if host_bin(np.array([e.host_s]))[0] == number]
         lengths.append(quantiles(own if len(own) >= 20 else fallback, 3))
     room = [e.offset_s * e.host_s / max(1e-6, e.host_s - e.duration_s) for e in channels] or [0.5]
-    conversation, speaker, serial = _components(talks)
+    conversation, speaker, serial = _components(analyses)
     hold_shares = [after[kind][0] / max(1, after[kind][1]) for kind in KINDS[:3]]
     overlaps = len(by_kind["switch_overlap"]) / len(switches)
-    (of_holds, of_channels), correlation = _liveliness(talks, rates, dispersion)
+    (of_holds, of_channels), correlation = _liveliness(analyses, rates, dispersion)
     # Since holds follow holds, a shift of all log-odds moves the share of holds by more: by the slope of the chain's
     # stationary state, log-odds(share) = log(after_switch / (1 - after_hold)).
     after_switch = (1 - overlaps) * hold_shares[1] + overlaps * hold_shares[2]
     liveliness = (round(of_holds / (1 + hold_shares[0] - after_switch), 4), of_channels)
-    pauses = _normal_scores([[e.offset_s for e in talk.events if e.kind == "hold"] for talk in talks])
+    pauses = _normal_scores([[e.offset_s for e in analysis.events if e.kind == "hold"] for analysis in analyses])
     return Prior(
         name=name,
         source=source,
         offset_s=quantiles([event.offset_s for event in switches]),
         pause_s=quantiles([event.offset_s for event in by_kind["hold"]]),
-        segment_s=quantiles(np.concatenate([talk.floors_s for talk in talks])),
-        hold_after=central_holds(hold_shares, overlaps, liveliness[0]),
-        offset_after=_offset_after(talks),
-        return_share=_return_share(talks),
-        dominance=_dominance(talks),
+        segment_s=quantiles(np.concatenate([analysis.floors_s for analysis in analyses])),
+        hold_after=average_hold_probabilities(hold_shares, overlaps, liveliness[0]),
+        offset_after=_offset_after(analyses),
+        return_share=_return_share(analyses),
+        dominance=_dominance(analyses),
         conversation_share=conversation,
         speaker_share=speaker,
         serial=serial,
@@ -105,7 +105,7 @@ def fit(name: str, source: str, talks: Sequence[TurnAnalysis]) -> Prior:
     )
 
 
-def _host_rates(talks: Sequence[TurnAnalysis], rates: Floats) -> tuple[tuple[float, float, float], float]:
+def _host_rates(analyses: Sequence[TurnAnalysis], rates: Floats) -> tuple[tuple[float, float, float], float]:
     """Return the factor on the rate of backchannels by how the host began, and the dispersion.
 
     Factors are such that the share of hosts with any backchannel equals that of the recorded hosts that began the same
@@ -117,14 +117,14 @@ def _host_rates(talks: Sequence[TurnAnalysis], rates: Floats) -> tuple[tuple[flo
     some, number = np.zeros(3), np.zeros(3)
     bins = np.zeros((3, len(rates)))
     squares = above = 0.0
-    for talk in talks:
-        kinds = [KINDS.index(event.kind) for event in talk.events if event.kind != "backchannel"]
-        wanted = rates[host_bin(talk.floors_s)]
-        np.add.at(some, kinds, np.array(talk.hosts[1:]) > 0)
+    for analysis in analyses:
+        kinds = [KINDS.index(event.kind) for event in analysis.events if event.kind != "backchannel"]
+        wanted = rates[host_bin(analysis.floors_s)]
+        np.add.at(some, kinds, np.array(analysis.hosts[1:]) > 0)
         np.add.at(number, kinds, 1.0)
-        np.add.at(bins, (np.array(kinds, np.int64), host_bin(talk.floors_s[1:])), 1.0)
+        np.add.at(bins, (np.array(kinds, np.int64), host_bin(analysis.floors_s[1:])), 1.0)
         squares += float((wanted**2).sum())
-        above += float(((np.array(talk.hosts) - wanted) ** 2 - wanted).sum())
+        above += float(((np.array(analysis.hosts) - wanted) ** 2 - wanted).sum())
     shape = float(np.clip(squares / max(above, 1e-9), 0.2, 1e3))
     bins[0] = bins.sum(0)
     bins /= np.maximum(1.0, bins.sum(1, keepdims=True))
@@ -142,18 +142,18 @@ def _host_rates(talks: Sequence[TurnAnalysis], rates: Floats) -> tuple[tuple[flo
 
 
 def _liveliness(
-    talks: Sequence[TurnAnalysis], rates: Floats, dispersion: float
+    analyses: Sequence[TurnAnalysis], rates: Floats, dispersion: float
 ) -> tuple[tuple[float, float], tuple[float, float, float]]:
     """Return the spread of conversations in holds and backchannels, and its correlations with their offsets."""
     rows = []
-    scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
-    for talk, group in zip(talks, scores, strict=True):
-        kinds = [event.kind for event in talk.events if event.kind != "backchannel"]
-        expected = float(rates[host_bin(talk.floors_s)].sum())
+    scores = _normal_scores([[value for _, value in offsets(analysis)] for analysis in analyses])
+    for analysis, group in zip(analyses, scores, strict=True):
+        kinds = [event.kind for event in analysis.events if event.kind != "backchannel"]
+        expected = float(rates[host_bin(analysis.floors_s)].sum())
         if len(kinds) < 20 or len(group) < 10 or expected < 5:
             continue
         held = (kinds.count("hold") + 0.5) / (len(kinds) + 1)
-        ratio = (sum(talk.hosts) + 0.5) / expected
+        ratio = (sum(analysis.hosts) + 0.5) / expected
         chance = (1 / (len(kinds) * held * (1 - held)), (1 + 1 / dispersion) / expected, 1 / len(group))
         rows.append((np.log(held / (1 - held)), np.log(ratio), float(np.mean(group)), *chance))
     if len(rows) < 10:
@@ -181,14 +181,14 @@ def _normal_scores(groups: Sequence[Sequence[float]]) -> list[list[float]]:
     return [scores[a:b].tolist() for a, b in itertools.pairwise(ends.tolist())]
 
 
-def _offset_after(talks: Sequence[TurnAnalysis]) -> tuple[float, float]:
-    scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
+def _offset_after(analyses: Sequence[TurnAnalysis]) -> tuple[float, float]:
+    scores = _normal_scores([[value for _, value in offsets(analysis)] for analysis in analyses])
     held: list[float] = []
     taken: list[float] = []
-    for talk, group in zip(talks, scores, strict=True):
+    for analysis, group in zip(analyses, scores, strict=True):
         coming = iter(group)
         before = ""
-        for event in talk.events:
+        for event in analysis.events:
             if event.kind.startswith("switch"):
                 (held if before == "hold" else taken).append(next(coming))
             if event.kind != "backchannel":
@@ -197,18 +197,18 @@ def _offset_after(talks: Sequence[TurnAnalysis]) -> tuple[float, float]:
     return round(after_hold, 4), round(after_switch, 4)
 
 
-def _components(talks: Sequence[TurnAnalysis]) -> tuple[float, float, float]:
+def _components(analyses: Sequence[TurnAnalysis]) -> tuple[float, float, float]:
     """Return the variance shares of conversations and of their speakers, and the lag-one correlation of the rest."""
-    scores = _normal_scores([[value for _, value in offsets(talk)] for talk in talks])
+    scores = _normal_scores([[value for _, value in offsets(analysis)] for analysis in analyses])
     within: list[list[float]] = []
     now, following = [], []
-    for talk, group in zip(talks, scores, strict=True):
+    for analysis, group in zip(analyses, scores, strict=True):
         by_speaker: dict[str, list[float]] = defaultdict(list)
-        for (speaker, _), value in zip(offsets(talk), group, strict=True):
+        for (speaker, _), value in zip(offsets(analysis), group, strict=True):
             by_speaker[speaker].append(value)
         means = {speaker: float(np.mean(values)) for speaker, values in by_speaker.items()}
         within += list(by_speaker.values())
-        left = [value - means[speaker] for (speaker, _), value in zip(offsets(talk), group, strict=True)]
+        left = [value - means[speaker] for (speaker, _), value in zip(offsets(analysis), group, strict=True)]
         now += left[:-1]
         following += left[1:]
     of_conversation = max(0.0, intraclass(scores))
@@ -226,13 +226,13 @@ def _pause_length_correlation(holds: Sequence[Event]) -> float:
     return round(float(found.statistic), 4)
 
 
-def _return_share(talks: Sequence[TurnAnalysis]) -> float:
+def _return_share(analyses: Sequence[TurnAnalysis]) -> float:
     back = total = 0
-    for talk in talks:
-        if len({segment.speaker for segment in talk.segments}) < 3:
+    for analysis in analyses:
+        if len({segment.speaker for segment in analysis.segments}) < 3:
             continue
         holders: list[str] = []
-        for event in talk.events:
+        for event in analysis.events:
             if event.kind == "backchannel" or event.speaker == (holders[-1] if holders else event.before):
                 continue
             holders = [*(holders or [event.before]), event.speaker][-3:]
@@ -242,12 +242,12 @@ def _return_share(talks: Sequence[TurnAnalysis]) -> float:
     return round(back / total, 4) if total else 0.5
 
 
-def _dominance(talks: Sequence[TurnAnalysis]) -> float:
+def _dominance(analyses: Sequence[TurnAnalysis]) -> float:
     """Return a Dirichlet concentration by the method of moments, from the sum of the speakers' squared shares."""
     estimates = []
-    for talk in talks:
+    for analysis in analyses:
         taken: dict[str, int] = defaultdict(int)
-        for event in talk.events:
+        for event in analysis.events:
             if event.kind != "backchannel":
                 taken[event.speaker] += 1
         number, total = len(taken), sum(taken.values())

@@ -10,7 +10,7 @@ from operators.simulate.priors.prior import Prior
 Floats = NDArray[np.float64]
 
 
-def chains(odds: Floats, overlaps: float, shifts: Floats) -> tuple[Floats, Floats]:
+def hold_probabilities(odds: Floats, overlaps: float, shifts: Floats) -> tuple[Floats, Floats]:
     """Return the probabilities of a hold (3, N) and its stationary share (N,), in chains whose log-odds are shifted.
 
     Args:
@@ -23,7 +23,7 @@ def chains(odds: Floats, overlaps: float, shifts: Floats) -> tuple[Floats, Float
     return chance, after_switch / (1 - chance[0] + after_switch)
 
 
-def tempo_of_switches(prior: Prior) -> float:
+def mean_tempo_of_switches(prior: Prior) -> float:
     """Return the mean normal score of conversations' tempo over all changes of speaker.
 
     Lively conversations have more changes of speaker, so that it is not 0; offsets keep their distribution over all
@@ -34,12 +34,12 @@ def tempo_of_switches(prior: Prior) -> float:
     nodes, weights = np.polynomial.hermite_e.hermegauss(21)
     shares = np.clip(np.array(prior.hold_after), 1e-6, 1 - 1e-6)
     overlaps = float((np.array(prior.offset_s) < 0).mean())
-    _, hold = chains(np.log(shares / (1 - shares)), overlaps, prior.liveliness[0] * nodes)
+    _, hold = hold_probabilities(np.log(shares / (1 - shares)), overlaps, prior.liveliness[0] * nodes)
     switches = weights * (1 - hold)
     return float(prior.liveliness_correlation[0] * (switches * nodes).sum() / switches.sum())
 
 
-def livelinesses(prior: Prior, normals: Sequence[float], tempo: float) -> tuple[float, float]:
+def conversation_liveliness(prior: Prior, normals: Sequence[float], tempo: float) -> tuple[float, float]:
     """Return a conversation's shift of the log-odds of holds, and its factor on the rate of backchannels.
 
     Args:
@@ -63,7 +63,7 @@ def host_dispersion(prior: Prior) -> float:
     return 1 / max(1e-3, (1 + 1 / prior.backchannel_dispersion) / (1 + of_conversations) - 1)
 
 
-def central_holds(shares: Sequence[float], overlaps: float, spread: float) -> tuple[float, float, float]:
+def average_hold_probabilities(shares: Sequence[float], overlaps: float, spread: float) -> tuple[float, float, float]:
     """Return the probabilities (3,) of a hold in the average conversation, from the shares (3,) over all of them.
 
     Steady conversations have more holds, so that transitions after a hold are observed in them more often than
@@ -82,7 +82,7 @@ def central_holds(shares: Sequence[float], overlaps: float, spread: float) -> tu
     goal = np.log(wanted / (1 - wanted))
     odds = goal.copy()
     for _ in range(200):
-        chance, hold = chains(odds, overlaps, spread * nodes)
+        chance, hold = hold_probabilities(odds, overlaps, spread * nodes)
         seen = np.stack([hold, (1 - hold) * (1 - overlaps), (1 - hold) * overlaps]) * weights
         mean = (seen * chance).sum(1) / seen.sum(1)
         odds += 0.7 * (goal - np.log(mean / (1 - mean)))

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy  # its modules are loaded when they are used
 
-from operators.simulate.priors.liveliness import tempo_of_switches
+from operators.simulate.priors.liveliness import mean_tempo_of_switches
 from operators.simulate.priors.prior import Prior
 from operators.simulate.timing.copula_kernels import coupling, floors
 from operators.simulate.timing.timing import Floats, Pool, Timeline, Timing, Traits
@@ -30,7 +30,7 @@ class Copula(Timing):
         correlation = 2 * np.sin(np.pi / 6 * prior.pause_length_correlation)
         shares = [prior.conversation_share, prior.speaker_share, prior.serial, prior.pause_conversation_share]
         self.shares = np.array([*shares, correlation])
-        self.mean_tempo = tempo_of_switches(prior)
+        self.mean_tempo = mean_tempo_of_switches(prior)
 
     def __call__(self, pool: Pool, traits: Traits, draw: np.random.Generator) -> Timeline:
         """Return the timeline of one conversation."""

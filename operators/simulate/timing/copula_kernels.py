@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from operators.simulate.timing.quantile_kernels import level_of_zero, normal_cdf, quantile_at
+from operators.simulate.timing.quantile_kernels import normal_cdf, quantile_at, zero_crossing_level
 from operators.simulate.timing.timing import GAP, HOLD, OVERLAP, START
 
 _compiled: Callable[[Any], Any] = njit(cache=True, nogil=True)
@@ -38,7 +38,7 @@ def coupling(offsets, lengths, back, switches, min_pause, steps):
     Returns:
         Overlaps (steps + 1,) in seconds, falling to 0, and the hazard (steps + 1,) accumulated from 0 to each.
     """
-    below = level_of_zero(offsets)
+    below = zero_crossing_level(offsets)
     overlap = np.empty(steps + 1)
     hazard = np.zeros(steps + 1)
     for step in range(steps + 1):
@@ -100,7 +100,7 @@ def coupled_offset(u, room, offsets, overlap, hazard):
             return -min(overlap[0], room)
         share = (left - hazard[step]) / max(1e-300, hazard[step - 1] - hazard[step])
         return -min(room, overlap[step] + share * (overlap[step - 1] - overlap[step]))
-    below = level_of_zero(offsets)
+    below = zero_crossing_level(offsets)
     level = (u - chance) / max(1e-12, 1.0 - chance)
     return max(0.0, quantile_at(offsets, below + level * (1.0 - below)))
 
@@ -233,7 +233,7 @@ def floors(
     number = clipped = dropped = 0
     last = before = -1
     serial = 0.0
-    alone = sqrt(max(0.0, 1.0 - shares[0] - shares[1]))
+    rest_sd = sqrt(max(0.0, 1.0 - shares[0] - shares[1]))
     for attempt in range(len(draws)):
         if number >= target:
             break
@@ -247,18 +247,18 @@ def floors(
         index = at[speaker]
         length = lengths[index]
         if number == 0:
-            begin, gap, sort = draws[attempt, 2] * 0.4, 0.0, START
+            begin, gap, transition = draws[attempt, 2] * 0.4, 0.0, START
         else:
             end = start[number - 1] + lengths[piece[number - 1]]
             if hold:
-                sort = HOLD
+                transition = HOLD
                 score = scores[piece[number - 1]]
                 begin, gap = start_after_hold(
                     end, score, own_end[speaker], pace, normals[attempt, 1], shares, pauses, min_pause
                 )
             else:
                 serial = shares[2] * serial + sqrt(max(0.0, 1.0 - shares[2] ** 2)) * normals[attempt, 0]
-                z = sqrt(shares[0]) * tempo + sqrt(shares[1]) * habits[speaker] + alone * serial
+                z = sqrt(shares[0]) * tempo + sqrt(shares[1]) * habits[speaker] + rest_sd * serial
                 if previous < 3:
                     z += offset_after[0 if previous == HOLD else 1]
                 room = min(end - start[number - 1], length) - 0.01
@@ -267,12 +267,12 @@ def floors(
                 begin = max(end + wanted, own_end[speaker] + min_pause)
                 clipped += begin > end + wanted + 1e-9
                 gap = begin - end
-                sort = GAP if gap >= 0 else OVERLAP
+                transition = GAP if gap >= 0 else OVERLAP
         if begin + length > limit_s and number:
             dropped += begins[speaker + 1] - at[speaker]
             at[speaker] = begins[speaker + 1]  # the speaker's later pieces would not fit either
             continue
-        piece[number], who[number], kind[number], start[number], offset[number] = index, speaker, sort, begin, gap
+        piece[number], who[number], kind[number], start[number], offset[number] = index, speaker, transition, begin, gap
         own_end[speaker] = begin + length
         placed[speaker] = True
         if speaker != last:

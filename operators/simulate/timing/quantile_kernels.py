@@ -18,7 +18,7 @@ def quantile_at(table, level):
 
 
 @_compiled
-def level_of_zero(table):
+def zero_crossing_level(table):
     """Return the level at which a rising table (L,) crosses 0."""
     low, high = 0.0, 1.0
     for _ in range(50):

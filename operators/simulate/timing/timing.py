@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.simulate.priors.liveliness import livelinesses
+from operators.simulate.priors.liveliness import conversation_liveliness
 from operators.simulate.priors.prior import Prior
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ class Traits:
         """Draw the traits of one conversation."""
         tempo, pace = draw.standard_normal(2).tolist()
         habits = draw.standard_normal(num_speakers)
-        steadiness, chattiness = livelinesses(prior, draw.standard_normal(2).tolist(), tempo)
+        steadiness, chattiness = conversation_liveliness(prior, draw.standard_normal(2).tolist(), tempo)
         weights = draw.dirichlet(np.full(num_speakers, prior.dominance))
         return Traits(tempo, pace, habits, steadiness, chattiness, weights)
 
