@@ -4,7 +4,7 @@ import pytest
 
 from operators.corpus.annotations import TRUTH_FORMATS, write_truth
 from operators.corpus.manifest import Manifest, corpus_roots
-from operators.simulate.recorded import index_recorded
+from operators.corpus.recorded import index_recorded
 from tests.golden.fingerprints import RATE_HZ, write_corpus
 
 
