@@ -16,7 +16,7 @@ from pipelines.plan.output import Output
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import plan_recipe
+from pipelines.stages import dataset_names, plan_recipe
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,14 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
     if not own.num_rows and not talks:
         raise InputError(f"{folder} has no speaker {speaker}; hubbub data export or the truth files list the names")
     found = [Touched("utterances", utterances.merkle_root, own.num_rows, utterances.num_rows, ()), touched]
-    for name in ("audio", "codes"):
+    for name in dataset_names():
         snapshot = output.dataset(name).latest()
-        if snapshot is not None:
-            found.append(_of_conversations(output, snapshot, talks, ["conversation_id"]))
-    packs = output.dataset("packs").latest()
-    if packs is not None:
-        found.append(_of_conversations(output, packs, talks, ["documents"]))
+        if snapshot is not None and name not in ("utterances", "conversations"):
+            found.append(_of_conversations(output, snapshot, talks))
     # The key proves that packs, model, mixture, steps and seed are those of the recipe in this folder.
     training = plan_recipe(recipe, output).training_key[:12]
     folders = sorted((folder / "checkpoints").glob("*"))
+    packs = output.dataset("packs").latest()
     trained = [_training(recipe, output, path, training, packs, talks) for path in folders]
     affected = {name for one in trained for name in one.checkpoints}
     figures = []
@@ -108,13 +106,14 @@ def _of_voice(output: Output, snapshot: Snapshot, speaker: str) -> tuple[set[str
     return talks, Touched("conversations", snapshot.merkle_root, len(talks), snapshot.num_rows, tuple(partitions))
 
 
-def _of_conversations(output: Output, snapshot: Snapshot, talks: set[str], columns: list[str]) -> Touched:
+def _of_conversations(output: Output, snapshot: Snapshot, talks: set[str]) -> Touched:
     """Count the rows that contain any of some conversations."""
     rows, partitions = 0, []
     for receipt in snapshot.receipts:
         number = 0
         for batch in output.dataset(snapshot.name).batches(receipt):
-            number += sum(_holds(row, talks) for row in batch.select(columns).to_pylist())
+            column = "documents" if "documents" in batch.column_names else "conversation_id"  # packs hold several
+            number += sum(_holds(row, talks) for row in batch.select([column]).to_pylist())
         rows += number
         if number:
             partitions.append(receipt.partition_id)

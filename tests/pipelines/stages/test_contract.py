@@ -1,5 +1,7 @@
 """What every stage of the tuple `pipelines.stages.STAGES` keeps to."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines.stages import STAGES, dataset_names, plan_recipe, stage_names, stage_of
@@ -26,6 +28,13 @@ def test_a_stage_reads_only_what_stands_before_it(stage):
 
 def test_a_stage_is_made_on_workers_or_says_how(stage):
     assert (stage.make is not None) or (stage.run is not None) or (stage.index is not None)
+
+
+def test_the_documentation_lists_the_stage(stage):
+    text = (Path(__file__).parents[3] / "ARCHITECTURE.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{stage.dataset}`")]
+    assert len(rows) == 1
+    assert f"| {stage.name} | {stage.about} |" in rows[0]
 
 
 def test_data_sets_have_one_stage_and_stages_come_in_order():
