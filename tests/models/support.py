@@ -165,3 +165,27 @@ def train_flat(model, source, grid, config, *, seed, folder, header, url=None, *
     place = RunFolder(folder=folder, header=header, url=url)
     hooks = Hooks(**options)
     return train(model, source, grid, config, seed=seed, place=place, process=Process(**process), hooks=hooks)
+
+
+def save_small_whisper(folder):
+    """Write a small random Whisper to a folder; return its path."""
+    import transformers
+
+    config = transformers.WhisperConfig(
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_mel_bins=20,
+        max_source_positions=100,
+        vocab_size=60,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    transformers.WhisperModel(config).save_pretrained(folder)
+    return str(folder)

@@ -20,7 +20,7 @@ from models.speech_lm.generate import greedy_text
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.metrics import read_metrics
-from tests.models.support import SHAPE, Source, joined, train_flat
+from tests.models.support import SHAPE, Source, joined, save_small_whisper, train_flat
 
 transformers = pytest.importorskip("transformers")
 PCM = load_codec("pcm")
@@ -35,23 +35,7 @@ def encoder(request, tmp_path_factory):
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     convolutions = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
     if request.param == "whisper":
-        config = transformers.WhisperConfig(
-            d_model=32,
-            encoder_layers=2,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=48,
-            decoder_ffn_dim=48,
-            num_mel_bins=20,
-            max_source_positions=100,
-            vocab_size=60,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-        )
-        transformers.WhisperModel(config).save_pretrained(folder)
+        save_small_whisper(folder)
     elif request.param == "wavlm":
         transformers.WavLMModel(transformers.WavLMConfig(**small, **convolutions)).save_pretrained(folder)
     else:

@@ -19,6 +19,7 @@ from pipelines.plan.sources import made_corpus
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages import STAGES, plan_recipe
 from tests.golden.fingerprints import Road, index_corpus, recipe_of, write_corpus
+from tests.models.support import save_small_whisper
 
 AUDIO_AND_CODES = {"audio", "codes"}
 AFTER_TRAINING = {"training", "hypotheses"}
@@ -236,26 +237,8 @@ def made(folder, path, recipe):
         tokenizers.Tokenizer(tokenizers.models.BPE({chr(97 + i): i for i in range(26)}, [])).save(str(file))
         return str(file)
     assert path == "model.encoder"
-    transformers = pytest.importorskip("transformers", reason="transformers (extra `codecs`) is not installed")
-    encoder = folder / "encoder"
-    config = transformers.WhisperConfig(
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        num_mel_bins=20,
-        max_source_positions=100,
-        vocab_size=60,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    transformers.WhisperModel(config).save_pretrained(encoder)
-    return str(encoder)
+    pytest.importorskip("transformers", reason="transformers (extra `codecs`) is not installed")
+    return save_small_whisper(folder / "encoder")
 
 
 def test_every_field_is_listed():
