@@ -196,6 +196,8 @@ def floors(
 ):  # fmt: skip
     """Place segments on the floor, one after the other.
 
+    The arguments are not grouped: unpacking tuples at every call costs 8 % of planning a conversation.
+
     Args:
         lengths: (P,) length of each piece in seconds, sorted by speaker.
         scores: (P,) standard normal score of each length among all.
