@@ -298,7 +298,7 @@ def test_audio_that_turns_out_unusable_is_quarantined_and_nothing_made_is_lost(t
     recipe, output = write_recipe(tmp_path / "recipe.yaml", manifest), tmp_path / "out"
     refused = hubbub("tokenize", recipe, "--output", output, "--workers", 2, check=False)
     assert refused.returncode == 2
-    assert "holds NaN or infinity" in refused.stderr
+    assert "contains NaN or infinity" in refused.stderr
     assert "--corpus.max-bad-share" in refused.stderr
     made = set(arrow_files(output, "codes"))
     bad = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]
