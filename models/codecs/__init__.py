@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from models.codecs.codec import Codec, CodecEntry
+from models.codecs.codec import Codec, CodecEntry, CodecSpec
 
 CODECS: dict[str, str] = {
     "dmel": "models.codecs.dmel",
@@ -60,3 +60,17 @@ def load_codec(name: str, weights: str | None = None, num_codebooks: int | None 
     if entry.needs_weights and weights is None:
         raise ValueError(f"codec {name} needs the folder of its weights: --encode.weights FOLDER")
     return entry.load(weights or "", num_codebooks, device)
+
+
+def reload_codec(spec: CodecSpec, weights: str | None) -> Codec:
+    """Load the codec that a spec describes, as recorded in a checkpoint's header.
+
+    Args:
+        spec: its name and number of codebooks are used; weights with another digest are not refused here.
+        weights: as in `load_codec`.
+
+    Raises:
+        ValueError: the name is unknown, or the weights or a package are missing.
+    """
+    chosen = spec.num_codebooks if codec_entry(spec.name).has_codebook_choice else None
+    return load_codec(spec.name, weights, chosen)

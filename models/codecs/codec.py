@@ -80,6 +80,8 @@ class CodecEntry:
     """Whether `--encode.weights` must be given."""
     is_continuous: bool = False
     """Whether its audio can only be input to a model, never predicted."""
+    has_codebook_choice: bool = False
+    """Whether fewer codebooks than all can be chosen by `--encode.num-codebooks`."""
     runs_on_gpu: bool = False
     """Whether `--encode.device cuda` speeds it up."""
     package: str = ""

@@ -51,6 +51,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=Dac,
     about="DAC, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,

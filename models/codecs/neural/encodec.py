@@ -59,6 +59,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=Encodec,
     about="EnCodec's mono model, 75 frames/s, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,

@@ -121,6 +121,7 @@ class Lyra:
 CODEC = CodecEntry(
     load=lambda weights, num_codebooks, _: Lyra(weights, num_codebooks or Lyra.DEFAULT_NUM_CODEBOOKS),
     about="Lyra V2 (SoundStream), 50 frames/s, up to 46 codebooks of 16",
+    has_codebook_choice=True,
     package="ai_edge_litert",
     shared_weights="lyra_v2",
 )

@@ -72,6 +72,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=Mimi,
     about="Mimi, 12.5 frames/s, causal, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,
