@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSpec:
-    """What data sets, layouts and models depend on of a codec; recorded with everything made with it."""
+    """The properties of a codec that data sets, layouts and models depend on; recorded with everything made with it."""
 
     name: str
     """The codec's name in the table `models.codecs.CODECS`."""

@@ -48,8 +48,8 @@ def _norm_backward(x, weight, inverse, gradient, of_x, of_weight, num_rows, widt
         total += slope * scaled
         slope *= factor
         mean = tl.sum(slope * scaled, axis=0) / width
-        made = (slope - scaled * mean) * scale
-        tl.store(of_x + row * width + at, made.to(of_x.dtype.element_ty), mask=inside)
+        result = (slope - scaled * mean) * scale
+        tl.store(of_x + row * width + at, result.to(of_x.dtype.element_ty), mask=inside)
     tl.store(of_weight + program * width + at, total, mask=inside)
 
 
@@ -190,8 +190,8 @@ def _swiglu_forward(gate_up, out, width, BLOCK: tl.constexpr):
     inside = at < width
     gate = tl.load(gate_up + row * 2 * width + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + (row * 2 + 1) * width + at, mask=inside, other=0.0).to(tl.float32)
-    made = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out + row * width + at, made.to(out.dtype.element_ty), mask=inside)
+    result = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * width + at, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -220,8 +220,8 @@ def _bag_sum(table, ids, ends, out, width, ENTRIES: tl.constexpr, BLOCK: tl.cons
         row = tl.load(ids + entry, mask=entry < end, other=0).to(tl.int64)
         inside = (entry < end)[:, None] & (at < width)[None, :]
         total += tl.load(table + row[:, None] * width + at[None, :], mask=inside, other=0.0).to(tl.float32)
-    made = tl.sum(total, axis=0)
-    tl.store(out + bag * width + at, made.to(out.dtype.element_ty), mask=at < width)
+    result = tl.sum(total, axis=0)
+    tl.store(out + bag * width + at, result.to(out.dtype.element_ty), mask=at < width)
 
 
 @triton.jit

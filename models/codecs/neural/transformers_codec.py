@@ -1,9 +1,9 @@
 """What neural codecs of transformers share: loading, padding to whole hops, pieces, batches and decoding.
 
-A waveform is padded with silence to whole hops, so that N samples make exactly ceil(N / hop) frames (DAC alone would
-drop its tail, Mimi round up, each in its own way); codes are `(K, T)`, and decoding is cut to the requested length.
-Long recordings are encoded in pieces: a codec that keeps state has exact seams; pieces of the others are encoded with
-some context on either side.
+A waveform is padded with silence to whole hops, so that N samples make exactly ceil(N / hop) frames (on their own, DAC
+drops the tail and Mimi rounds up); codes are (K, T), and decoding is cut to the requested length. Long recordings are
+encoded in pieces: exactly where a codec keeps its state from one piece to the next, elsewhere with context on either
+side of each piece.
 """
 
 import hashlib

@@ -190,8 +190,8 @@ def test_depth_loss_is_the_sum_over_cells_each_given_those_above_it():
         weight = head.head.weight.view(head.num_streams, head.size, -1)
         for row, targets in enumerate(batch.audio_targets):
             for stream in range(len(targets)):
-                alone = head.states(states[row : row + 1], targets[None, :stream])[0, stream]
-                logits = weight[stream] @ alone
+                state = head.states(states[row : row + 1], targets[None, :stream])[0, stream]
+                logits = weight[stream] @ state
                 if targets[stream] != grid.layout.vocab_size:
                     total -= float(torch.log_softmax(logits, 0)[targets[stream]] * batch.audio_weights[row])
     assert loss.audio_total.item() == pytest.approx(total, rel=1e-9)
