@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/extending.md").read_text()
+PAGE = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("extending*.md")))
 CHECKS = {
     "A codec": ["tests/models/codecs/test_contract.py", "-k", "mulaw"],
+    "A layout": ["tests/models/layouts", "tests/models/speech_lm/test_generate.py", "-k", "acoustic_delay"],
     "A task": ["tests/operators/documents/test_task_contract.py", "-k", "count"],
     "A packer": ["tests/operators/packing/test_packer_contract.py", "-k", "first_fit"],
     "A stage": ["tests/pipelines/stages/test_contract.py", "-k", "(rates or order) and not documentation"],

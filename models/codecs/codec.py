@@ -1,6 +1,6 @@
 """The codec contract: audio to integer codes (K, T) and back.
 
-`models.codecs` holds the table of codecs; a new one is one file and one line there (docs/extending.md).
+`models.codecs` holds the table of codecs; a new codec is one file and one line there (docs/extending.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSpec:
-    """What a data set, a layout and a model need to know of a codec; recorded with everything made by it."""
+    """The properties of a codec that data sets, layouts and models depend on; recorded with everything made with it."""
 
     name: str
     """The codec's name in the table `models.codecs.CODECS`."""
     sample_rate_hz: int
-    """Rate of the audio that goes in and comes out."""
+    """Sample rate of input and output, in Hz."""
     hop_samples: int
-    """Samples between two frames: the frame rate is `sample_rate_hz / hop_samples`."""
+    """Samples from one frame to the next: the frame rate is `sample_rate_hz / hop_samples`."""
     num_codebooks: int
     """Codes per frame (K)."""
     codebook_size: int
-    """Values a code can take: 0 to `codebook_size - 1`."""
+    """Number of values of a code (V): 0 to V - 1."""
     bits: int
-    """Bits a stored code takes: 4, 8 or 16."""
+    """Bits of a stored code: 4, 8 or 16."""
     ordinal: bool
-    """Whether neighboring codes mean neighboring values, as the levels of a spectrogram do."""
+    """Whether neighboring codes stand for neighboring values, as the levels of a spectrogram do."""
     causal: bool
-    """Whether a frame depends on nothing after its own hop."""
+    """Whether a frame's codes depend on no sample after the frame's own hop."""
     licence: str
-    """Licence of the weights, or of the constants."""
+    """Licence of the weights, or of the constants of a codec without weights."""
     weights_digest: str
-    """Digest of the weights; of the constants where there are none."""
+    """Digest of the weights, or of the constants of a codec without weights."""
 
     @property
     def frame_rate_hz(self) -> float:
@@ -44,7 +44,7 @@ class CodecSpec:
 
 
 class Codec(Protocol):
-    """Encodes one waveform at a time, so that no padding can touch a code."""
+    """Encodes one waveform at a time, so that no code depends on padding."""
 
     @property
     def spec(self) -> CodecSpec:
@@ -52,11 +52,11 @@ class Codec(Protocol):
         ...
 
     def num_frames(self, num_samples: int) -> int:
-        """Return exactly how many frames `encode` makes of so many samples."""
+        """Return the exact number of frames (T) that `encode` returns for a number of samples (N)."""
         ...
 
     def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a waveform (N,) in [-1, 1]; T is `num_frames(N)`.
+        """Return codes (K, T) of a waveform (N,) in [-1, 1] at the codec's sample rate; T is `num_frames(N)`.
 
         Raises:
             ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
@@ -64,53 +64,55 @@ class Codec(Protocol):
         ...
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return the waveform (num_samples,) of codes (K, T)."""
+        """Return the waveform (num_samples,) of codes (K, T), cut or padded with zeros to that length."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecEntry:
-    """What is known of a codec before any weights are loaded."""
+    """What a codec's module declares about it, available before any weights are loaded."""
 
     load: Callable[[str, int | None, str], Codec]
-    """Loads it, given the folder or hub id of its weights (empty where it has none), codebooks and device."""
+    """Loads the codec, given its weights (folder or hub id, "" where it has none), number of codebooks and device."""
     about: str
-    """What it is, in a few words, for the documentation."""
+    """What the codec is, in a few words."""
     needs_weights: bool = True
     """Whether `--encode.weights` must be given."""
     is_continuous: bool = False
-    """Whether its audio can only be input to a model, never predicted."""
+    """Whether its codes are samples rather than symbols: a model can take them as input but not predict them."""
+    has_codebook_choice: bool = False
+    """Whether `--encode.num-codebooks` can select fewer codebooks than the codec has."""
     runs_on_gpu: bool = False
-    """Whether `--encode.device cuda` speeds it up."""
+    """Whether `--encode.device cuda` has an effect."""
     package: str = ""
-    """Module that must be installed for it."""
+    """Python module that must be installed for the codec."""
     example: Callable[[Path], str] | None = None
-    """Writes small weights to a folder and returns what `load` takes: data of the contract test."""
+    """For the contract test: writes small weights to a folder and returns what `load` takes as weights."""
     shared_weights: str = ""
-    """Folder of real weights below the tests' shared data, where small ones cannot be written."""
+    """For the contract test, where no small weights can be written: folder of real ones in the tests' shared data."""
 
 
 def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
-    """Return each waveform's codes (K, T), batched where the codec can do so without changing a code."""
-    at_once = getattr(codec, "encode_many", None)
-    return [codec.encode(wav) for wav in wavs] if at_once is None else at_once(wavs)
+    """Return the codes (K, T) of each waveform (N,) in [-1, 1], batched where that cannot change a code."""
+    batched = getattr(codec, "encode_many", None)
+    return [codec.encode(wav) for wav in wavs] if batched is None else batched(wavs)
 
 
 def pack_codes(codes: NDArray[Any], bits: int) -> bytes:
-    """Write codes (K, T) frame by frame in the fewest bytes: so a span of frames is a span of bytes.
+    """Pack codes (K, T) frame by frame, so that a span of frames is a span of bytes.
 
     Args:
-        codes: integers below 2 ** bits; K must be even where bits is 4.
+        codes: (K, T) integers below 2 ** bits; K must be even where bits is 4.
         bits: 4, 8 or 16.
 
     Raises:
-        ValueError: a code needs more than `bits` bits.
+        ValueError: a code does not fit in `bits` bits.
 
     >>> pack_codes(np.array([[1, 2], [3, 4]]), bits=4).hex()
     '3142'
     """
     if codes.size and (int(codes.max()) >= 1 << bits or int(codes.min()) < 0):
-        raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())} do not fit into {bits} bits")
+        raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())} do not fit in {bits} bits")
     frames = np.ascontiguousarray(codes.T)  # (T, K)
     if bits == 4:
         nibbles = frames.astype(np.uint8)
@@ -119,7 +121,7 @@ def pack_codes(codes: NDArray[Any], bits: int) -> bytes:
 
 
 def unpack_codes(data: bytes | memoryview, num_codebooks: int, bits: int) -> NDArray[np.uint16]:
-    """Read codes (K, T) back: the inverse of `pack_codes`.
+    """Unpack codes (K, T): the inverse of `pack_codes`.
 
     >>> unpack_codes(bytes.fromhex("3142"), num_codebooks=2, bits=4).tolist()
     [[1, 2], [3, 4]]

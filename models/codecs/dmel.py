@@ -1,7 +1,8 @@
-"""dMel: log-mel channels binned to 16 levels; a codec without weights, and the embedded default.
+"""dMel: log-mel channels quantized to 16 levels; a codec without weights, and the default.
 
 Source: Bai et al. 2024, "dMel: Speech Tokenization Made Simple", arXiv:2407.15835, section 2.1: per-channel
-uniform quantization of the log-mel spectrogram. The constants are fixed, so that codes made by anyone agree.
+uniform quantization of the log-mel spectrogram. The constants are fixed, so that the same audio has the same codes
+everywhere.
 """
 
 import hashlib
@@ -33,10 +34,10 @@ def mel_filterbank(num_channels: int, num_bins: int, sample_rate_hz: int) -> NDA
 
 
 class DMel:
-    """80 log-mel channels of 50 ms windows every 25 ms, each in 16 uniform levels over a fixed range.
+    """80 log-mel channels of 50 ms windows every 25 ms, each quantized to 16 uniform levels over a fixed range.
 
-    Frame t is centered on its own hop: its window reaches 200 samples to either side of samples
-    [400 t, 400 t + 400); outside the recording there is silence. So N samples make ceil(N / 400) frames.
+    Frame t is centered on its own hop: its window extends 200 samples to either side of samples
+    [400 t, 400 t + 400); the recording is padded with silence. N samples make ceil(N / 400) frames.
     """
 
     SAMPLE_RATE_HZ = 16_000
@@ -45,7 +46,7 @@ class DMel:
     WINDOW_SAMPLES = 800
     HOP_SAMPLES = 400
     FFT_SAMPLES = 1024
-    # log10 of mel energy: of real read speech at -26 dBFS, 1 % of the cells are below and 0.3 % above.
+    # log10 of mel energy: in read speech at -26 dBFS, 1 % of the cells are below LOG_MIN and 0.3 % above LOG_MAX.
     LOG_MIN = -5.0
     LOG_MAX = 2.5
     BLOCK_FRAMES = 128
@@ -71,7 +72,7 @@ class DMel:
             codebook_size=self.NUM_LEVELS,
             bits=4,
             ordinal=True,
-            causal=False,  # a window looks 200 samples ahead
+            causal=False,  # a window extends 200 samples past its hop
             licence="none: constants",
             weights_digest=hashlib.blake2b(repr(constants).encode(), digest_size=32).hexdigest(),
         )
@@ -116,7 +117,7 @@ class DMel:
         return np.concatenate([np.zeros((0, self.NUM_CHANNELS), np.float32), *blocks])
 
     def _blocks(self, wav: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield first frame and log energies of blocks of frames."""
+        """Yield the first frame and the log10 mel energies (B, 80) of each block of frames."""
         if wav.ndim != 1:
             raise ValueError(f"dmel takes one channel (N,), not {wav.shape}")
         if not np.isfinite(wav).all():
@@ -126,9 +127,9 @@ class DMel:
             return
         frames = np.lib.stride_tricks.sliding_window_view(self._pad(wav.astype(np.float32)), self.WINDOW_SAMPLES)
         frames = frames[:: self.HOP_SAMPLES]
-        # The matrix product always has the same shape: its rounding then does not depend on the length of the
-        # recording, so a frame's codes are those of the same samples in any other recording.
-        # Buffers are used again: new ones cost more in page faults than the transform does.
+        # The matrix product always has the same shape, so that its rounding does not depend on the length of the
+        # recording: the same samples have the same codes in any recording.
+        # Buffers are reused: page faults of new ones take longer than the transform.
         power = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES // 2 + 1), dtype=np.float32)
         windowed = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES), dtype=np.float32)
         for start in range(0, num_frames, self.BLOCK_FRAMES):
@@ -141,23 +142,23 @@ class DMel:
             yield start, np.log10(np.maximum(energy, 1e-10))
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return a waveform (num_samples,) at 16 kHz of codes (80, T), by Griffin-Lim from the bin centers.
+        """Return a waveform (num_samples,) at 16 kHz of codes (80, T), by Griffin-Lim from the centers of the levels.
 
-        Source: Griffin & Lim 1984; fast variant with momentum .99, Perraudin et al. 2013. The mel channels are
-        spread back over the spectrum by the filterbank's pseudo-inverse, clipped at zero.
+        Sources: Griffin & Lim 1984; fast variant with momentum .99, Perraudin et al. 2013. The filterbank's
+        pseudo-inverse, clipped at zero, maps mel channels to spectral bins.
 
         Raises:
             ValueError: a code is not one of the levels.
         """
         if codes.size and int(codes.max()) >= self.NUM_LEVELS:
-            raise ValueError(f"dmel: a code is {int(codes.max())}, but there are {self.NUM_LEVELS} levels")
+            raise ValueError(f"codec dmel has {self.NUM_LEVELS} levels, but a code is {int(codes.max())}")
         width = (self.LOG_MAX - self.LOG_MIN) / self.NUM_LEVELS
         levels = self.LOG_MIN + (codes.T.astype(np.float32) + np.float32(0.5)) * np.float32(width)
-        levels[codes.T == 0] = -np.inf  # the lowest level means silence, not its bin's center
+        levels[codes.T == 0] = -np.inf  # the lowest level is silence, not its center
         return self.from_log_mel(levels, num_samples)
 
     def from_log_mel(self, levels: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
-        """Return a waveform (num_samples,) whose log10 mel energies are near (T, 80), by Griffin-Lim; -inf is silence.
+        """Return a waveform (num_samples,) at 16 kHz from log10 mel energies (T, 80; -inf is silence), by Griffin-Lim.
 
         Source: as `decode`.
         """

@@ -1,7 +1,7 @@
-"""16-bit samples, 80 ms a frame, for models with a pretrained speech encoder.
+"""pcm: 16-bit samples in frames of 80 ms, for models with a pretrained speech encoder.
 
-Not a codec: a frame's codes are its 1,280 samples. Everything between simulation and training stays the same, and
-nothing is lost or decoded on the way; an hour takes 115 MB. Audio of this kind can be input, not predicted.
+It compresses nothing: a frame's codes are its 1,280 samples. All stages between simulation and training work as with
+any other codec; an hour takes 115 MB. A model can take such audio as input but not predict it.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Pcm:
         )
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames hold so many samples; the last is filled up with silence.
+        """Return ceil(num_samples / 1280); the last frame is padded with silence.
 
         >>> Pcm().num_frames(1281)
         2
@@ -61,14 +61,14 @@ class Pcm:
         return codes.reshape(-1, self.HOP_SAMPLES).T
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return the waveform (num_samples,) of codes (1280, T): exactly what was encoded, in 16 bits."""
+        """Return the waveform (num_samples,) of codes (1280, T): what was encoded, rounded to 16 bits."""
         wav = (codes.T.reshape(-1).astype(np.float32) - ZERO) / 32768.0
         return np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples]
 
 
 def _load(_: str, num_codebooks: int | None, __: str) -> Pcm:
     if num_codebooks is not None:
-        raise ValueError("pcm is not a codec: it has no codebooks to choose from")
+        raise ValueError("pcm has no codebooks to choose from; leave out --encode.num-codebooks")
     return Pcm()
 
 

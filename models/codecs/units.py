@@ -1,4 +1,4 @@
-"""k-means units: each frame is the number of the nearest of k centers, found in a corpus of the user's.
+"""k-means units: the code of a frame is the index of the nearest of k centers, which were fitted to the user's corpus.
 
 Sources: Lakhotia et al. 2021, "Generative Spoken Language Modeling from Raw Audio", arXiv:2102.01192, section 3.1;
 Chang et al. 2024, "Exploring Speech Recognition, Translation, and Understanding with Discrete Speech Units".
@@ -22,7 +22,7 @@ Features = NDArray[np.float32]
 
 
 class MelFeatures:
-    """Log-mel spectrograms of dMel's windows (80 channels, 40 frames/s), or 20 cepstra of them."""
+    """dMel's log-mel spectrogram (80 channels, 40 frames/s), or 20 cepstral coefficients of it."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self._mel = kind, DMel()
@@ -30,7 +30,7 @@ class MelFeatures:
         self.digest = self._mel.spec.weights_digest
 
     def __call__(self, wav: NDArray[np.float32]) -> Features:
-        """Return features (T, D) of a waveform (N,)."""
+        """Return features (T, D) of a waveform (N,) in [-1, 1] at 16 kHz."""
         levels = self._mel.log_mel(wav)
         if self.kind == "mel":
             return levels
@@ -66,11 +66,11 @@ class EncoderFeatures:
         self.digest = state.hexdigest()
 
     def __call__(self, wav: NDArray[np.float32]) -> Features:
-        """Return features (ceil(N / hop), D) of a waveform (N,): silence around it makes each hop a frame."""
+        """Return features (ceil(N / hop), D) of a waveform (N,) in [-1, 1] at 16 kHz, padded to one frame per hop."""
         import torch
 
         frames = -(-len(wav) // self.hop_samples)
-        reach = 400 - self.hop_samples  # a frame of these encoders' convolutions sees 400 samples
+        reach = 400 - self.hop_samples  # receptive field of these encoders' convolutions: 400 samples
         padded = np.pad(wav, (reach // 2, frames * self.hop_samples - len(wav) + reach - reach // 2))
         normal = (padded - padded.mean()) / np.sqrt(padded.var() + 1e-7)
         with torch.no_grad():
@@ -81,7 +81,7 @@ class EncoderFeatures:
 
 
 def features_of(description: dict[str, Any]) -> MelFeatures | EncoderFeatures:
-    """Return features by their description in units.json.
+    """Return the features that units.json describes.
 
     Raises:
         ValueError: the kind is unknown, or the encoder cannot be loaded.
@@ -90,11 +90,11 @@ def features_of(description: dict[str, Any]) -> MelFeatures | EncoderFeatures:
         return MelFeatures(description["kind"])
     if description["kind"] == "encoder":
         return EncoderFeatures(description["weights"], int(description["layer"]))
-    raise ValueError(f"there are no features {description['kind']!r}; choose from mel, mfcc and encoder")
+    raise ValueError(f"unknown features {description['kind']!r}; choose from mel, mfcc, encoder")
 
 
 def fit_units(features: Iterable[Features], num_units: int, seed: int) -> Features:
-    """Return centers (K, D) of feature matrices (T, D), found by mini-batch k-means.
+    """Return `num_units` centers (K, D) of feature matrices (T, D), fitted by mini-batch k-means.
 
     Raises:
         ValueError: there are fewer frames than units.
@@ -106,8 +106,8 @@ def fit_units(features: Iterable[Features], num_units: int, seed: int) -> Featur
     rows = np.concatenate(list(features))
     if len(rows) < num_units:
         raise ValueError(f"{len(rows)} frames are too few for {num_units} units")
-    found = MiniBatchKMeans(num_units, random_state=seed, batch_size=4096, n_init=3).fit(rows)
-    return np.asarray(found.cluster_centers_, dtype=np.float32)
+    fitted = MiniBatchKMeans(num_units, random_state=seed, batch_size=4096, n_init=3).fit(rows)
+    return np.asarray(fitted.cluster_centers_, dtype=np.float32)
 
 
 def save_units(folder: Path, centers: Features, description: dict[str, Any]) -> None:
@@ -120,20 +120,20 @@ def save_units(folder: Path, centers: Features, description: dict[str, Any]) -> 
 
 
 class Units:
-    """Encodes a waveform as the numbers of its frames' nearest centers."""
+    """Encodes a waveform as the indices of its frames' nearest centers."""
 
     def __init__(self, weights: str) -> None:
-        """Read what `hubbub data units` wrote.
+        """Read the folder that `hubbub data units` wrote.
 
         Raises:
-            ValueError: a file is missing, or the features cannot be had.
+            ValueError: a file is missing, or the features cannot be loaded.
         """
         from safetensors.numpy import load_file
 
         folder = Path(weights)
         missing = [name for name in ("units.json", "units.safetensors") if not (folder / name).is_file()]
         if missing:
-            raise ValueError(f"codec units: {folder} lacks {', '.join(missing)}; hubbub data units makes them")
+            raise ValueError(f"codec units: {folder} lacks {', '.join(missing)}; hubbub data units writes them")
         self.description = json.loads((folder / "units.json").read_text())
         self.centers: Features = load_file(str(folder / "units.safetensors"))["centers"]
         self.features = features_of(self.description)
@@ -170,17 +170,18 @@ class Units:
             raise ValueError("units takes one channel (N,) without NaN or infinity")
         if not len(wav):
             return np.zeros((1, 0), np.uint16)
-        near = self.features(wav).astype(np.float64) @ self.centers.astype(np.float64).T - self._halves
-        return np.asarray(near.argmax(1).astype(np.uint16)[None])
+        # The nearest center x maximizes x . c - |c|^2 / 2.
+        closeness = self.features(wav).astype(np.float64) @ self.centers.astype(np.float64).T - self._halves
+        return np.asarray(closeness.argmax(1).astype(np.uint16)[None])
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return a waveform (num_samples,) of codes (1, T) of mel units, by Griffin-Lim from their centers.
+        """Return a waveform (num_samples,) at 16 kHz of codes (1, T) of mel units, by Griffin-Lim from their centers.
 
         Raises:
-            ValueError: the units' features are not spectrograms.
+            ValueError: the units' features are not mel.
         """
         if self.description["kind"] != "mel":
-            raise ValueError(f"units of {self.description['kind']} features cannot be decoded to audio; mel units can")
+            raise ValueError(f"units of {self.description['kind']} features cannot be decoded to audio; use mel units")
         return DMel().from_log_mel(self.centers[codes[0].astype(np.int64)], num_samples)
 
 

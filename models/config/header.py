@@ -1,4 +1,4 @@
-"""The header of a checkpoint, and listing checkpoints. Free of torch; `models.training.checkpoint` loads weights."""
+"""The header of a checkpoint, and listing checkpoints. Does not import torch; `models.training.checkpoint` does."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from models.config.shape import Shape, Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Everything that is needed to use a checkpoint without its recipe."""
+    """Everything needed to use a checkpoint without its recipe."""
 
     shape: Shape
     vocabulary: Vocabulary
@@ -30,7 +30,7 @@ class Header:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Header":
-        """Read a header back."""
+        """Return the header that `dataclasses.asdict` turned into JSON values."""
         kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
         shape = {name: tuple(value) if isinstance(value, list) else value for name, value in data["shape"].items()}
         data = {**data, "shape": shape}
@@ -38,15 +38,15 @@ class Header:
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps whose checkpoints are complete, in order."""
+    """Return the steps that have a complete checkpoint in a folder, ascending."""
     return sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/checkpoint.json"))
 
 
 def read_header(path: Path) -> tuple[int, Header]:
-    """Return step and header of a checkpoint folder.
+    """Return the step and header of a checkpoint's folder.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the folder is not a checkpoint.
     """
     try:
         data = json.loads((path / "checkpoint.json").read_text())

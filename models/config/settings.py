@@ -1,9 +1,9 @@
-"""What a configuration field does to results, declared where the field is, and the one function that makes keys of it.
+"""How a configuration field affects results, declared where the field is, and the one function that derives keys.
 
 A field changes results unless its metadata says otherwise:
 
     field(default=0, metadata=NO_RESULT)          changes no result: speed, bookkeeping, what is kept or checked
-    field(default=None, metadata=BY_CONTENT)      a path or name: what it points at enters keys, not the value itself
+    field(default=None, metadata=BY_CONTENT)      a path or name: what it refers to enters keys, not the value itself
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 NO_RESULT: Mapping[str, Any] = {"result": False}
-"""Metadata of a field that changes no result beyond rounding. It enters no key and makes no other recipe."""
+"""Metadata of a field that changes no result beyond rounding. It enters neither keys nor the recipe's digest."""
 
 BY_CONTENT: Mapping[str, Any] = {"result": "content"}
-"""Metadata of a field that names something (a file, a folder, a codec): a key holds what it names, by digest."""
+"""Metadata of a field that names something (a file, a folder, a codec): keys hold the digest of what it names."""
 
 
 def key_settings(config: Any, contents: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -22,12 +22,12 @@ def key_settings(config: Any, contents: Mapping[str, Any] | None = None) -> dict
 
     Args:
         config: a dataclass; nested dataclasses are reduced in the same way.
-        contents: what stands for the fields that are declared BY_CONTENT, usually digests; several fields may be
-            replaced by one entry, under any name. None keeps their own values: for the identity of a recipe, which
-            names its files.
+        contents: entries, usually digests, that replace the fields declared BY_CONTENT; one entry may replace several
+            fields, under any name. With None these fields keep their values: for a recipe's digest, which depends on
+            the names of its files.
 
     Returns:
-        The values of all fields except those declared NO_RESULT and, where contents are given, BY_CONTENT; then the
+        The values of all fields except those declared NO_RESULT and, if contents are given, BY_CONTENT; then the
         contents.
     """
     settings = {}

@@ -1,4 +1,4 @@
-"""The shape of a model, named sizes, and the vocabulary that it must cover. Free of torch."""
+"""The shape of a model, named sizes, and the vocabulary that it covers. Does not import torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,57 +8,57 @@ from models.config.settings import BY_CONTENT
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Size of the transformer."""
+    """Architecture and size of the transformer."""
 
     dim: int = 128
     """Width of the residual stream (d)."""
     num_layers: int = 4
-    """Blocks."""
+    """Transformer blocks."""
     num_heads: int = 4
     """Query heads."""
     num_kv_heads: int = 2
-    """Key and value heads; divides num_heads."""
+    """Key and value heads; must divide num_heads."""
     ffn_dim: int = 384
-    """Width inside SwiGLU."""
+    """Width of the feed-forward layer (SwiGLU)."""
     rope_theta: float = 10_000.0
-    """Base of the rotary frequencies."""
+    """Base of the frequencies of rotary position embedding (RoPE)."""
     qk_norm: bool = True
     """Whether queries and keys are normalized per head."""
     prompt_attention: Literal["causal", "both"] = "causal"
-    """Whether the columns before the first predicted one see each other in both directions (a prefix LM)."""
+    """both: the columns before the first predicted one attend to each other in both directions (prefix LM)."""
     depth_dim: int = 0
-    """Width of the depth transformer, where the layout has one; half of dim where 0."""
+    """Width of the depth transformer, in layouts that have one; 0 for half of dim."""
     depth_layers: int = 2
-    """Its blocks."""
+    """Blocks of the depth transformer."""
     head_width: int = 0
-    """Width of a head; dim / num_heads where 0."""
+    """Width of a head; 0 for dim / num_heads."""
     norm_eps: float = 1e-6
-    """What keeps RMSNorm from dividing by zero."""
+    """Epsilon of RMSNorm."""
     qkv_bias: bool = False
     """Whether queries, keys and values have a bias (Qwen2)."""
     tie_text: bool = False
-    """Whether text is predicted by its embeddings, transposed."""
+    """Whether the text head shares its weights with the text embeddings."""
     rope_scaling: tuple[float, ...] = ()
-    """Llama 3's stretch of the slow rotary frequencies: factor, low and high frequency factor, original length."""
+    """Llama 3's scaling of the low RoPE frequencies: factor, low and high frequency factor, original length."""
     encoder: str | None = field(default=None, metadata=BY_CONTENT)
-    """Speech encoder (folder or hub id) for audio of codec pcm (`models.speech_lm.front_end`)."""
+    """Pretrained speech encoder (folder or hub id) for audio of codec pcm."""
     projector: Literal["mlp", "queries"] = "mlp"
-    """What makes columns of the encoder's frames: stacked frames and two layers, or queries over windows."""
+    """What turns the encoder's frames into columns: two layers on stacked frames, or queries that attend to windows."""
     encoder_rank: int = 0
-    """Above 0, the encoder's attention gets trained updates of this rank; else it is frozen."""
+    """Above 0, rank of trained low-rank updates (LoRA) of the encoder's attention; with 0 the encoder is frozen."""
     lora_rank: int = 0
-    """Above 0, the blocks are frozen and their matrices get trained updates of this rank (`models.speech_lm.lora`)."""
+    """Above 0, the blocks are frozen, and this is the rank of trained low-rank updates (LoRA) of their matrices."""
     lora_alpha: float = 32.0
-    """Updates are scaled by lora_alpha / lora_rank."""
+    """LoRA updates are scaled by lora_alpha / lora_rank."""
 
     def __post_init__(self) -> None:
-        """Check that the heads divide the width."""
+        """Check that widths and heads fit together."""
         if (not self.head_width and self.dim % self.num_heads) or self.num_heads % self.num_kv_heads:
             raise ValueError("model: num_heads must divide dim, and num_kv_heads must divide num_heads")
         if self.head_dim % 2:
-            raise ValueError(f"model: a head of width {self.head_dim} cannot be rotated in pairs")
+            raise ValueError(f"model: the width of a head must be even for rotary embedding, not {self.head_dim}")
         if self.rope_scaling and len(self.rope_scaling) != 4:
-            raise ValueError("model.rope_scaling takes four numbers, or none")
+            raise ValueError(f"model.rope_scaling takes four numbers or none, not {len(self.rope_scaling)}")
 
     @property
     def head_dim(self) -> int:
@@ -66,7 +66,6 @@ class Shape:
         return self.head_width or self.dim // self.num_heads
 
 
-# Named sizes, fixed so that everyone means the same; parameters without embeddings and heads.
 SIZES: dict[str, Shape] = {
     "tiny": Shape(dim=128, num_layers=4, num_heads=4, num_kv_heads=2, ffn_dim=448),  # 0.9M
     "small": Shape(dim=256, num_layers=6, num_heads=4, num_kv_heads=2, ffn_dim=768),  # 4.7M
@@ -75,18 +74,22 @@ SIZES: dict[str, Shape] = {
     "1b": Shape(dim=2048, num_layers=16, num_heads=32, num_kv_heads=8, ffn_dim=8192, rope_theta=5e5),
     "7b": Shape(dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, ffn_dim=11008, rope_theta=5e5),
 }
+"""Named sizes; comments give the number of parameters without embeddings and heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What the embeddings and heads must cover; follows from tokenizer, codec and layout."""
+    """What the embeddings and heads cover; follows from tokenizer, codec and layout."""
 
     text_size: int
+    """Number of text tokens."""
     num_streams: int
+    """Audio cells in a column (S)."""
     codebook_size: int
+    """Number of ids of an audio cell in the layout, without padding (V)."""
     ordinal: bool
-    """Whether neighboring codes mean neighboring values."""
+    """Whether neighboring codes stand for neighboring values."""
     encoder_digest: str = ""
-    """Digest of the speech encoder's weights, where there is one."""
+    """Digest of the speech encoder's weights; empty without an encoder."""
     depth: bool = False
-    """Whether a column's audio cells are predicted one after the other, by a small transformer over the streams."""
+    """Whether a column's audio cells are predicted in turn, by a small transformer over the streams."""

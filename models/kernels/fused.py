@@ -1,9 +1,8 @@
-"""Norms, rotation, SwiGLU and sums of embeddings in few passes over memory, with explicit gradients.
+"""RMSNorm, rotary embedding, SwiGLU and embedding sums in few passes over memory, with explicit gradients.
 
-At small widths these cost a CPU as much time as the matrix products when autograd differentiates them operation by
-operation; these functions are used on a CPU instead, and `triton_kernels` on a GPU. They equal the references in
-`plain.py`, in values and gradients (tests/models/kernels/test_fused.py). torch.compile generates its own kernels and
-needs neither.
+At small widths, and differentiated operation by operation by autograd, these take a CPU as much time as the matrix
+products. The functions below are used instead; on a GPU they call `triton_kernels`. Values and gradients equal those of
+`plain.py` (tests/models/kernels/test_fused.py). torch.compile generates its own kernels and needs neither.
 """
 
 import functools
@@ -18,14 +17,14 @@ from torch.autograd.function import once_differentiable
 
 
 def is_supported(x: torch.Tensor) -> bool:
-    """Return whether an input is better computed here than by torch's own operations."""
+    """Return whether an input (of any shape) is computed here rather than by `plain`."""
     if torch.compiler.is_compiling():
         return False
     return gpu_kernels(x) is not None or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
 
 
 def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
-    """Return the Triton kernels where they support an input: on a GPU, of 16 or 32 bits; else None."""
+    """Return the Triton kernels if they support an input (of any shape): on a GPU, 16- or 32-bit floats; else None."""
     if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return None
     return tried_kernels(str(x.device))
@@ -33,7 +32,7 @@ def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
 
 @functools.cache
 def tried_kernels(device: str) -> ModuleType | None:
-    """Return the Triton kernels if they agree with their references on a device, else None; tried once a process.
+    """Return the Triton kernels if they agree with their references on a device, else None; tested once per process.
 
     HUBBUB_KERNELS=plain disables them.
     """
@@ -43,20 +42,20 @@ def tried_kernels(device: str) -> ModuleType | None:
         from models.kernels import triton_kernels
         from models.kernels.kernel_trial import disagreements
     except ImportError as error:
-        logging.getLogger(__name__).warning("no Triton here (%s): torch's own operations are used", error)
+        logging.getLogger(__name__).warning("Triton is not available (%s); using torch's own operations", error)
         return None
     try:
-        faults = disagreements(triton_kernels, torch.device(device))
+        failures = disagreements(triton_kernels, torch.device(device))
     except Exception as error:  # noqa: BLE001 compilers and drivers may raise anything; the references still work
-        faults = [f"{type(error).__name__}: {error}"]
-    if faults:
-        logging.getLogger(__name__).warning("Triton kernels are left out on %s: %s", device, "; ".join(faults))
+        failures = [f"{type(error).__name__}: {error}"]
+    if failures:
+        logging.getLogger(__name__).warning("not using Triton kernels on %s: %s", device, "; ".join(failures))
         return None
     return triton_kernels
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Divide states (..., d) by their root mean square, and scale them by a weight (d,).
+    """Divide states (..., d) by their root mean square and scale them by a weight (d,).
 
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4.
     """
@@ -74,15 +73,15 @@ def heads(
     counts: tuple[int, int],
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cut queries (..., H, D), keys and values (..., G, D) out of one projection, the first two normed and rotated.
+    """Split one projection into queries (..., H, D), keys and values (..., G, D); norm and rotate queries and keys.
 
     Args:
-        qkv: (..., (H + 2 G) D).
-        scales: weights (D,) of the queries' norm and of the keys', or none where there is no norm.
-        cos: (..., 1, D / 2), of each position.
-        sin: the same.
+        qkv: (..., (H + 2 G) D), queries first, then keys, then values.
+        scales: weights (D,) of the norms of queries and of keys; both None where they are not normed.
+        cos: (..., 1, D / 2), of each position's angles.
+        sin: (..., 1, D / 2).
         counts: H and G.
-        eps: of the norms.
+        eps: epsilon of the norms.
     """
     if kernels := gpu_kernels(qkv):
         return kernels.heads(qkv, scales, cos, sin, counts, eps)  # type: ignore[no-any-return]
@@ -91,7 +90,7 @@ def heads(
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """Return silu(gate) * up (..., F) of both side by side (..., 2 F)."""
+    """Return silu(gate) * up (..., F) of gate and up, concatenated (..., 2 F)."""
     if kernels := gpu_kernels(gate_up):
         return kernels.swiglu(gate_up)  # type: ignore[no-any-return]
     out: torch.Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
@@ -99,7 +98,13 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Tensor) -> torch.Tensor:
-    """Sum, for each row of ids (A, S), the vectors of a table (R, d) that they name; frozen rows get no gradient."""
+    """Return, for each row of ids (A, S), the sum (A, d) of the rows of a table (R, d) that they index.
+
+    Args:
+        table: (R, d) embeddings.
+        ids: (A, S) indices of rows.
+        frozen_rows: (N,) indices of rows that are zero and get no gradient.
+    """
     if kernels := gpu_kernels(table):
         return kernels.embedding_sum(table, ids, frozen_rows)  # type: ignore[no-any-return]
     out: torch.Tensor = _EmbeddingSum.apply(table, ids, frozen_rows)  # type: ignore[no-untyped-call]
@@ -112,7 +117,7 @@ def _inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def _parts(qkv: torch.Tensor, counts: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """Return views (..., H, D), (..., G, D) and (..., G, D) of queries, keys and values side by side."""
+    """Return views (..., H, D), (..., G, D) and (..., G, D) of the queries, keys and values in one projection."""
     sizes = [counts[0], counts[1], counts[1]]
     return torch.split(qkv.view(*qkv.shape[:-1], sum(sizes), -1), sizes, dim=-2)
 
@@ -120,7 +125,7 @@ def _parts(qkv: torch.Tensor, counts: tuple[int, int]) -> tuple[torch.Tensor, ..
 def _norm_backward(
     gradient: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, out: torch.Tensor
 ) -> torch.Tensor:
-    """Write the gradient of the input into `out`; return that of the weight."""
+    """Write the gradient of the input (..., D) to `out`; return that of the weight (D,)."""
     scaled = x * inverse
     product = gradient * scaled
     mean = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
@@ -130,10 +135,10 @@ def _norm_backward(
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, back: bool = False) -> torch.Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    (first, second), (one, other) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    (first, second), (rotated_first, rotated_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     sign = 1 if back else -1
-    torch.mul(first, cos, out=one).addcmul_(second, sin, value=sign)
-    torch.mul(second, cos, out=other).addcmul_(first, sin, value=-sign)
+    torch.mul(first, cos, out=rotated_first).addcmul_(second, sin, value=sign)
+    torch.mul(second, cos, out=rotated_second).addcmul_(first, sin, value=-sign)
     return out
 
 
@@ -165,37 +170,37 @@ class _Heads(torch.autograd.Function):
         eps: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         *parts, v = _parts(qkv, counts)
-        turned, kept = [], []
+        rotated, inverses = [], []
         for part, weight in zip(parts, (q_weight, k_weight), strict=True):
             inverse = None
             if weight is not None:
                 inverse = _inverse_rms(part, eps)
                 part = (part * inverse).mul_(weight)  # noqa: PLW2901
-            turned.append(_rotate(part, cos, sin))
-            kept.append(inverse)
+            rotated.append(_rotate(part, cos, sin))
+            inverses.append(inverse)
         ctx.counts = counts
-        ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin, *kept)
-        return turned[0], turned[1], v.contiguous()
+        ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin, *inverses)
+        return rotated[0], rotated[1], v.contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        qkv, q_weight, k_weight, cos, sin, *kept = ctx.saved_tensors
+        qkv, q_weight, k_weight, cos, sin, *inverses = ctx.saved_tensors
         out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
         *sources, _ = _parts(qkv, ctx.counts)
-        *places, last = _parts(out, ctx.counts)
-        last.copy_(gradients[2])
-        of_weights: list[torch.Tensor | None] = []
-        for part, place, gradient, weight, inverse in zip(
-            sources, places, gradients, (q_weight, k_weight), kept, strict=False
+        *gradient_parts, gradient_v = _parts(out, ctx.counts)
+        gradient_v.copy_(gradients[2])
+        weight_gradients: list[torch.Tensor | None] = []
+        for part, target, gradient, weight, inverse in zip(
+            sources, gradient_parts, gradients, (q_weight, k_weight), inverses, strict=False
         ):
-            turned = _rotate(gradient, cos, sin, back=True)
+            rotated = _rotate(gradient, cos, sin, back=True)
             if weight is None:
-                place.copy_(turned)
-                of_weights.append(None)
+                target.copy_(rotated)
+                weight_gradients.append(None)
             else:
-                of_weights.append(_norm_backward(turned, part, inverse, weight, place))
-        return out, *of_weights, None, None, None, None
+                weight_gradients.append(_norm_backward(rotated, part, inverse, weight, target))
+        return out, *weight_gradients, None, None, None, None
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -210,9 +215,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (gate_up,) = ctx.saved_tensors
         out = torch.empty_like(gate_up, memory_format=torch.contiguous_format)
-        (gate, up), (of_gate, of_up) = gate_up.chunk(2, dim=-1), out.chunk(2, dim=-1)
-        torch.mul(F.silu(gate), gradient, out=of_up)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
+        (gate, up), (gate_gradient, up_gradient) = gate_up.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), gradient, out=up_gradient)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=gate_gradient)
         return out
 
 
@@ -229,10 +234,10 @@ class _EmbeddingSum(torch.autograd.Function):
         ids, frozen_rows = ctx.saved_tensors
         if not ids.numel():
             return gradient.new_zeros(ctx.num_rows, gradient.shape[-1]), None, None
-        # The gradient of a row of the table is a sum of embeddings too: of those who named it. torch's own backward
-        # pass goes by index on its own, three times slower.
+        # The gradient of a row of the table is a sum too: of the gradients of the outputs that contain the row. torch's
+        # own backward pass adds them one index at a time, which takes three times as long.
         flat = ids.flatten()
-        named_by = flat.to(torch.int32).sort(stable=True).indices.div_(ids.shape[1], rounding_mode="floor")
+        used_by = flat.to(torch.int32).sort(stable=True).indices.div_(ids.shape[1], rounding_mode="floor")
         ends = torch.bincount(flat, minlength=ctx.num_rows).cumsum(0)
-        out = F.embedding_bag(named_by, gradient.contiguous(), F.pad(ends[:-1], (1, 0)), mode="sum")
+        out = F.embedding_bag(used_by, gradient.contiguous(), F.pad(ends[:-1], (1, 0)), mode="sum")
         return out.index_fill_(0, frozen_rows, 0.0), None, None

@@ -1,7 +1,7 @@
-"""Linear cross-entropy in chunks: the logits of a chunk live only while its loss and gradient are made.
+"""Linear cross-entropy in chunks: the logits of a chunk exist only while its loss and gradient are computed.
 
-`linear_cross_entropy` makes loss and gradients in one pass over the chunks, so that no logit is made twice;
-`full_cross_entropy` holds all logits and is what it is tested against.
+`linear_cross_entropy` computes loss and gradients in one pass over the chunks, so that no logit is computed twice;
+`full_cross_entropy` holds all logits and is the plain reference.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from models.kernels.fused import gpu_kernels
 
 
 def by_cell(weights: torch.Tensor) -> torch.Tensor:
-    """Return weights of rows (P,) as (P, 1), and of cells (P, S) as they are."""
+    """Return weights of rows (P,) as (P, 1), and weights of cells (P, S) unchanged."""
     return weights if weights.dim() == 2 else weights[:, None]
 
 
@@ -27,9 +27,9 @@ def full_cross_entropy(
     ignored: int = -100,
     z_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Return what `linear_cross_entropy` returns, from logits (N, V) held all at once: the plain reference.
+    """Return what `linear_cross_entropy` returns, from all logits (P, S, V) at once: the plain reference.
 
-    Args and shapes are those of `linear_cross_entropy`.
+    Arguments and their shapes are those of `linear_cross_entropy`.
     """
     num_streams, vocab_size = targets.shape[1], weight.shape[0] // targets.shape[1]
     logits = F.linear(hidden, weight)
@@ -42,17 +42,17 @@ def full_cross_entropy(
 
 
 def _chunk(
-    logits: torch.Tensor, wanted: torch.Tensor, share: torch.Tensor, z_weight: float, *, gradient: bool
+    logits: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, z_weight: float, *, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sum of a chunk's losses, and the gradient (C, S V) of its logits (C, S, V), which are used up."""
+    """Return the sum of a chunk's losses and the gradient (C, S V) of its logits (C, S, V), which are overwritten."""
     if kernels := gpu_kernels(logits):
         losses = kernels.cross_entropy_(
-            logits, wanted.flatten(), share.flatten().contiguous(), z_weight, gradient=gradient
+            logits, targets.flatten(), share.flatten().contiguous(), z_weight, gradient=gradient
         )
         return losses.sum(), logits.flatten(1)
-    logits, wanted = logits.to(share.dtype), wanted[..., None]
+    logits, targets = logits.to(share.dtype), targets[..., None]
     peak = logits.amax(dim=-1, keepdim=True)
-    chosen = logits.gather(-1, wanted) - peak
+    chosen = logits.gather(-1, targets) - peak
     logits.sub_(peak).exp_()
     mass = logits.sum(dim=-1, keepdim=True)
     losses = mass.log() - chosen
@@ -61,14 +61,14 @@ def _chunk(
         level = mass.log() + peak
         losses = losses + z_weight * level.square()
         scale = scale * (1.0 + 2.0 * z_weight * level)
-    if gradient:  # share (softmax - one-hot), and z's part, in the place of the exponentials
+    if gradient:  # share (softmax - one-hot) and the z-loss's part, written over the exponentials
         logits.mul_(scale / mass)
-        logits.scatter_add_(-1, wanted, -share[..., None])
+        logits.scatter_add_(-1, targets, -share[..., None])
     return (losses[..., 0] * share).sum(), logits.flatten(1)
 
 
 class _Chunked(Function):
-    """Sums losses over chunks of rows; gradients are computed along with them, and only scaled in the backward pass.
+    """Sums losses over chunks of rows; gradients are computed with them, and only scaled in the backward pass.
 
     Source: Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989, section 3.2 (fused linear cross-entropy).
     """
@@ -87,25 +87,25 @@ class _Chunked(Function):
         """Return the weighted sum of the losses."""
         with torch.autocast(hidden.device.type, enabled=False):
             rows, num_streams = targets.shape
-            matrix = weight.to(hidden.dtype)  # what is computed in
+            matrix = weight.to(hidden.dtype)
             exact = torch.promote_types(hidden.dtype, torch.float32)
             grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             grad_weight = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
             total = hidden.new_zeros((), dtype=exact)
             for start in range(0, rows, chunk):
                 part = slice(start, min(start + chunk, rows))
-                wanted = targets[part]
-                counts = wanted != ignored
-                share = by_cell(weights[part]).to(exact) * counts  # (C, S)
-                wanted = wanted.where(counts, 0)
-                made, slope = _chunk(
-                    F.linear(hidden[part], matrix).view(len(wanted), num_streams, -1),
-                    wanted,
+                chunk_targets = targets[part]
+                is_predicted = chunk_targets != ignored
+                share = by_cell(weights[part]).to(exact) * is_predicted  # (C, S)
+                chunk_targets = chunk_targets.where(is_predicted, 0)
+                loss, slope = _chunk(
+                    F.linear(hidden[part], matrix).view(len(chunk_targets), num_streams, -1),
+                    chunk_targets,
                     share,
                     z_weight,
                     gradient=grad_hidden is not None or grad_weight is not None,
                 )
-                total += made
+                total += loss
                 if grad_hidden is not None:
                     torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])
                 if grad_weight is not None:
@@ -120,12 +120,12 @@ class _Chunked(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale what was made on the way."""
+        """Scale the gradients that the forward pass computed."""
         saved = list(ctx.saved_tensors)
-        made: list[torch.Tensor | None] = []
+        gradients: list[torch.Tensor | None] = []
         for needed, dtype in zip(ctx.needs_input_grad[:2], ctx.dtypes, strict=True):
-            made.append((saved.pop(0) * grads[0]).to(dtype) if needed else None)
-        return (*made, None, None, None, None, None)
+            gradients.append((saved.pop(0) * grads[0]).to(dtype) if needed else None)
+        return (*gradients, None, None, None, None, None)
 
 
 def linear_cross_entropy(
@@ -140,17 +140,17 @@ def linear_cross_entropy(
     """Return the weighted sum (not the mean) of the cross-entropies of several streams.
 
     Args:
-        hidden: (P, d) states that predict.
-        weight: (S V, d) the heads of S streams of V ids each, one under the other.
-        targets: (P, S) ids; `ignored` counts for nothing.
-        weights: (P,) weight of each row's cells, or (P, S) of each cell.
+        hidden: (P, d) states that the cells are predicted from.
+        weight: (S V, d) the heads of S streams with V ids each, stacked.
+        targets: (P, S) ids; cells whose target is `ignored` have no loss.
+        weights: (P,) weight of all cells of a row, or (P, S) of each cell.
         ignored: the id that is not predicted.
-        z_weight: weight of the squared logarithm of each softmax's denominator, which holds logits near 0.
+        z_weight: weight of the squared logarithm of each softmax's denominator, which keeps logits near 0.
             Source: Chowdhery et al. 2022, "PaLM", arXiv:2204.02311, section 5 (z-loss).
-        chunk: rows whose logits exist at a time; as many as make 8 million logits where 0.
+        chunk: rows whose logits exist at the same time; with 0, 8 million logits, and at least 64 rows.
 
     Returns:
-        A scalar in float32, or float64 where the states are.
+        A scalar, float32, or float64 if the states are.
     """
     rows = chunk or max(64, 8_000_000 // max(1, weight.shape[0]))
     total: torch.Tensor = _Chunked.apply(hidden, weight, targets, weights, ignored, z_weight, rows)  # type: ignore[no-untyped-call]
@@ -158,5 +158,11 @@ def linear_cross_entropy(
 
 
 def target_weight(targets: torch.Tensor, weights: torch.Tensor, ignored: int = -100) -> torch.Tensor:
-    """Return the sum, a scalar, of the weights (N,) of cells whose targets (N,) are not ignored: the loss's divisor."""
+    """Return the sum, a scalar, of the weights of all cells whose target is not ignored: the divisor of the loss.
+
+    Args:
+        targets: (P, S) ids.
+        weights: (P,) weight of all cells of a row, or (P, S) of each cell.
+        ignored: the id that is not predicted.
+    """
     return ((targets != ignored) * by_cell(weights)).sum()

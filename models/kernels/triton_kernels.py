@@ -1,10 +1,11 @@
-"""Norms, rotation, SwiGLU, sums of embeddings and cross-entropy as Triton kernels, each with its gradient.
+"""RMSNorm, rotary embedding, SwiGLU, embedding sums and cross-entropy as Triton kernels, each with its gradient.
 
-They do what `fused` does on a CPU: each reads its input once and writes its result once. Values and gradients are
-tested under Triton's interpreter, and compilation for an H100 is tested too
-(tests/models/kernels/test_triton_kernels.py). `fused` imports this file on a GPU, after a trial.
+They compute on a GPU what `fused` computes on a CPU; each reads its input once and writes its result once. Values and
+gradients are tested under Triton's interpreter, and compilation for an H100 is tested too
+(tests/models/kernels/test_triton_kernels.py). `fused` imports this module on a GPU and uses it after `kernel_trial`.
 
-Reductions over rows go through one partial sum a program, added up in order: no atomics, the same bits every time.
+Reductions over rows are one partial sum per program, added up in order: no atomics, so that results are reproducible to
+the bit.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,type-arg,untyped-decorator"
@@ -17,7 +18,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 _PROGRAMS = 512
-"""Programs that share the rows where each makes a partial sum: some for every processor of a GPU."""
+"""Programs that rows are divided among where each makes a partial sum: several per multiprocessor of a GPU."""
 
 
 @triton.jit
@@ -47,14 +48,14 @@ def _norm_backward(x, weight, inverse, gradient, of_x, of_weight, num_rows, widt
         total += slope * scaled
         slope *= factor
         mean = tl.sum(slope * scaled, axis=0) / width
-        made = (slope - scaled * mean) * scale
-        tl.store(of_x + row * width + at, made.to(of_x.dtype.element_ty), mask=inside)
+        result = (slope - scaled * mean) * scale
+        tl.store(of_x + row * width + at, result.to(of_x.dtype.element_ty), mask=inside)
     tl.store(of_weight + program * width + at, total, mask=inside)
 
 
 @triton.jit
-def _turn(cos, sin, row, i, half, rotated, inside):
-    """Return the cosines and sines of a row's position; values are not turned."""
+def _rotation(cos, sin, row, i, half, rotated, inside):
+    """Return the cosines and sines of a row's position; 1 and 0 for values, which are not rotated."""
     c = tl.load(cos + row * half + i, mask=inside, other=1.0).to(tl.float32)
     s = tl.load(sin + row * half + i, mask=inside, other=0.0).to(tl.float32)
     return tl.where(rotated, c, 1.0), tl.where(rotated, s, 0.0)
@@ -62,7 +63,7 @@ def _turn(cos, sin, row, i, half, rotated, inside):
 
 @triton.jit
 def _scale(q_weight, k_weight, i, h, num_q, rotated, inside):
-    """Return the norm's weight of each head; values have none."""
+    """Return the weight of each head's norm; 1 for values, which are not normed."""
     q = tl.load(q_weight + i, mask=inside, other=0.0).to(tl.float32)
     k = tl.load(k_weight + i, mask=inside, other=0.0).to(tl.float32)
     return tl.where(rotated, tl.where(h < num_q, q, k), 1.0)
@@ -98,7 +99,7 @@ def _heads_forward(
         inverse = tl.where(rotated, (1.0 / tl.sqrt(mean + eps))[:, None], 1.0)
         first *= inverse * _scale(q_weight, k_weight, i, h, num_q, rotated, i < half)
         second *= inverse * _scale(q_weight + half, k_weight + half, i, h, num_q, rotated, i < half)
-    c, s = _turn(cos, sin, row, i, half, rotated, i < half)
+    c, s = _rotation(cos, sin, row, i, half, rotated, i < half)
     one, other = first * c - second * s, first * s + second * c
     kind = q.dtype.element_ty
     is_q, is_k, is_v = h < num_q, (h >= num_q) & rotated, (h >= num_q + num_k) & (h < total)
@@ -153,7 +154,7 @@ def _heads_backward(
         other = tl.load(at_q + half, mask=inside & is_q, other=0.0).to(tl.float32)
         other += tl.load(at_k + half, mask=inside & is_k, other=0.0).to(tl.float32)
         other += tl.load(at_v + half, mask=inside & is_v, other=0.0).to(tl.float32)
-        c, s = _turn(cos, sin, row, i, half, rotated, i < half)
+        c, s = _rotation(cos, sin, row, i, half, rotated, i < half)
         first, second = one * c + other * s, other * c - one * s
         if NORMED:
             begin = qkv + (row * total + h) * width + i
@@ -189,8 +190,8 @@ def _swiglu_forward(gate_up, out, width, BLOCK: tl.constexpr):
     inside = at < width
     gate = tl.load(gate_up + row * 2 * width + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + (row * 2 + 1) * width + at, mask=inside, other=0.0).to(tl.float32)
-    made = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out + row * width + at, made.to(out.dtype.element_ty), mask=inside)
+    result = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * width + at, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -209,7 +210,7 @@ def _swiglu_backward(gate_up, gradient, out, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _bag_sum(table, ids, ends, out, width, ENTRIES: tl.constexpr, BLOCK: tl.constexpr):
-    """Sum the rows of a table that each bag names; a bag's ids end where the next one's begin."""
+    """Sum the rows of a table that each bag's ids index; a bag's ids end where the next bag's begin."""
     bag, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     begin = tl.load(ends + bag - 1, mask=bag > 0, other=0)
     end = tl.load(ends + bag)
@@ -219,13 +220,13 @@ def _bag_sum(table, ids, ends, out, width, ENTRIES: tl.constexpr, BLOCK: tl.cons
         row = tl.load(ids + entry, mask=entry < end, other=0).to(tl.int64)
         inside = (entry < end)[:, None] & (at < width)[None, :]
         total += tl.load(table + row[:, None] * width + at[None, :], mask=inside, other=0.0).to(tl.float32)
-    made = tl.sum(total, axis=0)
-    tl.store(out + bag * width + at, made.to(out.dtype.element_ty), mask=at < width)
+    result = tl.sum(total, axis=0)
+    tl.store(out + bag * width + at, result.to(out.dtype.element_ty), mask=at < width)
 
 
 @triton.jit
 def _cross_entropy(logits, targets, shares, losses, vocab_size, z_weight, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
-    """Write a cell's loss, and the gradient of its logits in their place."""
+    """Write a cell's loss and, if GRADIENT, overwrite its logits with their gradient."""
     cell = tl.program_id(0).to(tl.int64)
     begin = logits + cell * vocab_size
     target, share = tl.load(targets + cell), tl.load(shares + cell)
@@ -250,7 +251,7 @@ def _cross_entropy(logits, targets, shares, losses, vocab_size, z_weight, GRADIE
 
 
 def _out_dtype(x: torch.Tensor) -> torch.dtype:
-    """Return what a result is asked for in: the next matrix product's type under autocast."""
+    """Return the type of a result: under autocast that of the next matrix product, else that of the input."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
@@ -314,12 +315,12 @@ class _Heads(torch.autograd.Function):
             "BLOCK_H": triton.next_power_of_2(num_q + 2 * num_k),
             "BLOCK_D": triton.next_power_of_2(width // 2),
         }
-        ctx.asked = {**blocks, "NORMED": q_weight is not None, "num_warps": _warps(2 * blocks["BLOCK_H"] * width)}
+        ctx.launch = {**blocks, "NORMED": q_weight is not None, "num_warps": _warps(2 * blocks["BLOCK_H"] * width)}
         ctx.sizes = rows, width // 2, num_q, num_k, eps
         ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin)
         if rows:
             weights = (qkv if weight is None else weight for weight in (q_weight, k_weight))
-            _heads_forward[(rows,)](qkv, *weights, cos, sin, *places, width // 2, num_q, num_k, eps, **ctx.asked)
+            _heads_forward[(rows,)](qkv, *weights, cos, sin, *places, width // 2, num_q, num_k, eps, **ctx.launch)
         return places[0], places[1], places[2]
 
     @staticmethod
@@ -332,7 +333,7 @@ class _Heads(torch.autograd.Function):
         of_weights = qkv.new_empty(programs, 4 * half, dtype=torch.float32)
         weights = (qkv if weight is None else weight for weight in (q_weight, k_weight))
         _heads_backward[(programs,)](
-            qkv, *weights, cos, sin, *(one.contiguous() for one in gradients), out, of_weights, *ctx.sizes, **ctx.asked
+            qkv, *weights, cos, sin, *(one.contiguous() for one in gradients), out, of_weights, *ctx.sizes, **ctx.launch
         )
         if q_weight is None:
             return out, None, None, None, None, None, None
@@ -383,19 +384,19 @@ class _EmbeddingSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         ids, frozen_rows = ctx.saved_tensors
-        # The gradient of a row of the table is a sum of embeddings too: of those who named it. Frozen rows, which
-        # nearly everybody may name, are nobody's.
+        # The gradient of a row of the table is a sum too: of the gradients of the outputs that contain the row. Frozen
+        # rows, which may be in nearly every output, are left out.
         flat = ids.flatten()
         frozen = torch.zeros(ctx.num_rows, dtype=torch.bool, device=ids.device).index_fill_(0, frozen_rows, True)
-        names = torch.where(frozen[flat], ctx.num_rows, flat)
-        named_by = names.sort(stable=True).indices.div_(ids.shape[1], rounding_mode="floor")
+        users = torch.where(frozen[flat], ctx.num_rows, flat)
+        used_by = users.sort(stable=True).indices.div_(ids.shape[1], rounding_mode="floor")
         counts = torch.zeros(ctx.num_rows + 1, dtype=torch.int64, device=ids.device)
-        counts.scatter_add_(0, names, torch.ones_like(names))
-        return _summed(gradient.contiguous(), named_by, counts[:-1].cumsum(0)), None, None
+        counts.scatter_add_(0, users, torch.ones_like(users))
+        return _summed(gradient.contiguous(), used_by, counts[:-1].cumsum(0)), None, None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Do what `models.kernels.fused.rms_norm` does."""
+    """Compute `models.kernels.fused.rms_norm`, with the same shapes, on a GPU."""
     out: torch.Tensor = _Norm.apply(x, weight, eps)
     return out
 
@@ -408,19 +409,19 @@ def heads(
     counts: tuple[int, int],
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Do what `models.kernels.fused.heads` does."""
+    """Compute `models.kernels.fused.heads`, with the same shapes, on a GPU."""
     q, k, v = _Heads.apply(qkv, *scales, cos, sin, counts, eps)
     return q, k, v
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """Do what `models.kernels.fused.swiglu` does."""
+    """Compute `models.kernels.fused.swiglu`, with the same shapes, on a GPU."""
     out: torch.Tensor = _SwiGLU.apply(gate_up)
     return out
 
 
 def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Tensor) -> torch.Tensor:
-    """Do what `models.kernels.fused.embedding_sum` does."""
+    """Compute `models.kernels.fused.embedding_sum`, with the same shapes, on a GPU."""
     out: torch.Tensor = _EmbeddingSum.apply(table, ids, frozen_rows)
     return out
 
@@ -428,14 +429,14 @@ def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Ten
 def cross_entropy_(
     logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor, z_weight: float, *, gradient: bool
 ) -> torch.Tensor:
-    """Return the losses of cells (C,) with logits (C, V); where asked, their gradient takes the logits' place.
+    """Return the weighted losses (C,) of cells with logits (C, V), which their gradient may overwrite.
 
     Args:
-        logits: contiguous.
-        targets: ids (C,), valid ones in every cell.
-        shares: float32 (C,), what each cell's loss is multiplied by.
-        z_weight: of the squared logarithm of each softmax's denominator.
-        gradient: whether the logits are overwritten.
+        logits: (C, V), contiguous.
+        targets: (C,) ids, all in [0, V).
+        shares: (C,) float32; weight of each cell's loss.
+        z_weight: weight of the squared logarithm of each softmax's denominator.
+        gradient: whether the logits are overwritten with the gradient of the sum of the losses.
 
     Source: Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989, section 3.2; Milakov and Gimelshein 2018, "Online
     normalizer calculation for softmax", arXiv:1805.02867, algorithm 3.

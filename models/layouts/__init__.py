@@ -1,4 +1,4 @@
-"""Layouts: one table from a layout's name to its class, which knows its own length, ids and groups.
+"""Layouts: one table from a layout's name to its class (`models.layouts.layout` is the contract).
 
 A new layout is one file with its class, and one line in `LAYOUTS` (docs/extending.md).
 """
@@ -19,7 +19,7 @@ LAYOUTS: dict[str, Any] = {
     "coarse_first": CoarseFirst,
     "depth": Depth,
 }
-"""Class of each layout: takes the number of codebooks, their size and, where it has groups, frames per column."""
+"""Class of each layout; called with K, the codebook size and, where it has groups, the frames per column."""
 
 if TYPE_CHECKING:
     LayoutName = str
@@ -33,20 +33,20 @@ def make_layout(name: str, num_codebooks: int, codebook_size: int, group: int = 
     Args:
         name: a key of `LAYOUTS`.
         num_codebooks: K.
-        codebook_size: values of a code.
-        group: frames in a column, for layouts that have groups.
+        codebook_size: number of values of a code (V).
+        group: frames per column, for layouts that have groups.
 
     Raises:
-        ValueError: the name is unknown, or frames are to be grouped where the layout has no groups.
+        ValueError: the name is unknown, or `group` is not 1 and the layout has no groups.
     """
     if name not in LAYOUTS:
-        raise ValueError(f"there is no layout {name!r}; choose from {', '.join(LAYOUTS)}")
+        raise ValueError(f"unknown layout {name!r}; choose from {', '.join(LAYOUTS)}")
     kind = LAYOUTS[name]
     if kind.has_groups:
-        made: Layout = kind(num_codebooks, codebook_size, group)
-        return made
+        grouped: Layout = kind(num_codebooks, codebook_size, group)
+        return grouped
     if group != 1:
-        grouped = " and ".join(one for one in LAYOUTS if LAYOUTS[one].has_groups)
-        raise ValueError(f"layout {name} has no groups of frames; {grouped} have")
+        others = ", ".join(one for one in LAYOUTS if LAYOUTS[one].has_groups)
+        raise ValueError(f"layout {name} has no groups of frames; use group 1, or one of {others}")
     ungrouped: Layout = kind(num_codebooks, codebook_size)
     return ungrouped

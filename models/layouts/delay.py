@@ -1,4 +1,4 @@
-"""delay: one codebook a row, each a column later than the one above it."""
+"""delay: one codebook per stream, each one column later than the one above it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Delay:
-    """Codebook k comes k columns late: column c holds codes[k, c - k], so T frames make T + K - 1 columns.
+    """Codebook k is delayed by k columns: column c holds codes[k, c - k], so T frames make T + K - 1 columns.
 
     Source: Copet et al. 2023, "Simple and Controllable Music Generation", arXiv:2306.05284, section 2.1.
     """
@@ -18,6 +18,7 @@ class Delay:
     codebook_size: int
 
     has_groups = False
+    is_open_ended = True
     is_depth = False
 
     @property
@@ -31,7 +32,7 @@ class Delay:
         return self.codebook_size
 
     def num_columns(self, num_frames: int) -> int:
-        """Return T + K - 1; 0 of 0 frames.
+        """Return T + K - 1, or 0 for 0 frames.
 
         >>> Delay(4, 16).num_columns(10)
         13
@@ -39,11 +40,11 @@ class Delay:
         return num_frames + self.num_codebooks - 1 if num_frames else 0
 
     def target_columns(self, first_frame: int, num_frames: int) -> list[tuple[int, int]]:
-        """Return one stretch, from the first frame's first codebook on; later codebooks there are of frames before."""
+        """Return one span, from the first frame's first codebook; its later codebooks' cells hold earlier frames."""
         return [(first_frame, self.num_columns(num_frames))]
 
     def id_range(self, column: int, num_frames: int) -> tuple[int, int]:  # noqa: ARG002
-        """Return all ids."""
+        """Return the range of all ids."""
         return 0, self.codebook_size
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:

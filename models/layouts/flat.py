@@ -1,4 +1,4 @@
-"""flat: one code a column, frame by frame."""
+"""flat: one code per column, frame by frame."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Flat:
-    """One code a column, frame by frame: code v of codebook k is id k V + v, and T frames make K T columns.
+    """One code per column, frame by frame: code v of codebook k has id k V + v, and T frames make K T columns.
 
-    Every code is predicted from all before it, an exact chain rule. Source: Borsos et al. 2022, "AudioLM",
+    Every code is predicted from all codes before it: the exact chain rule. Source: Borsos et al. 2022, "AudioLM",
     arXiv:2209.03143, section III-C (acoustic tokens flattened frame by frame).
     """
 
@@ -19,6 +19,7 @@ class Flat:
     codebook_size: int
 
     has_groups = False
+    is_open_ended = True
     is_depth = False
 
     @property
@@ -40,11 +41,11 @@ class Flat:
         return self.num_codebooks * num_frames
 
     def target_columns(self, first_frame: int, num_frames: int) -> list[tuple[int, int]]:
-        """Return one stretch."""
+        """Return one span."""
         return [(first_frame * self.num_codebooks, self.num_columns(num_frames))]
 
     def id_range(self, column: int, num_frames: int) -> tuple[int, int]:  # noqa: ARG002
-        """Return the ids of the column's codebook."""
+        """Return the range of ids of the column's codebook."""
         k = column % self.num_codebooks
         return k * self.codebook_size, (k + 1) * self.codebook_size
 
@@ -63,6 +64,12 @@ class Flat:
 
 
 def codes_of_ids(ids: NDArray[Any], codebook_size: int, pad: int) -> NDArray[np.int32]:
-    """Return codes (K, T) of ids that count all codebooks."""
+    """Return codes (K, T) of ids (K, T) that are numbered over all codebooks.
+
+    Args:
+        ids: id k V + v of code v in row k, or `pad`.
+        codebook_size: V, which also is the hidden code that `pad` becomes.
+        pad: the id of padding.
+    """
     offsets = (np.arange(len(ids)) * codebook_size)[:, None]
     return np.ascontiguousarray(np.where(ids == pad, codebook_size, ids - offsets).astype(np.int32))

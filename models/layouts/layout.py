@@ -1,7 +1,7 @@
-"""What a layout is: a bijection between codes (K, T) and grid columns (S, C) that knows how many columns it makes.
+"""The layout contract: a bijection between codes (K, T) and a grid (S, C) whose number of columns is known in advance.
 
-A cell holds an id below `vocab_size`, or `vocab_size` itself for pad. A hidden code (`codebook_size`) becomes pad. A
-predicted cell depends on the columns before its own; in the depth layout also on the cells above it in its column.
+A cell holds an id below `vocab_size`, or `vocab_size` itself as padding. A hidden code (`codebook_size`) becomes
+padding. A predicted cell depends on the columns before its own; where `is_depth`, also on the cells above it.
 """
 
 from typing import Any, ClassVar, Protocol
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 
 class Layout(Protocol):
-    """Places codes on columns and reads them back."""
+    """Maps codes to columns and back."""
 
     has_groups: ClassVar[bool]
     """Whether a column can hold several frames (`--compose.group`)."""
+    is_open_ended: ClassVar[bool]
+    """Whether generation can end at any column; otherwise the number of frames must be known from the first on."""
 
     @property
     def num_streams(self) -> int:
@@ -23,7 +25,7 @@ class Layout(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Ids that an audio cell can hold, pad left out."""
+        """Number of ids that an audio cell can hold, without padding (V)."""
         ...
 
     @property
@@ -32,21 +34,31 @@ class Layout(Protocol):
         ...
 
     def num_columns(self, num_frames: int) -> int:
-        """Return exactly how many columns so many frames make (C)."""
+        """Return the exact number of columns (C) of a number of frames (T)."""
         ...
 
     def target_columns(self, first_frame: int, num_frames: int) -> list[tuple[int, int]]:
-        """Return the stretches of columns that hold codes of frames from the first on."""
+        """Return the spans [start, end) of columns that hold codes of the frames from `first_frame` to the last.
+
+        Args:
+            first_frame: below `num_frames`.
+            num_frames: T, of all the audio.
+        """
         ...
 
     def id_range(self, column: int, num_frames: int) -> tuple[int, int]:
-        """Return the ids [low, high) that a cell of this column can hold, of so many frames."""
+        """Return the range [low, high) of ids that a cell of this column can hold, padding apart.
+
+        Args:
+            column: below `num_columns(num_frames)`.
+            num_frames: T, of all the audio.
+        """
         ...
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:
-        """Return the grid (S, C) of codes (K, T)."""
+        """Return the grid (S, C), int32, of codes (K, T)."""
         ...
 
     def from_grid(self, grid: NDArray[Any], num_frames: int) -> NDArray[np.int32]:
-        """Return the codes (K, T) of a grid (S, C)."""
+        """Return the codes (K, T), int32, of a grid (S, C)."""
         ...

@@ -1,4 +1,4 @@
-"""parallel: the codes of one or several frames side by side in a column."""
+"""parallel: all codes of a frame, or of a group of frames, in one column."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Parallel:
-    """`group` frames side by side in each column: column c holds frames [c group, c group + group).
+    """`group` frames in each column: column c holds frames [c group, c group + group).
 
-    With group 1 all codebooks of a frame are predicted at once. Larger groups shorten the sequence: Chen et al.
-    2024, "VALL-E 2", arXiv:2406.05370, section 3.2 (grouped code modeling).
+    With group 1 all codebooks of a frame are predicted at once. Larger groups shorten the sequence. Source: Chen et
+    al. 2024, "VALL-E 2", arXiv:2406.05370, section 3.2 (grouped code modeling).
     """
 
     num_codebooks: int
@@ -20,6 +20,7 @@ class Parallel:
     group: int = 1
 
     has_groups = True
+    is_open_ended = True
     is_depth = False
 
     @property
@@ -41,11 +42,11 @@ class Parallel:
         return -(-num_frames // self.group)
 
     def target_columns(self, first_frame: int, num_frames: int) -> list[tuple[int, int]]:
-        """Return one stretch, from the column of the first frame's group on."""
+        """Return one span, from the column of the first frame's group."""
         return [(first_frame // self.group, self.num_columns(num_frames))]
 
     def id_range(self, column: int, num_frames: int) -> tuple[int, int]:  # noqa: ARG002
-        """Return all ids."""
+        """Return the range of all ids."""
         return 0, self.codebook_size
 
     def to_grid(self, codes: NDArray[Any]) -> NDArray[np.int32]:

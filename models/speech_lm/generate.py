@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.layouts.coarse_first import CoarseFirst
 from models.layouts.layout import Layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
@@ -150,7 +149,7 @@ def generate_audio(
         prompts: packs of one document each, up to the token that audio follows.
         grid: what their integers mean.
         given: the first frames (K, P) of each answer, to be continued; P may be 0.
-        max_frames: of an answer. The coarse-first layout cannot end sooner: it makes exactly so many.
+        max_frames: of an answer; exactly its length where the layout is not open-ended (coarse_first).
         end: the text token that ends audio.
         sampling: how cells are drawn.
 
@@ -175,7 +174,7 @@ def generate_audio(
     running = torch.ones(len(prompts), dtype=torch.bool)
     for column in range(most):
         # Generated audio may end only after the part of it that is given.
-        may_end = running & (column >= behind) & (not isinstance(layout, CoarseFirst))
+        may_end = running & (column >= behind) & layout.is_open_ended
         drawn = [torch.rand((layout.num_streams + 1, 2), generator=one) for one in generators]
         uniforms = torch.stack(drawn).to(device)
         if bool(may_end.any()):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.codecs import load_codec
+from models.codecs import reload_codec
 from models.codecs.codec import pack_codes
 from models.speech_lm.generate import Sampling, generate_audio
 from operators.corpus.normalizers import normalize
@@ -17,7 +17,7 @@ from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
 from pipelines.plan.start import newest_checkpoint
 from pipelines.reporting import console
-from pipelines.use.transcribe import codebooks_of, read_mono
+from pipelines.use.transcribe import read_mono
 
 _TAG = re.compile(r"\[s(\d+)\]")
 
@@ -69,7 +69,7 @@ def speak(
     operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)))
     header, tokenizer, grid = operator.header, operator.tokenizer, operator.grid
     try:
-        codec = load_codec(header.codec.name, header.codec_weights, codebooks_of(header.codec))
+        codec = reload_codec(header.codec, header.codec_weights)
         operator.check_codec(codec.spec)
         document = Document(grid.layout, codec.spec)
         document.add_text([tokenizer.SPEAK])

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from models.codecs import load_codec
-from models.codecs.codec import CodecSpec, pack_codes
+from models.codecs import reload_codec
+from models.codecs.codec import pack_codes
 from operators.corpus.sources import resample, resampled_length
 from operators.documents.windows import Window
 from operators.errors import InputError
@@ -61,7 +61,7 @@ def transcribe(
     operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), window_s=window_s, max_tokens=max_tokens)
     header = operator.header
     try:
-        codec = load_codec(header.codec.name, header.codec_weights, codebooks_of(header.codec))
+        codec = reload_codec(header.codec, header.codec_weights)
     except ValueError as error:
         raise InputError(str(error)) from error
     operator.check_codec(codec.spec)
@@ -73,8 +73,3 @@ def transcribe(
         row = {"codes": pack_codes(codes, codec.spec.bits), "num_frames": codes.shape[1], "speakers": (), "turns": ()}
         for tag, text in operator.turns(operator.answer([operator.prompt(row, window, codec.spec)])[0]):
             yield start / codec.spec.sample_rate_hz, tag, text
-
-
-def codebooks_of(codec: CodecSpec) -> int | None:
-    """Return what `load_codec` is asked for to get this codec again."""
-    return None if codec.name in ("dmel", "pcm", "units", "snac") else codec.num_codebooks

@@ -13,24 +13,24 @@ from models.codecs.neural.transformers_codec import TransformersCodec
 
 
 class Dac(TransformersCodec):
-    """Convolutions only: pieces with context differ from the whole in few codes."""
+    """Convolutions only: few codes of pieces with context differ from those of the whole recording."""
 
     name = "dac"
     class_name = "DacModel"
 
     @property
     def available_codebooks(self) -> int:
-        """Codebooks that the model has."""
+        """Number of codebooks of the model."""
         return int(self.model.config.n_codebooks)
 
     def run_decoder(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the library's waveforms for codes (1, K, T)."""
-        made: torch.Tensor = self.model.decode(audio_codes=codes).audio_values
-        return made
+        waveforms: torch.Tensor = self.model.decode(audio_codes=codes).audio_values
+        return waveforms
 
 
 def small_dac_config() -> dict[str, Any]:
-    """Return the configuration of a small random DAC: data of the contract test."""
+    """Return the configuration of a small DAC for the contract test."""
     return {
         "encoder_hidden_size": 8,
         "decoder_hidden_size": 32,
@@ -51,6 +51,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=Dac,
     about="DAC, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,

@@ -14,7 +14,7 @@ from models.codecs.neural.transformers_codec import TransformersCodec
 
 
 class Encodec(TransformersCodec):
-    """Encodes at the highest bandwidth of the model; fewer codebooks are its first ones."""
+    """Encodes at the model's highest bandwidth; with fewer codebooks, the first ones are used."""
 
     name = "encodec"
     class_name = "EncodecModel"
@@ -22,16 +22,18 @@ class Encodec(TransformersCodec):
     def _check_config(self) -> None:
         config = self.model.config
         if config.normalize or config.chunk_length_s is not None or config.audio_channels != 1:
-            raise ValueError("codec encodec: the stereo model that rescales chunks is not supported; use the mono one")
+            raise ValueError(
+                "codec encodec: the stereo model, which normalizes chunks, is not supported; use the mono model"
+            )
 
     @property
     def hop_samples(self) -> int:
-        """Samples between two frames."""
+        """Samples from one frame to the next."""
         return int(math.prod(self.model.config.upsampling_ratios))
 
     @property
     def is_causal(self) -> bool:
-        """As the model's convolutions are."""
+        """Whether the model's convolutions are causal."""
         return bool(self.model.config.use_causal_conv)
 
     @torch.no_grad()
@@ -41,8 +43,8 @@ class Encodec(TransformersCodec):
 
     def run_decoder(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the library's waveforms for codes (1, K, T)."""
-        made: torch.Tensor = self.model.decode(codes[None], [None]).audio_values
-        return made
+        waveforms: torch.Tensor = self.model.decode(codes[None], [None]).audio_values
+        return waveforms
 
 
 def _example(folder: Path) -> str:
@@ -59,6 +61,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=Encodec,
     about="EnCodec's mono model, 75 frames/s, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,

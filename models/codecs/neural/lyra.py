@@ -1,8 +1,8 @@
 """Lyra V2 (SoundStream): a causal neural codec of 50 frames/s and up to 46 codebooks of 16 entries.
 
 Source: github.com/google/lyra, `lyra/model_coeffs`; Zeghidour et al. 2021, "SoundStream", arXiv:2107.03312.
-Its interpreters keep state that `reset_all_variables` does not clear: codes would depend on the recording
-before. A fresh interpreter for every waveform (3 ms) makes `encode` a function of its argument.
+Its interpreters keep state that `reset_all_variables` does not clear, so that codes would depend on the previous
+recording. A new interpreter for every waveform (3 ms) makes `encode` a function of its argument.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _FILES = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 
 
 class Lyra:
-    """Runs Lyra's three TFLite graphs from a local folder by LiteRT, on one thread."""
+    """Runs Lyra's three TFLite graphs from a local folder with LiteRT, on one thread."""
 
     DEFAULT_NUM_CODEBOOKS = 16  # 3.2 kbit/s
     MAX_NUM_CODEBOOKS = 46
@@ -30,14 +30,14 @@ class Lyra:
         """Check the folder and the runtime.
 
         Raises:
-            ValueError: a weight file is missing, `ai-edge-litert` is not installed, or K is not even or too large.
+            ValueError: a weight file is missing, `ai-edge-litert` is not installed, or K is odd or out of range.
         """
         folder = Path(weights)
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"codec lyra: {folder} lacks {', '.join(missing)}")
         if not 2 <= num_codebooks <= self.MAX_NUM_CODEBOOKS or num_codebooks % 2:
-            raise ValueError(f"codec lyra has 2 to 46 codebooks, an even number; not {num_codebooks}")
+            raise ValueError(f"codec lyra takes an even number of codebooks from 2 to 46, not {num_codebooks}")
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
@@ -75,7 +75,7 @@ class Lyra:
         return interpreter
 
     def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a 16 kHz waveform (N,) in [-1, 1]; the last hop is filled with silence.
+        """Return codes (K, T) of a 16 kHz waveform (N,) in [-1, 1]; the last hop is padded with silence.
 
         Raises:
             ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
@@ -88,32 +88,33 @@ class Lyra:
         hops = np.pad(wav.astype(np.float32), (0, num_frames * self.HOP_SAMPLES - len(wav)))
         encoder = self._graph("soundstream_encoder.tflite")
         quantize = self._graph("quantizer.tflite").get_signature_runner("encode")
-        source = encoder.get_input_details()[0]["index"]
-        target = encoder.get_output_details()[0]["index"]
+        input_index = encoder.get_input_details()[0]["index"]
+        output_index = encoder.get_output_details()[0]["index"]
         codes = np.empty((self._num_codebooks, num_frames), dtype=np.uint16)
         for t, hop in enumerate(hops.reshape(num_frames, self.HOP_SAMPLES)):
-            encoder.set_tensor(source, hop[None])
+            encoder.set_tensor(input_index, hop[None])
             encoder.invoke()
-            made = quantize(
-                input_frames=encoder.get_tensor(target), num_quantizers=np.array(self._num_codebooks, dtype=np.int32)
+            quantized = quantize(
+                input_frames=encoder.get_tensor(output_index),
+                num_quantizers=np.array(self._num_codebooks, dtype=np.int32),
             )
-            codes[:, t] = made["output_0"].reshape(-1)[: self._num_codebooks]
+            codes[:, t] = quantized["output_0"].reshape(-1)[: self._num_codebooks]
         return codes
 
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return the waveform (num_samples,) of codes (K, T)."""
+        """Return the waveform (num_samples,) at 16 kHz of codes (K, T)."""
         generator = self._graph("lyragan.tflite")
         dequantize = self._graph("quantizer.tflite").get_signature_runner("decode")
-        source = generator.get_input_details()[0]["index"]
-        target = generator.get_output_details()[0]["index"]
+        input_index = generator.get_input_details()[0]["index"]
+        output_index = generator.get_output_details()[0]["index"]
         wav = np.zeros((codes.shape[1], self.HOP_SAMPLES), dtype=np.float32)
-        indices = np.full((self.MAX_NUM_CODEBOOKS, 1, 1), -1, dtype=np.int32)  # -1: codebook not used
+        indices = np.full((self.MAX_NUM_CODEBOOKS, 1, 1), -1, dtype=np.int32)  # -1: unused codebook
         for t in range(codes.shape[1]):
             indices[: self._num_codebooks, 0, 0] = codes[:, t]
             features = dequantize(encoding_indices=indices)["output_0"]
-            generator.set_tensor(source, features.reshape(1, 1, 64))
+            generator.set_tensor(input_index, features.reshape(1, 1, 64))
             generator.invoke()
-            wav[t] = generator.get_tensor(target).reshape(-1)
+            wav[t] = generator.get_tensor(output_index).reshape(-1)
         flat = wav.reshape(-1)
         return np.pad(flat, (0, max(0, num_samples - len(flat))))[:num_samples]
 
@@ -121,6 +122,7 @@ class Lyra:
 CODEC = CodecEntry(
     load=lambda weights, num_codebooks, _: Lyra(weights, num_codebooks or Lyra.DEFAULT_NUM_CODEBOOKS),
     about="Lyra V2 (SoundStream), 50 frames/s, up to 46 codebooks of 16",
+    has_codebook_choice=True,
     package="ai_edge_litert",
     shared_weights="lyra_v2",
 )

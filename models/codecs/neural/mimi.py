@@ -1,4 +1,4 @@
-"""Mimi: a streaming codec of 12.5 frames/s, the first codebook semantic.
+"""Mimi: a streaming codec of 12.5 frames/s whose first codebook is semantic.
 
 Source: Défossez et al. 2024, "Moshi", arXiv:2410.00037, section 3.3.
 """
@@ -15,35 +15,35 @@ from models.codecs.neural.transformers_codec import TransformersCodec
 
 
 class Mimi(TransformersCodec):
-    """Convolutions and attention keep their state from piece to piece, so that seams are exact."""
+    """Convolutions and attention keep their state from one piece to the next, so that seams are exact."""
 
     name = "mimi"
     class_name = "MimiModel"
 
     @property
     def hop_samples(self) -> int:
-        """Samples between two frames."""
+        """Samples from one frame to the next."""
         return int(round(self.model.config.sampling_rate / self.model.config.frame_rate))  # noqa: RUF046 - Any
 
     @property
     def is_causal(self) -> bool:
-        """Yes."""
+        """True."""
         return True
 
     def encode_pieces(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a recording (T hops,) longer than one piece of so many frames."""
-        # transformers 5.24 gave the transformer's cache another name
+        """Return codes (K, T) of a waveform (T hop,) longer than `piece` frames, encoded in pieces with state."""
+        # transformers 5.24 renamed the transformer's cache
         names = inspect.signature(self.model.encode).parameters
         cache = "encoder_cache" if "encoder_cache" in names else "encoder_past_key_values"
-        made: list[NDArray[np.uint16]] = []
+        pieces: list[NDArray[np.uint16]] = []
         state: dict[str, Any] = {cache: None, "padding_cache": None}
         hop = self.hop_samples
         for start in range(0, frames, piece):
             end = min(frames, start + piece)
             out = self.run_encoder(self.to_tensor(padded[start * hop : end * hop]), use_streaming=True, **state)
             state = {name: out[name] for name in state}
-            made.append(self.codes_of(out, end - start)[0])
-        return np.concatenate(made, axis=1)
+            pieces.append(self.codes_of(out, end - start)[0])
+        return np.concatenate(pieces, axis=1)
 
 
 def _example(folder: Path) -> str:
@@ -72,6 +72,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=Mimi,
     about="Mimi, 12.5 frames/s, causal, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,

@@ -1,4 +1,4 @@
-"""NeuCodec: one codebook of finite scalar quantization, with output at a higher rate than its input.
+"""NeuCodec: one codebook of finite scalar quantization; its output has a higher sample rate than its input.
 
 Source: Julian et al. 2025, "Finite Scalar Quantization Enables Redundant and Transmission-Robust Neural Audio
 Compression at Low Bit-rates", arXiv:2509.09550.
@@ -11,14 +11,14 @@ from models.codecs.neural.transformers_codec import SemanticCodec, small_semanti
 
 
 class NeuCodec(SemanticCodec):
-    """Decodes at 24 kHz; the waveform is resampled to the rate of the input."""
+    """Decodes at 24 kHz; the waveform is resampled to the input's rate."""
 
     name = "neucodec"
     class_name = "NeuCodecModel"
 
     @property
     def hop_samples(self) -> int:
-        """Samples between two frames, at the rate of the input."""
+        """Samples from one frame to the next, at the input's rate."""
         return int(self.model.config.encoder_hop_length)
 
 

@@ -1,7 +1,7 @@
-"""SNAC: codes at several rates, interleaved into frames of the slowest one.
+"""SNAC: codes at several rates, interleaved into frames at the slowest rate.
 
-A frame holds one code of the first level, two of the second and four of the third, in the order of their
-time: 1, 2a, 3a, 3b, 2b, 3c, 3d. Source: Siuzdak et al. 2024, "SNAC: Multi-Scale Neural Audio Codec", arXiv:2410.14411.
+A frame holds one code of the first level, two of the second and four of the third, in the order 1, 2a, 3a, 3b, 2b, 3c,
+3d: by time, coarse before fine. Source: Siuzdak et al. 2024, "SNAC: Multi-Scale Neural Audio Codec", arXiv:2410.14411.
 """
 
 import hashlib
@@ -19,17 +19,20 @@ from models.codecs.codec import CodecEntry, CodecSpec
 
 
 def interleaved_order(strides: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return level and place within the frame of each code of a frame, a level's code before those beneath it.
+    """Return (level, position) of each code of a frame, a code before the finer codes of its time span.
+
+    Args:
+        strides: of each level, coarse to fine, relative to the finest.
 
     >>> interleaved_order((4, 2, 1))
     [(0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (2, 2), (2, 3)]
     """
 
-    def below(level: int, place: int) -> list[tuple[int, int]]:
+    def below(level: int, position: int) -> list[tuple[int, int]]:
         if level + 1 == len(strides):
-            return [(level, place)]
+            return [(level, position)]
         ratio = strides[level] // strides[level + 1]
-        return [(level, place)] + [x for i in range(ratio) for x in below(level + 1, place * ratio + i)]
+        return [(level, position)] + [x for i in range(ratio) for x in below(level + 1, position * ratio + i)]
 
     return below(0, 0)
 
@@ -41,7 +44,7 @@ class Snac:
         """Load the weights.
 
         Raises:
-            ValueError: the package or a file is missing, or strides do not divide each other.
+            ValueError: the package or a file is missing, or a stride is not a multiple of the next.
         """
         try:
             from snac import SNAC
@@ -61,7 +64,7 @@ class Snac:
         self.model.eval()
         self.strides = tuple(int(stride) for stride in self.model.vq_strides)
         if any(a % b for a, b in zip(self.strides, self.strides[1:], strict=False)):
-            raise ValueError(f"codec snac: strides {self.strides} do not divide each other")
+            raise ValueError(f"codec snac: each of the strides {self.strides} must be a multiple of the next")
         self.order = interleaved_order(self.strides)
 
     @property
@@ -89,7 +92,7 @@ class Snac:
         )
 
     def num_frames(self, num_samples: int) -> int:
-        """Return ceil(num_samples / hop), a hop being one code of the slowest level."""
+        """Return ceil(num_samples / hop), a hop being the duration of one code of the slowest level."""
         return -(-num_samples // self._hop)
 
     @torch.no_grad()
@@ -105,8 +108,10 @@ class Snac:
         if not frames:
             return np.zeros((len(self.order), 0), np.uint16)
         levels = self.model.encode(torch.from_numpy(wav.astype(np.float32))[None, None])
-        per = [self.strides[0] // stride for stride in self.strides]
-        grids = [level[0].numpy().reshape(-1, number)[:frames] for level, number in zip(levels, per, strict=True)]
+        codes_per_frame = [self.strides[0] // stride for stride in self.strides]
+        grids = [
+            level[0].numpy().reshape(-1, number)[:frames] for level, number in zip(levels, codes_per_frame, strict=True)
+        ]
         return np.stack([grids[level][:, place] for level, place in self.order]).astype(np.uint16)
 
     @torch.no_grad()
@@ -114,7 +119,7 @@ class Snac:
         """Return the waveform (num_samples,) of codes (K, T)."""
         if not codes.shape[1]:
             return np.zeros(num_samples, np.float32)
-        # Its attention needs whole windows: frames of zeros are appended, and their audio cut off.
+        # The attention needs whole windows: frames of zeros are appended and their audio is cut off.
         window = int(self.model.attn_window_size or 1)
         unit = math.lcm(self.strides[0], window) // self.strides[0]
         frames = -(-codes.shape[1] // unit) * unit
@@ -122,8 +127,8 @@ class Snac:
         levels = [np.zeros((frames, self.strides[0] // stride), np.int64) for stride in self.strides]
         for row, (level, place) in zip(padded, self.order, strict=True):
             levels[level][:, place] = row
-        made = self.model.decode([torch.from_numpy(level.reshape(1, -1)) for level in levels])
-        wav = made.reshape(-1).numpy()
+        waveform = self.model.decode([torch.from_numpy(level.reshape(1, -1)) for level in levels])
+        wav = waveform.reshape(-1).numpy()
         return np.asarray(np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples], dtype=np.float32)
 
 

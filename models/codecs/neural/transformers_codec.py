@@ -1,9 +1,9 @@
 """What neural codecs of transformers share: loading, padding to whole hops, pieces, batches and decoding.
 
-A waveform is padded with silence to whole hops, so that N samples make exactly ceil(N / hop) frames (DAC alone would
-drop its tail, Mimi round up, each in its own way); codes are `(K, T)`, and decoding is cut to the requested length.
-Long recordings are encoded in pieces: a codec that keeps state has exact seams; pieces of the others are encoded with
-some context on either side.
+A waveform is padded with silence to whole hops, so that N samples make exactly ceil(N / hop) frames (on their own, DAC
+drops the tail and Mimi rounds up); codes are (K, T), and decoding is cut to the requested length. Long recordings are
+encoded in pieces: exactly where a codec keeps its state from one piece to the next, elsewhere with context on either
+side of each piece.
 """
 
 import hashlib
@@ -58,28 +58,28 @@ class TransformersCodec:
         if not 1 <= self.num_codebooks <= available:
             raise ValueError(f"codec {self.name} at {weights} has 1 to {available} codebooks; not {num_codebooks}")
 
-    # --------------------------------------------------------------------------------------- what a member overrides
+    # ------------------------------------------------------------------------------------------- subclasses override
 
     def _check_config(self) -> None:
-        """Refuse a model that this codec does not support.
+        """Check that the codec supports the model's configuration.
 
         Raises:
-            ValueError: names the part of its configuration that is not supported.
+            ValueError: a part of it is not supported.
         """
 
     @property
     def available_codebooks(self) -> int:
-        """Codebooks that the model has."""
+        """Number of codebooks of the model."""
         return int(self.model.config.num_quantizers)
 
     @property
     def hop_samples(self) -> int:
-        """Samples between two frames."""
+        """Samples from one frame to the next."""
         return int(self.model.config.hop_length)
 
     @property
     def is_causal(self) -> bool:
-        """Whether a frame depends on nothing after its own hop."""
+        """Whether a frame's codes depend on no sample after the frame's own hop."""
         return False
 
     @torch.no_grad()
@@ -89,31 +89,31 @@ class TransformersCodec:
 
     def run_decoder(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the library's waveforms for codes (1, K, T)."""
-        made: torch.Tensor = self.model.decode(codes).audio_values
-        return made
+        waveforms: torch.Tensor = self.model.decode(codes).audio_values
+        return waveforms
 
     def encode_pieces(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a recording (T hops,) longer than one piece of so many frames."""
+        """Return codes (K, T) of a waveform (T hop,) longer than `piece` frames, encoded in pieces with context."""
         context = round(CONTEXT_S * self.rate_hz / self.hop_samples)
-        made, hop = [], self.hop_samples
+        pieces, hop = [], self.hop_samples
         for start in range(0, frames, piece):
             low, high = max(0, start - context), min(frames, start + piece + context)
             codes = self.codes_of(self.run_encoder(self.to_tensor(padded[low * hop : high * hop])), high - low)[0]
-            made.append(codes[:, start - low : min(frames, start + piece) - low])
-        return np.concatenate(made, axis=1)
+            pieces.append(codes[:, start - low : min(frames, start + piece) - low])
+        return np.concatenate(pieces, axis=1)
 
-    # --------------------------------------------------------------------------------------------- what all have alike
+    # ------------------------------------------------------------------------------------------- the same for all
 
     @property
     def rate_hz(self) -> int:
-        """Sample rate of the input."""
+        """Sample rate of the input, in Hz."""
         config = self.model.config
         names = ("input_sampling_rate", "sampling_rate", "sample_rate")
         return int(next(value for name in names if (value := getattr(config, name, 0))))
 
     @property
     def codebook_size(self) -> int:
-        """Entries of a codebook."""
+        """Number of entries of a codebook."""
         levels = getattr(self.model.config, "quantization_levels", None)
         return math.prod(levels) if levels else int(self.model.config.codebook_size)
 
@@ -145,15 +145,15 @@ class TransformersCodec:
         """Return a waveform (N,) as a batch (1, 1, N) on the codec's device."""
         return torch.from_numpy(wav)[None, None].to(self.device)
 
-    def codes_of(self, made: Any, frames: int) -> NDArray[np.uint16]:
-        """Return codes (B, K, T) of what the library made."""
-        codes = made.audio_codes
-        if codes.ndim == 4:  # EnCodec has an axis of chunks in front
+    def codes_of(self, output: Any, frames: int) -> NDArray[np.uint16]:
+        """Return codes (B, K, T), T being `frames`, from the library's output."""
+        codes = output.audio_codes
+        if codes.ndim == 4:  # EnCodec's first axis is chunks
             codes = codes[0]
         if codes.ndim == 2:
             codes = codes[:, None]
         if codes.shape[-1] < frames:
-            raise ValueError(f"{self.name} made {codes.shape[-1]} frames where {frames} were expected")
+            raise ValueError(f"codec {self.name} returned {codes.shape[-1]} frames instead of {frames}")
         return np.asarray(codes[:, : self.num_codebooks, :frames].cpu().numpy(), dtype=np.uint16)
 
     def _padded(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -178,10 +178,10 @@ class TransformersCodec:
         return np.asarray(self.codes_of(self.run_encoder(self.to_tensor(padded)), frames)[0])
 
     def encode_many(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
-        """Return each waveform's codes (K, T); several at once only where that cannot change one.
+        """Return the codes (K, T) of each waveform (N,) in [-1, 1], batched only where that cannot change a code.
 
-        Codes of a causal codec do not depend on the silence after a shorter waveform; the others are batched where
-        lengths in hops are equal.
+        Codes of a causal codec do not depend on the silence that pads a shorter waveform; other codecs are batched only
+        where all lengths in hops are equal.
         """
         lengths = [self.num_frames(len(wav)) for wav in wavs]
         longest, hop = max(lengths, default=0), self.hop_samples
@@ -194,19 +194,19 @@ class TransformersCodec:
 
     @torch.no_grad()
     def decode(self, codes: NDArray[np.uint16], num_samples: int) -> NDArray[np.float32]:
-        """Return the waveform (num_samples,) of codes (K, T).
+        """Return the waveform (num_samples,), at the rate of the input, of codes (K, T).
 
         Raises:
-            ValueError: a code is not one of the codebook's entries.
+            ValueError: a code is not an entry of the codebook.
         """
         if codes.size and int(codes.max()) >= self.codebook_size:
             raise ValueError(
-                f"{self.name}: a code is {int(codes.max())}, but its codebooks have {self.codebook_size} entries"
+                f"codec {self.name}: its codebooks have {self.codebook_size} entries, but a code is {int(codes.max())}"
             )
         if not codes.shape[1]:
             return np.zeros(num_samples, np.float32)
-        made = self.run_decoder(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
-        wav = made.reshape(-1).float().cpu().numpy()
+        waveform = self.run_decoder(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
+        wav = waveform.reshape(-1).float().cpu().numpy()
         out_hz = int(getattr(self.model.config, "output_sampling_rate", 0) or self.rate_hz)
         if out_hz != self.rate_hz:
             wav = soxr.resample(wav, out_hz, self.rate_hz, quality="HQ")
@@ -222,31 +222,31 @@ def _check_weights(name: str, weights: str) -> bool:
     folder = Path(weights)
     local = folder.is_dir()
     if local and not (folder / "config.json").is_file():
-        raise ValueError(f"codec {name}: {folder} lacks config.json; it takes a folder that save_pretrained wrote")
+        raise ValueError(f"codec {name}: {folder} lacks config.json; give a folder that save_pretrained wrote")
     if local and not list(folder.glob("*.safetensors")):
         raise ValueError(f"codec {name}: {folder} lacks model.safetensors (pickled weights are not read)")
     if not local and (folder.is_absolute() or weights.startswith(".")):
-        raise ValueError(f"codec {name}: there is no folder {folder}")
+        raise ValueError(f"codec {name}: folder {folder} does not exist")
     return local
 
 
 class SemanticCodec(TransformersCodec):
-    """A codec of one codebook that also encodes w2v-BERT's input features (X-Codec 2, NeuCodec)."""
+    """A codec with one codebook that also encodes the input features of w2v-BERT (X-Codec 2, NeuCodec)."""
 
     margin_hops: ClassVar[float] = 0.0
-    """Hops of silence around what the features are taken of."""
+    """Hops of silence added to either side before the features are computed."""
 
     @property
     def available_codebooks(self) -> int:
-        """One."""
+        """1."""
         return 1
 
     @cached_property
     def features(self) -> Any:
         """The input features of w2v-BERT.
 
-        transformers' own extractors for these codecs compute the same by torchaudio, which does not load with current
-        torch; this one, in numpy, is what the codecs' authors used.
+        transformers' own extractors for these codecs compute the same with torchaudio, which does not load with current
+        torch; this one, in numpy, is the one that the codecs' authors used.
         """
         import transformers
 
@@ -257,13 +257,13 @@ class SemanticCodec(TransformersCodec):
         """Return what the library's `encode` returns for waveforms (B, 1, N)."""
         batch = torch.nn.functional.pad(batch, (0, self.hop_samples))  # one more hop, as the library's extractors do
         margin = int(self.margin_hops * self.hop_samples)
-        wavs = [np.pad(one[0].cpu().numpy(), margin) for one in batch]
-        given = self.features(wavs, sampling_rate=self.rate_hz, return_tensors="pt")["input_features"]
-        return self.model.encode(batch, input_features=given.to(self.device))
+        wavs = [np.pad(wav[0].cpu().numpy(), margin) for wav in batch]
+        features = self.features(wavs, sampling_rate=self.rate_hz, return_tensors="pt")["input_features"]
+        return self.model.encode(batch, input_features=features.to(self.device))
 
 
 def small_semantic_config() -> dict[str, Any]:
-    """Return the configuration of a small random X-Codec 2 or NeuCodec: data of the contract test."""
+    """Return the configuration of a small X-Codec 2 or NeuCodec for the contract test."""
     bert = {
         "hidden_size": 32,
         "num_hidden_layers": 1,

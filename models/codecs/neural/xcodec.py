@@ -1,4 +1,4 @@
-"""X-Codec: acoustic and semantic features in one residual quantizer.
+"""X-Codec: acoustic and semantic features share one residual quantizer.
 
 Source: Ye et al. 2024, "Codec Does Matter", arXiv:2408.17175.
 """
@@ -14,7 +14,7 @@ from models.codecs.neural.transformers_codec import TransformersCodec
 
 
 class XCodec(TransformersCodec):
-    """Encodes at the highest bandwidth of the model; its semantic encoder attends to the whole recording."""
+    """Encodes at the model's highest bandwidth; its semantic encoder attends to the whole recording."""
 
     name = "xcodec"
     class_name = "XcodecModel"
@@ -51,6 +51,7 @@ def _example(folder: Path) -> str:
 CODEC = CodecEntry(
     load=XCodec,
     about="X-Codec, 50 frames/s, through transformers",
+    has_codebook_choice=True,
     runs_on_gpu=True,
     package="transformers",
     example=_example,

@@ -10,7 +10,7 @@ from models.codecs.neural.transformers_codec import SemanticCodec, small_semanti
 
 
 class XCodec2(SemanticCodec):
-    """Its features also cover half a hop on either side."""
+    """Its features also cover half a hop of silence on either side."""
 
     name = "xcodec2"
     class_name = "Xcodec2Model"

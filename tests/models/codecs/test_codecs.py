@@ -18,12 +18,12 @@ def speechlike(num_samples, seed=0):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 5000))
-def test_dmel_promises_exactly_the_frames_it_makes(num_samples):
+def test_dmel_makes_exactly_the_promised_number_of_frames(num_samples):
     codec = DMel()
     assert codec.encode(speechlike(num_samples)).shape == (80, codec.num_frames(num_samples))
 
 
-def test_dmel_is_what_its_definition_says():
+def test_dmel_follows_its_definition():
     """The plain reference: one frame at a time, in double precision."""
     wav = speechlike(16_000)
     codes = DMel().encode(wav)
@@ -36,20 +36,20 @@ def test_dmel_is_what_its_definition_says():
         level = (np.log10(np.maximum(power @ filters, 1e-10)) + 5.0) / 7.5 * 16
         expected = np.clip(np.floor(level), 0, 15)
         differs = expected != codes[:, t]
-        # Only where the value lies on the edge of a bin may float32 fall to the other side.
+        # float32 may round differently only where the value is on the edge of a bin.
         assert (np.abs(level[differs] - np.round(level[differs])) < 1e-3).all()
         wrong += int(differs.sum())
     assert wrong <= 2
 
 
-def test_a_frames_codes_do_not_depend_on_what_lies_elsewhere():
+def test_a_frames_codes_do_not_depend_on_samples_outside_its_window():
     wav = speechlike(40_000)
     whole = DMel().encode(wav)
     part = DMel().encode(wav[8_000:24_000])
     assert np.array_equal(part[:, 1:-1], whole[:, 21:59])
 
 
-def test_dmel_hears_its_own_resynthesis():
+def test_codes_of_decoded_audio_are_close_to_the_codes_it_was_decoded_from():
     codec, wav = DMel(), speechlike(16_000)
     codes = codec.encode(wav)
     again = codec.decode(codes, 16_000)
@@ -58,12 +58,12 @@ def test_dmel_hears_its_own_resynthesis():
 
 
 @pytest.mark.parametrize("bad", [np.array([0.1, np.nan], np.float32), np.zeros((2, 4), np.float32)])
-def test_what_is_no_waveform_is_refused(bad):
+def test_anything_but_a_finite_waveform_is_refused(bad):
     with pytest.raises(ValueError, match=r"NaN|one channel"):
         DMel().encode(bad)
 
 
-def test_silence_and_nothing_are_encoded():
+def test_silence_and_empty_waveforms_are_encoded():
     assert (DMel().encode(np.zeros(1000, np.float32)) == 0).all()
     assert DMel().encode(np.zeros(0, np.float32)).shape == (80, 0)
     assert DMel().decode(np.zeros((80, 0), np.uint16), 10).shape == (10,)
@@ -71,7 +71,7 @@ def test_silence_and_nothing_are_encoded():
 
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from([(4, 16), (8, 256), (16, 65_536)]), st.integers(1, 5), st.integers(0, 30), st.integers(0, 99))
-def test_codes_are_stored_and_read_back(size, half, num_frames, seed):
+def test_packed_codes_are_unpacked_again(size, half, num_frames, seed):
     bits, entries = size
     codes = np.random.default_rng(seed).integers(0, entries, (2 * half, num_frames))
     data = pack_codes(codes, bits)
@@ -80,12 +80,12 @@ def test_codes_are_stored_and_read_back(size, half, num_frames, seed):
 
 
 def test_codes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="do not fit into 4 bits"):
+    with pytest.raises(ValueError, match="do not fit in 4 bits"):
         pack_codes(np.array([[16], [0]]), 4)
 
 
 def test_unknown_codecs_and_missing_weights_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no codec named 'mimo'"):
+    with pytest.raises(ValueError, match="unknown codec 'mimo'; choose from dmel, pcm"):
         load_codec("mimo")
     with pytest.raises(ValueError, match="needs the folder of its weights"):
         load_codec("lyra")
@@ -103,7 +103,7 @@ def test_lyra_keeps_the_contract_on_real_speech(shared):
     codes = codec.encode(wav)
     assert codes.shape == (16, codec.num_frames(len(wav))) == (16, 173)
     assert codes.max() < codec.spec.codebook_size
-    # No state is left over: after another recording, the same codes.
+    # No state is left over: the codes are the same after another recording.
     codec.encode(wav[::-1].copy())
     assert np.array_equal(codec.encode(wav), codes)
     # Causal: the codes of a prefix are a prefix of the codes.

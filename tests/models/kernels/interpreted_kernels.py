@@ -60,11 +60,11 @@ def test_a_whole_model_by_kernels_is_the_model(monkeypatch, half, qk_norm):
     ],
 )
 def test_the_trial_finds_a_kernel_that_is_a_little_off(monkeypatch, name, kind):
-    sound = getattr(triton_kernels, name)
+    correct = getattr(triton_kernels, name)
 
     def off(*inputs, **options):
-        made = sound(*inputs, **options)
-        return tuple(one * 1.05 for one in made) if isinstance(made, tuple) else made * 1.05
+        results = correct(*inputs, **options)
+        return tuple(one * 1.05 for one in results) if isinstance(results, tuple) else results * 1.05
 
     monkeypatch.setattr(triton_kernels, name, off)
     found = disagreements(triton_kernels, torch.device("cpu"), many=2, kind=kind)

@@ -72,10 +72,10 @@ def test_embedding_sum_leaves_frozen_rows_alone(number, dtype):
         table[offsets + size] = 0.0
     scale = drawn(number, 6, dtype=dtype)
     counted = (ids != size).to(dtype)
-    mine = fused.embedding_sum(table, ids + offsets, offsets + size)
+    fast = fused.embedding_sum(table, ids + offsets, offsets + size)
     plain = F.embedding_bag(ids + offsets, table, mode="sum", per_sample_weights=counted)
-    torch.testing.assert_close(mine, plain)
-    gradients = [torch.autograd.grad((one * scale).sum(), table)[0] for one in (mine, plain)]
+    torch.testing.assert_close(fast, plain)
+    gradients = [torch.autograd.grad((one * scale).sum(), table)[0] for one in (fast, plain)]
     torch.testing.assert_close(*gradients)
     assert not gradients[0][offsets + size].any()
 

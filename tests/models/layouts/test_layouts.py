@@ -1,3 +1,7 @@
+"""The contract of `models.layouts.layout`, checked for every layout in the table `models.layouts.LAYOUTS`."""
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,38 +16,98 @@ from models.layouts.parallel import Parallel
 from models.sequence.batch import collate
 from tests.models.support import document, grid_spec, model_for
 
+ENTRIES = 16  # codebook size
+CASES = {
+    "num_codebooks": st.integers(1, 32),
+    "num_frames": st.integers(0, 2000),
+    "group": st.integers(1, 6),
+    "seed": st.integers(0, 99),
+}
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(list(LAYOUTS)),
-    st.integers(1, 32),
-    st.integers(0, 2000),
-    st.integers(1, 6),
-    st.integers(0, 99),
-    st.data(),
-)
-def test_layouts_are_bijections_that_know_their_length(name, num_codebooks, num_frames, group, seed, data):
-    layout = make_layout(name, num_codebooks, 16, group if LAYOUTS[name].has_groups else 1)
-    codes = np.random.default_rng(seed).integers(0, 16, (num_codebooks, num_frames))
+
+def layout_and_codes(name, num_codebooks, num_frames, group, seed):
+    layout = make_layout(name, num_codebooks, ENTRIES, group if LAYOUTS[name].has_groups else 1)
+    return layout, np.random.default_rng(seed).integers(0, ENTRIES, (num_codebooks, num_frames))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=100, deadline=None)
+@given(**CASES)
+def test_layouts_are_bijections_that_know_their_length(name, num_codebooks, num_frames, group, seed):
+    layout, codes = layout_and_codes(name, num_codebooks, num_frames, group, seed)
     grid = layout.to_grid(codes)
     assert grid.shape == (layout.num_streams, layout.num_columns(num_frames))
+    assert grid.dtype == np.int32
     assert np.array_equal(layout.from_grid(grid, num_frames), codes)
-    assert (grid != layout.vocab_size).sum() == codes.size  # every code once, the rest is pad
+    assert layout.from_grid(grid, num_frames).dtype == np.int32
+    assert (grid != layout.vocab_size).sum() == codes.size  # every code once, the rest is padding
     assert not codes.size or (grid.min() >= 0 and grid.max() <= layout.vocab_size)
-    # Hidden codes become pad, and nothing else does.
-    hidden = codes.copy()
-    hidden[:, ::2] = 16
-    assert (layout.to_grid(hidden) != layout.vocab_size).sum() == (hidden != 16).sum()
-    if num_frames:
-        # The columns of frames from the first on are those that a change of such frames can reach.
-        first = data.draw(st.integers(0, num_frames - 1))
-        marked = np.full_like(codes, 16)
-        marked[:, first:] = codes[:, first:]
-        touched = np.flatnonzero((layout.to_grid(marked) != layout.vocab_size).any(axis=0))
-        spans = layout.target_columns(first, num_frames)
-        inside = np.concatenate([np.arange(a, b) for a, b in spans])
-        assert set(touched.tolist()) <= set(inside.tolist())
-        assert inside[0] == touched[0]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=50, deadline=None)
+@given(**CASES)
+def test_hidden_codes_become_padding_and_nothing_else_does(name, num_codebooks, num_frames, group, seed):
+    layout, codes = layout_and_codes(name, num_codebooks, num_frames, group, seed)
+    codes[:, ::2] = ENTRIES
+    grid = layout.to_grid(codes)
+    assert (grid != layout.vocab_size).sum() == (codes != ENTRIES).sum()
+    assert np.array_equal(layout.from_grid(grid, num_frames), codes)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=50, deadline=None)
+@given(**CASES, data=st.data())
+def test_target_columns_are_those_that_a_change_of_the_frames_can_reach(
+    name, num_codebooks, num_frames, group, seed, data
+):
+    num_frames = max(1, num_frames)
+    layout, codes = layout_and_codes(name, num_codebooks, num_frames, group, seed)
+    first = data.draw(st.integers(0, num_frames - 1))
+    marked = np.full_like(codes, ENTRIES)
+    marked[:, first:] = codes[:, first:]
+    touched = np.flatnonzero((layout.to_grid(marked) != layout.vocab_size).any(axis=0))
+    inside = np.concatenate([np.arange(start, end) for start, end in layout.target_columns(first, num_frames)])
+    assert set(touched.tolist()) <= set(inside.tolist())
+    assert inside[0] == touched[0]
+    assert inside[-1] < layout.num_columns(num_frames)
+    assert (np.diff(inside) > 0).all()  # in order, no column twice
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=25, deadline=None)
+@given(**CASES | {"num_frames": st.integers(1, 60)})
+def test_the_range_of_a_columns_ids_is_what_its_cells_can_hold(name, num_codebooks, num_frames, group, seed):
+    layout, codes = layout_and_codes(name, num_codebooks, num_frames, group, seed)
+    ranges = np.array([layout.id_range(column, num_frames) for column in range(layout.num_columns(num_frames))])
+    low, high = ranges.T
+    grid = layout.to_grid(codes)
+    is_code = grid != layout.vocab_size
+    assert ((low <= grid) & (grid < high))[is_code].all()
+    # No wider than that: the lowest and the highest code reach the ends.
+    for value, end in ((0, low), (ENTRIES - 1, high - 1)):
+        assert (layout.to_grid(np.full_like(codes, value)) == end)[is_code].all()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(max_examples=25, deadline=None)
+@given(**CASES | {"num_frames": st.integers(1, 60)})
+def test_the_first_columns_of_an_open_ended_layout_do_not_depend_on_the_number_of_frames(
+    name, num_codebooks, num_frames, group, seed
+):
+    layout, codes = layout_and_codes(name, num_codebooks, num_frames, group, seed)
+    if not layout.is_open_ended:
+        return
+    # Generation fills the grid of more frames, and cuts it where the model ends the audio.
+    fewer = num_frames // 2
+    cut = layout.to_grid(codes)[:, : layout.num_columns(fewer)]
+    assert np.array_equal(layout.from_grid(cut, fewer), codes[:, :fewer])
+
+
+def test_coarse_first_needs_the_number_of_frames():
+    assert not CoarseFirst.is_open_ended
+    grid = CoarseFirst(2, 9).to_grid(np.array([[0, 1, 2, 3], [4, 5, 6, 7]]))
+    assert CoarseFirst(2, 9).from_grid(grid, 2).tolist() != [[0, 1], [4, 5]]
 
 
 def test_delay_shifts_each_codebook_by_its_number():
@@ -51,7 +115,7 @@ def test_delay_shifts_each_codebook_by_its_number():
     assert grid.tolist() == [[0, 1, 9, 9], [9, 2, 3, 9], [9, 9, 4, 5]]
 
 
-def test_a_group_stands_side_by_side():
+def test_the_frames_of_a_group_share_a_column():
     grid = Parallel(2, 9, group=2).to_grid(np.array([[0, 1, 2], [3, 4, 5]]))
     assert grid.T.tolist() == [[0, 3, 1, 4], [2, 5, 9, 9]]
 
@@ -62,11 +126,13 @@ def test_flat_goes_frame_by_frame_and_coarse_first_codebook_by_codebook():
     assert CoarseFirst(2, 9).to_grid(codes).tolist() == [[0, 1, 2, 12, 13, 14]]
 
 
-def test_unknown_layouts_are_named():
+def test_unknown_layouts_and_groups_where_there_are_none_are_refused():
     for name in (one for one in LAYOUTS if not LAYOUTS[one].has_groups):
-        with pytest.raises(ValueError, match=f"layout {name} has no groups"):
+        with pytest.raises(ValueError, match=f"layout {name} has no groups of frames; use group 1, or one of parallel"):
             make_layout(name, 4, 16, group=2)
-    with pytest.raises(ValueError, match=r"no layout 'zigzag'; choose from parallel, delay, flat, coarse_first, depth"):
+    with pytest.raises(
+        ValueError, match=r"unknown layout 'zigzag'; choose from parallel, delay, flat, coarse_first, depth"
+    ):
         make_layout("zigzag", 4, 16)
 
 
@@ -81,8 +147,8 @@ def logits_of(model, batch):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_no_target_sees_a_code_that_it_should_not(layout):
-    """Change one code: only predictions behind it, in the order of the layout, may change."""
+def test_no_prediction_depends_on_a_later_code(layout):
+    """Change one code: only predictions after it, in the order of the layout, may change."""
     grid = grid_spec(layout)
     model = model_for(grid)
     pack = document(grid, 1, num_frames=6, num_text=3)
@@ -99,8 +165,6 @@ def test_no_target_sees_a_code_that_it_should_not(layout):
                 at = (batch.audio_from + 1 == column).nonzero()
                 if len(at):
                     targets[int(at[0, 0]), stream] = audio[row, stream]
-                from dataclasses import replace
-
                 after = logits_of(model, replace(batch, audio=audio, audio_targets=targets))
                 moved = ((after - before).abs() > 1e-12).any(dim=-1)  # (P, S)
                 predicted = batch.audio_from + 1
@@ -111,10 +175,10 @@ def test_no_target_sees_a_code_that_it_should_not(layout):
                 else:
                     assert not own.any()
                 if bool((predicted > column).any()):
-                    assert moved[predicted > column].any()  # and it is seen from there on
+                    assert moved[predicted > column].any()  # later predictions depend on it
 
 
-def test_depth_loss_is_that_of_each_cell_after_those_above_it():
+def test_depth_loss_is_the_sum_over_cells_each_given_those_above_it():
     grid = grid_spec("depth")
     model = model_for(grid)
     batch = collate([document(grid, 3, num_frames=9)], grid)
@@ -126,8 +190,8 @@ def test_depth_loss_is_that_of_each_cell_after_those_above_it():
         weight = head.head.weight.view(head.num_streams, head.size, -1)
         for row, targets in enumerate(batch.audio_targets):
             for stream in range(len(targets)):
-                alone = head.states(states[row : row + 1], targets[None, :stream])[0, stream]
-                logits = weight[stream] @ alone
+                state = head.states(states[row : row + 1], targets[None, :stream])[0, stream]
+                logits = weight[stream] @ state
                 if targets[stream] != grid.layout.vocab_size:
                     total -= float(torch.log_softmax(logits, 0)[targets[stream]] * batch.audio_weights[row])
     assert loss.audio_total.item() == pytest.approx(total, rel=1e-9)
