@@ -190,7 +190,7 @@ def test_training_goes_on_from_the_last_checkpoint_when_the_corpus_grew(recipe, 
         512,
         check=False,
     )
-    assert (refused.returncode, "was trained with another vocabulary" in refused.stderr) == (2, True)
+    assert (refused.returncode, "was trained with a different vocabulary" in refused.stderr) == (2, True)
 
 
 @pytest.mark.slow
