@@ -53,9 +53,11 @@ def environment(tmp_path_factory):
         "--temp-dir",
         str(folder),
     ]
+    # Nodes on one machine that share a folder delete each other's copy of the code, under a job that runs in it.
+    worker = ["start", "--address", "127.0.0.1:6399", "--num-cpus", "2", "--temp-dir", str(folder / "worker")]
     started = [
         subprocess.run([*RAY, *arguments, *common], env=env, capture_output=True, text=True, timeout=120)
-        for arguments in (head, ["start", "--address", "127.0.0.1:6399", "--num-cpus", "2"])
+        for arguments in (head, worker)
     ]
     assert [done.returncode for done in started] == [0, 0], started
     yield env
