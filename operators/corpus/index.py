@@ -44,7 +44,7 @@ def index_utterances(
 
     Args:
         manifests: the manifests to read.
-        where: expression over the columns of UTTERANCES, `duration_s` and the user's own; keeps the rows where it holds.
+        where: expression over the columns of UTTERANCES, `duration_s` and the user's own; keeps rows where true.
         max_duration_s: longer utterances are quarantined; seconds.
         language: language of rows that name none.
         licence: licence of rows that name none.
