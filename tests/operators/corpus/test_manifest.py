@@ -133,8 +133,8 @@ def broken(corpus, **change):
         ({"audio": "wav/nowhere.wav"}, "missing file .*nowhere.wav"),
         ({"text": " ... "}, "text without letters"),
         ({"speaker": None}, "no speaker"),
-        ({"sample_rate": 8000}, "wrong rate: the manifest says 8000 Hz"),
-        ({"duration": 9.0}, "before the manifest says it does"),
+        ({"sample_rate": 8000}, "wrong rate: 8000 Hz in the manifest"),
+        ({"duration": 9.0}, "earlier than in the manifest"),
         ({"channel": 1}, "no channel 1"),
     ],
 )
@@ -174,7 +174,7 @@ def test_manifests_that_say_nothing_are_named(tmp_path, text, message):
 def test_a_missing_manifest_and_a_folder_without_one_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere does not exist"):
         Manifest.parse(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="holds no manifest"):
+    with pytest.raises(InputError, match="contains no manifest"):
         load(tmp_path)
 
 
