@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import read_source
 from operators.errors import InputError
 from operators.rng import rng
@@ -49,7 +50,7 @@ class Join:
         Raises:
             InputError: a manifest or a recording cannot be read.
         """
-        table, bad = index(manifests)
+        table, bad = index_utterances(manifests)
         if bad:
             raise InputError(f"{bad[0].row_id}: {bad[0].reason}; filter it out or fix it before joining")
         rows = table.to_pylist()

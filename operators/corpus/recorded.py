@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
-from operators.corpus.manifest import Manifest, header, supervised
+from operators.corpus.formats import manifest_rows
+from operators.corpus.manifest import Manifest
 from operators.corpus.normalizers import normalize
 from operators.corpus.segments import TranscribedSegment, read_rttm, read_stm
 from operators.corpus.sounds import SUFFIXES
-from operators.corpus.sources import resampled_length
+from operators.corpus.sources import read_header, resampled_length
 from operators.digest import digest_file
 from operators.errors import InputError
 from operators.rng import hash64
@@ -85,7 +86,7 @@ def _annotated(manifest: Manifest) -> list[Recording]:
 def _from_lhotse(manifest: Manifest) -> list[Recording]:
     """Return the recordings of a lhotse manifest: one per file, with all its supervisions."""
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in supervised(manifest):
+    for row in manifest_rows(manifest):
         if row.get("audio_problem") or not row.get("audio"):
             raise InputError(f"{manifest.path}: supervision {row['utterance_id']} has no sound file")
         found.setdefault((str(row["audio"]), int(row.get("byte_offset", 0))), []).append(row)
@@ -176,9 +177,10 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
     """Return the row of a recording; raise ValueError where it cannot be used."""
     audio = recording.audio
     try:
-        own_hz, length, num_channels, _ = header(audio, recording.byte_offset, recording.byte_length)
+        header = read_header(audio, recording.byte_offset, recording.byte_length)
     except (OSError, soundfile.SoundFileError) as error:
         raise ValueError(f"unreadable or truncated audio {audio}: {error}") from error
+    own_hz, length = header.rate_hz, header.num_samples
     source = {
         "corpus": corpus,
         "audio": str(audio.relative_to(root)) if audio.is_relative_to(root) else str(audio),
@@ -202,7 +204,7 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
         "recording": {
             **source,
             # Speakers on channels of their own, as in telephone calls, are mixed: -1.
-            "channel": channels[0] if len(channels) == 1 and num_channels > channels[0] else -1,
+            "channel": channels[0] if len(channels) == 1 and header.num_channels > channels[0] else -1,
             "source_start_sample": 0,
             "source_num_samples": length,
         },

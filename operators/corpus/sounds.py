@@ -13,7 +13,9 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from operators.corpus.manifest import Manifest, header, json_lines
+from operators.corpus.formats import json_lines
+from operators.corpus.manifest import Manifest
+from operators.corpus.sources import read_header
 from operators.digest import digest
 from operators.errors import InputError, UnusableRowError
 
@@ -96,21 +98,21 @@ def list_sounds(place: str, kind: str) -> Sounds:
     for row in _listed(root):
         path = base / row["audio"]
         try:
-            rate_hz, num_samples, num_channels, fingerprint = header(path, 0, 0)
+            header = read_header(path)
         except (OSError, soundfile.SoundFileError) as error:
             raise InputError(f"{kind}: {path} cannot be read: {error}") from error
-        if num_samples < 1:
+        if header.num_samples < 1:
             raise InputError(f"{kind}: {path} is empty")
         audio = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
         sounds.append(
             Sound(
                 sound_id=row["id"],
                 audio=audio,
-                rate_hz=rate_hz,
-                num_samples=num_samples,
-                num_channels=num_channels,
+                rate_hz=header.rate_hz,
+                num_samples=header.num_samples,
+                num_channels=header.num_channels,
                 room=row["room"],
-                fingerprint=fingerprint,
+                fingerprint=header.fingerprint,
             )
         )
     if not sounds:

@@ -1,8 +1,13 @@
-"""Reading the audio that turns and utterances refer to: local files, members of tar shards, object storage."""
+"""Reading audio: headers, and the samples that turns and utterances refer to.
 
+Recordings are local files, members of tar shards, or objects on object storage.
+"""
+
+import io
 import json
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,61 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from operators.corpus.manifest import read_span
+from operators.digest import digest_bytes
 from operators.errors import UnusableRowError
 from operators.store import storage
 from operators.store.cache import Cache
 
 _PCM16_STEP = np.float32(1 / 32768)
+
+
+@dataclass(frozen=True)
+class AudioHeader:
+    """What a recording's file states about it."""
+
+    rate_hz: int
+    num_samples: int
+    """Samples in each channel."""
+    num_channels: int
+    fingerprint: str
+    """Digest of the file's size and its first and last 64 KiB."""
+
+
+def _openable(path: str | Path, byte_offset: int, byte_length: int) -> io.BytesIO | str:
+    """Return what soundfile can open: the path itself, or the bytes of a tar's member."""
+    if not byte_length:
+        return str(path)
+    with open(path, "rb") as file:
+        file.seek(byte_offset)
+        return io.BytesIO(file.read(byte_length))
+
+
+def read_header(path: Path, byte_offset: int = 0, byte_length: int = 0) -> AudioHeader:
+    """Return the header of a recording, after reading its last sample: a truncated file is found here.
+
+    Args:
+        path: a local file.
+        byte_offset: first byte of the recording in it.
+        byte_length: bytes of the recording; 0 for the whole file.
+
+    Raises:
+        OSError: the file cannot be opened.
+        soundfile.SoundFileError: the file is not audio, or is truncated.
+    """
+    size = byte_length or path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(byte_offset)
+        head = file.read(min(size, 1 << 16))
+        file.seek(byte_offset + max(0, size - (1 << 16)))
+        tail = file.read(min(size, 1 << 16))
+    with soundfile.SoundFile(_openable(path, byte_offset, byte_length)) as sound:
+        num_samples = sound.frames
+        if num_samples > 0:
+            sound.seek(num_samples - 1)
+            if len(sound.read(1)) != 1:
+                raise soundfile.SoundFileError("it is truncated: its last sample cannot be read")
+        fingerprint = digest_bytes(b"%d" % size + head + tail)[:32]
+        return AudioHeader(sound.samplerate, num_samples, sound.channels, fingerprint)
 
 
 def resampled_length(num_samples: int, from_hz: int, to_hz: int) -> int:
@@ -93,7 +147,7 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
             plain = read_pcm16(path, *span)
             if plain is not None and len(plain) == turn["source_num_samples"]:
                 return plain
-        with soundfile.SoundFile(read_span(path, offset, length)) as sound:
+        with soundfile.SoundFile(_openable(path, offset, length)) as sound:
             if sound.samplerate != turn["source_rate_hz"]:
                 raise UnusableRowError(
                     f"{path} has a rate of {sound.samplerate} Hz, but {turn['source_rate_hz']} Hz when it was indexed"

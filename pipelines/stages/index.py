@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.config.settings import key_settings
-from operators.corpus import manifest, normalizers, recorded
+from operators.corpus import index, normalizers, recorded
+from operators.corpus.index import index_utterances
 from operators.corpus.manifest import corpus_roots, manifests_digest
-from operators.corpus.manifest import index as read_manifests
 from operators.corpus.normalizers import NORMALIZER
-from operators.corpus.recorded import index_recorded as read_recorded
+from operators.corpus.recorded import index_recorded
 from operators.digest import digest
 from operators.errors import InputError
 from operators.schema import CONVERSATIONS, SCHEMA_VERSION, UTTERANCES
@@ -55,7 +55,7 @@ def index_partition(recipe: Recipe, output: Output) -> Partition:
 
 
 def _utterances_partition(recipe: Recipe, output: Output) -> Partition:
-    versions = {"manifest": manifest.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER}
+    versions = {"manifest": index.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER}
     contents = {"manifests": manifests_digest(manifests_of(recipe, output))}
     return Partition(
         partition_id="utterances-00000",
@@ -103,14 +103,14 @@ def recordings_partition(recipe: Recipe) -> Partition:
 # ------------------------------------------------------------------------------------------------------------- running
 
 
-def index_utterances(context: RunContext, plan: StagePlan) -> None:
+def make_utterances(context: RunContext, plan: StagePlan) -> None:
     """Index the utterances of single speakers; a corpus that the recipe makes itself is made first."""
     recipe, partition = context.recipe, plan.partitions[0]
 
     def read() -> tuple[pa.Table, list[Quarantined]]:
         corpus = recipe.corpus
         manifests = manifests_of(recipe, context.output)
-        utterances, bad = read_manifests(
+        utterances, bad = index_utterances(
             manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
         )
         utterances, lone = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
@@ -127,14 +127,14 @@ def index_utterances(context: RunContext, plan: StagePlan) -> None:
     report_stage("index", fresh, f"{describe(made)}, {receipt.counts['speakers']:.0f} speakers")
 
 
-def index_recordings(context: RunContext, plan: StagePlan) -> None:
+def make_recordings(context: RunContext, plan: StagePlan) -> None:
     """Index recorded conversations."""
     recipe, partition = context.recipe, plan.partitions[0]
 
     def read() -> tuple[pa.Table, list[Quarantined]]:
         manifests, corpus = recorded_of(recipe), recipe.corpus
         roots = {path: name for name, path in corpus_roots([*manifests_of(recipe, context.output), *manifests]).items()}
-        return read_recorded(
+        return index_recorded(
             manifests,
             roots,
             recipe.converse.sample_rate_hz,
@@ -231,7 +231,7 @@ UTTERANCES_STAGE = Stage(
     upstream=(),
     about="one speaker's recording, or a slice of it",
     partitions=plan_utterances,
-    index=index_utterances,
+    index=make_utterances,
 )
 RECORDINGS_STAGE = Stage(
     name="index",
@@ -239,6 +239,6 @@ RECORDINGS_STAGE = Stage(
     upstream=(),
     about="a recorded conversation with its turns",
     partitions=plan_recordings,
-    index=index_recordings,
+    index=make_recordings,
     is_used=lambda recipe: bool(recipe.corpus.recorded),
 )

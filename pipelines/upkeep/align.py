@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from operators.corpus.align import AlignedWord, Aligner, aligner_of
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import read_source
 from operators.errors import InputError, UnusableRowError
 from pipelines.reporting import console
@@ -39,7 +40,7 @@ def align_corpus(listed: Sequence[str], folder: Path, language: str, workers: in
     """
     aligner_of(language)
     manifests = [Manifest.parse(text) for text in listed]
-    utterances, bad = index(manifests, language=language)
+    utterances, bad = index_utterances(manifests, language=language)
     if bad:
         console.notice(f"{len(bad)} utterance(s) are left out, the first being {bad[0].row_id}: {bad[0].reason}")
     rows = utterances.to_pylist()

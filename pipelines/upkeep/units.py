@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.codecs.units import features_of, fit_units, save_units
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import read_source, resample, resampled_length
 from operators.errors import InputError, UnusableRowError
 from operators.rng import rendezvous_order
@@ -24,7 +25,7 @@ def make_units(
         InputError: a manifest or an encoder cannot be used, or there is too little sound.
     """
     manifests = [Manifest.parse(text) for text in listed]
-    utterances, _ = index(manifests)
+    utterances, _ = index_utterances(manifests)
     rows = [row for row in utterances.to_pylist() if row["split"] in (None, "train")]
     if not rows:
         raise InputError("there is no utterance in the train split")

@@ -24,7 +24,8 @@ import soundfile
 from scipy.stats import ks_2samp, kstest
 
 from operators.corpus.cast import Casting, cast_table, plan_casts
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import read_source, with_roots
 from operators.corpus.splits import split_rows
 from operators.simulate.converse import Converse
@@ -234,11 +235,12 @@ from pathlib import Path
 from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.splits import split_rows
 from operators.simulate.converse import Converse
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import with_roots
 from operators.simulate.render import Render
 manifest = Manifest.parse(sys.argv[1])
-table, _ = index([manifest])
+table, _ = index_utterances([manifest])
 casting = Casting(train_conversations=1, test_conversations=1, min_speakers=8, max_speakers=8, max_utterances=400,
                   test_speakers=0.3)
 casts = plan_casts(table, split_rows(table, casting, 0), casting, 0)[:1]
@@ -268,7 +270,7 @@ def main():
             folder = scratch / suffix
             manifest = write_corpus(folder, suffix)
             given = Manifest.parse(str(manifest))
-            table, _ = index([given])
+            table, _ = index_utterances([given])
             casting = Casting(train_conversations=1000, test_conversations=2, max_utterances=20, test_speakers=0.1)
             splits = split_rows(table, casting, 0)
             converse = Converse(min_turns=40, max_turns=40, max_duration_s=1e5)

@@ -28,7 +28,8 @@ from models.config.shape import Shape
 from models.speech_lm.model import SpeechLM
 from models.training.loop import RunFolder, train
 from operators.corpus.cast import Casting
-from operators.corpus.manifest import corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import corpus_roots
 from operators.corpus.recorded import index_recorded
 from operators.digest import digest, to_jsonable
 from operators.documents.compose import Compose
@@ -224,7 +225,7 @@ def index_corpus(road: Road) -> None:
     """Index utterances and recordings."""
     recipe, output = road.recipe, road.output
     manifests, recorded, corpus = manifests_of(recipe, output), recorded_of(recipe), recipe.corpus
-    table, bad = index(manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence)
+    table, bad = index_utterances(manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence)
     roots = {path: name for name, path in corpus_roots([*manifests, *recorded]).items()}
     talks, worse = index_recorded(
         recorded,

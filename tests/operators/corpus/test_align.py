@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from operators.corpus.align import PocketSphinx, aligner_of
-from operators.corpus.manifest import Manifest, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest
 from operators.corpus.sources import read_source
 from operators.errors import InputError, UnusableRowError
 
@@ -18,7 +19,7 @@ def test_words_are_found_where_espeak_says_that_it_speaks_them(tmp_path):
     from operators.corpus.stories import Stories
 
     Stories(num_voices=3, stories_per_voice=1, sentences_per_story=4).speak(tmp_path / "stories")
-    utterances, _ = index([Manifest.parse(str(tmp_path / "stories"))])
+    utterances, _ = index_utterances([Manifest.parse(str(tmp_path / "stories"))])
     aligner, off = PocketSphinx(), []
     roots = dict.fromkeys(set(utterances["corpus"].to_pylist()), tmp_path / "stories")
     for row in utterances.to_pylist():
@@ -56,10 +57,10 @@ def test_a_corpus_is_written_with_word_times_and_read_back(tmp_path, shared):
         "".join(json.dumps({**row, "audio": str(source / row["audio"])}) + "\n" for row in rows)
     )
     align_corpus([str(tmp_path / "in")], tmp_path / "out", "en", workers=1)
-    utterances, bad = index([Manifest.parse(str(tmp_path / "out"))])
+    utterances, bad = index_utterances([Manifest.parse(str(tmp_path / "out"))])
     assert not bad
     assert utterances.num_rows == 6
-    before, _ = index([Manifest.parse(str(tmp_path / "in"))])
+    before, _ = index_utterances([Manifest.parse(str(tmp_path / "in"))])
     for name in ("utterance_id", "speaker", "text_normalized", "split", "source_num_samples"):
         assert utterances[name].to_pylist() == before[name].to_pylist()
     for row in utterances.to_pylist():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.corpus.manifest import Manifest, corpus_roots, index, manifests_digest
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots, manifests_digest
 from operators.errors import InputError
 
 
 def load(path, **options):
-    return index([Manifest.parse(str(path))], **options)
+    return index_utterances([Manifest.parse(str(path))], **options)
 
 
 def test_plain_jsonl_is_read_with_its_user_columns(corpus):
@@ -99,7 +100,7 @@ def test_members_of_a_shar_are_read_where_they_lie(corpus, lhotse_cuts, tmp_path
     folder.mkdir()
     lhotse_cuts[2].to_shar(folder, fields={"recording": "flac"}, shard_size=12)
     manifest = Manifest.parse(str(folder))
-    utterances, _ = index([manifest])
+    utterances, _ = index_utterances([manifest])
     for row in utterances.to_pylist()[::7]:
         wav, _ = soundfile.read(corpus.parent / f"wav/{row['utterance_id']}.wav", dtype="float32")
         assert row["byte_length"] > 0
@@ -132,8 +133,8 @@ def broken(corpus, **change):
         ({"audio": "wav/nowhere.wav"}, "missing file .*nowhere.wav"),
         ({"text": " ... "}, "text without letters"),
         ({"speaker": None}, "no speaker"),
-        ({"sample_rate": 8000}, "wrong rate: the manifest says 8000 Hz"),
-        ({"duration": 9.0}, "before the manifest says it does"),
+        ({"sample_rate": 8000}, "wrong rate: 8000 Hz in the manifest"),
+        ({"duration": 9.0}, "earlier than in the manifest"),
         ({"channel": 1}, "no channel 1"),
     ],
 )
@@ -173,7 +174,7 @@ def test_manifests_that_say_nothing_are_named(tmp_path, text, message):
 def test_a_missing_manifest_and_a_folder_without_one_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere does not exist"):
         Manifest.parse(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="holds no manifest"):
+    with pytest.raises(InputError, match="contains no manifest"):
         load(tmp_path)
 
 

@@ -9,7 +9,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from operators.corpus.manifest import Manifest, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest
 from operators.corpus.sources import read_source
 from operators.errors import UnusableRowError
 from operators.store import storage
@@ -51,8 +52,8 @@ def remote(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["single", "packed"])
 def test_what_is_read_is_what_lies_here(remote, kind, tmp_path, monkeypatch):
-    here, bad = index([remote["local"]])
-    there, worse = index([remote[kind]])
+    here, bad = index_utterances([remote["local"]])
+    there, worse = index_utterances([remote[kind]])
     assert not bad
     assert not worse
     same = ("utterance_id", "source_num_samples", "source_rate_hz", "fingerprint", "text_normalized")
@@ -66,7 +67,7 @@ def test_what_is_read_is_what_lies_here(remote, kind, tmp_path, monkeypatch):
 
 
 def test_neighbors_in_a_shard_come_by_one_request(remote, monkeypatch):
-    there, _ = index([remote["packed"]])
+    there, _ = index_utterances([remote["packed"]])
     monkeypatch.setenv("HUBBUB_CACHE", str(Cache.default().folder.parent / "another"))
     asked = []
     read = storage.read_range
@@ -80,7 +81,7 @@ def test_neighbors_in_a_shard_come_by_one_request(remote, monkeypatch):
     nowhere = (spans[0][0] + "x", 0, 10), (spans[0][0], 10**9, 10)
     Cache.default().warm([*reversed(spans), *nowhere])
     assert len(asked) == 3
-    here, _ = index([remote["local"]])
+    here, _ = index_utterances([remote["local"]])
     roots = {here["corpus"][0].as_py(): remote["local"].root}
     for one, other in zip(here.to_pylist(), there.to_pylist(), strict=True):
         assert np.array_equal(read_source(one, roots), read_source(other, {}))
@@ -90,7 +91,7 @@ def test_neighbors_in_a_shard_come_by_one_request(remote, monkeypatch):
 
 
 def test_the_copies_are_bounded(remote, tmp_path):
-    there, _ = index([remote["packed"]])
+    there, _ = index_utterances([remote["packed"]])
     rows = there.to_pylist()
     small = dataclasses.replace(Cache.default(), folder=tmp_path / "small", max_bytes=rows[-1]["byte_length"] + 1)
     for row in rows:
@@ -105,7 +106,7 @@ def test_what_is_gone_or_short_is_quarantined_with_the_reason(remote, tmp_path):
     rows[0]["byte_length"] = 10**9
     rows[1]["audio"] = f"memory://{tmp_path.name}/nothing.tar"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table, bad = index([remote["packed"]])
+    table, bad = index_utterances([remote["packed"]])
     assert table.num_rows == len(rows) - 2
     assert {one.row_id for one in bad} == {rows[0]["id"], rows[1]["id"]}
     assert all("unreadable or truncated audio memory://" in one.reason for one in bad)

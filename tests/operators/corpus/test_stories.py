@@ -2,7 +2,8 @@ import itertools
 
 import pytest
 
-from operators.corpus.manifest import Manifest, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest
 from operators.corpus.stories import Stories, sentences
 
 espeak = pytest.importorskip("espeakng_loader", reason="espeak-ng (extra `demo`) is not installed")
@@ -19,8 +20,8 @@ def test_a_spoken_corpus_is_exact_and_reads_as_lhotse_manifests(tmp_path):
 
     assert SMALL.speak(tmp_path / "one", num_processes=2) == 16
     SMALL.speak(tmp_path / "two", num_processes=1)
-    one, bad = index([Manifest.parse(str(tmp_path / "one"))])
-    two, _ = index([Manifest.parse(str(tmp_path / "two"))])
+    one, bad = index_utterances([Manifest.parse(str(tmp_path / "one"))])
+    two, _ = index_utterances([Manifest.parse(str(tmp_path / "two"))])
     assert bad == []
     assert one["fingerprint"].equals(two["fingerprint"])
     assert len(RecordingSet.from_file(tmp_path / "one/stories_recordings.jsonl.gz")) == 16

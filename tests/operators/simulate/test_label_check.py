@@ -5,7 +5,8 @@ import pytest
 
 from operators.corpus import annotations
 from operators.corpus.cast import Casting, cast_table, plan_casts
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.segments import Segment
 from operators.corpus.sources import with_roots
 from operators.corpus.splits import split_rows
@@ -21,7 +22,7 @@ CASTING = Casting(train_conversations=12, test_conversations=4, max_speakers=2, 
 
 @pytest.fixture
 def conversations(corpus):
-    utterances = index([Manifest.parse(str(corpus))])[0]
+    utterances = index_utterances([Manifest.parse(str(corpus))])[0]
     casts = plan_casts(utterances, split_rows(utterances, CASTING, 0), CASTING, 0)
     made = Place(room="simulated")(Converse()(cast_table(utterances, casts, 0)))
     return with_roots(made, corpus_roots([Manifest.parse(str(corpus))]))

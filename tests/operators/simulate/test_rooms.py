@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.corpus.cast import Casting, cast_table, plan_casts
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sounds import list_sounds, read_sound
 from operators.corpus.sources import with_roots
 from operators.corpus.splits import split_rows
@@ -43,7 +44,7 @@ SEAT = (1500, 3500, 1250)
 
 @pytest.fixture
 def plain(corpus):
-    utterances = index([Manifest.parse(str(corpus))])[0]
+    utterances = index_utterances([Manifest.parse(str(corpus))])[0]
     casts = plan_casts(utterances, split_rows(utterances, CASTING, 0), CASTING, 0)
     return Converse()(cast_table(utterances, casts, 0))
 

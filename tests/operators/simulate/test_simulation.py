@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from operators.corpus.annotations import ctm, rttm, seglst, sot, stm
 from operators.corpus.cast import Casting, cast_table, plan_casts
-from operators.corpus.manifest import Manifest, corpus_roots, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import read_source, with_roots
 from operators.corpus.splits import split_rows
 from operators.errors import InputError, UnusableRowError
@@ -31,7 +32,7 @@ CASTING = Casting(train_conversations=12, test_conversations=4, max_speakers=2, 
 
 @pytest.fixture
 def utterances(corpus):
-    return index([Manifest.parse(str(corpus))])[0]
+    return index_utterances([Manifest.parse(str(corpus))])[0]
 
 
 def simulate(utterances, casting=CASTING, converse=None, seed=0, place=None):
@@ -355,7 +356,7 @@ def test_other_rates_are_resampled_to_the_promised_length(tmp_path):
     from tests.conftest import write_corpus
 
     manifest = write_corpus(tmp_path / "c22", rate_hz=22_050)
-    utterances, _ = index([Manifest.parse(str(manifest))])
+    utterances, _ = index_utterances([Manifest.parse(str(manifest))])
     conversations = simulate(utterances)
     audio = Render()(with_roots(conversations, corpus_roots([Manifest.parse(str(manifest))])))
     lengths = [len(samples.values) for samples in audio["samples"]]

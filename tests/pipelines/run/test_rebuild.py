@@ -9,7 +9,8 @@ import soundfile
 
 from operators.corpus import cast
 from operators.corpus.cast import Casting
-from operators.corpus.manifest import Manifest, index
+from operators.corpus.index import index_utterances
+from operators.corpus.manifest import Manifest
 from operators.corpus.splits import split_rows
 from operators.documents.compose import Compose
 from operators.packing.pack import Pack
@@ -51,7 +52,7 @@ def build(recipe, folder):
     utterances = output.dataset("utterances")
     partition = index_partition(recipe, output)
     if utterances.committed(partition) is None:
-        table, bad = index([Manifest.parse(text) for text in recipe.corpus.manifests])
+        table, bad = index_utterances([Manifest.parse(text) for text in recipe.corpus.manifests])
         assert not bad
         utterances.commit(partition, UTTERANCES, {}, lambda writer: writer.write(table))
     utterances.snapshot([utterances.committed(partition)], {}, {})

@@ -1,0 +1,211 @@
+"""The utterances index: every row of the manifests, checked against its recording, as one table UTTERANCES.
+
+Each row is checked against its recording's header and last sample, so that a missing or truncated recording, or one of
+another rate, is found before any work starts. Rows that cannot be used are quarantined with the reason.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import soundfile
+
+from operators.corpus.formats import manifest_rows
+from operators.corpus.manifest import Manifest, corpus_roots
+from operators.corpus.normalizers import normalize
+from operators.corpus.sources import AudioHeader, read_header
+from operators.corpus.where import select
+from operators.errors import InputError
+from operators.schema import UTTERANCES, table
+from operators.store import storage
+from operators.store.cache import Cache
+from operators.store.dataset import Quarantined
+
+VERSION = "2"
+
+# speaker-chapter-utterance, as LibriSpeech and LibriTTS number their files.
+_LIBRI_ID = re.compile(r"^(\d+)[-_](\d+)[-_](\d+)(?:_(\d+))?$")
+
+
+def index_utterances(
+    manifests: Sequence[Manifest],
+    where: str | None = None,
+    max_duration_s: float = 60.0,
+    language: str | None = None,
+    licence: str | None = None,
+    num_threads: int = 8,
+) -> tuple[pa.Table, list[Quarantined]]:
+    """Read manifests into a table UTTERANCES, sorted by id; return it and the rows that cannot be used.
+
+    Args:
+        manifests: the manifests to read.
+        where: expression over the columns of UTTERANCES, `duration_s` and the user's own; keeps rows where true.
+        max_duration_s: longer utterances are quarantined; seconds.
+        language: language of rows that name none.
+        licence: licence of rows that name none.
+        num_threads: number of recordings whose headers are read in parallel.
+
+    Raises:
+        InputError: a manifest cannot be read or has no rows, or an id occurs twice.
+    """
+    names = {root: name for name, root in corpus_roots(manifests).items()}
+    rows: list[dict[str, Any]] = []
+    quarantined: list[Quarantined] = []
+    for manifest in manifests:
+        listed = list(manifest_rows(manifest))
+        if not listed:
+            raise InputError(f"manifest {manifest.path} is empty")
+
+        def check(row: dict[str, Any], manifest: Manifest = manifest) -> dict[str, Any] | Quarantined:
+            row = {"language": language, "licence": licence} | {k: v for k, v in row.items() if v is not None}
+            try:
+                return _utterance(row, manifest, names[manifest.root], max_duration_s)
+            except (ValueError, KeyError, TypeError) as error:
+                return Quarantined(row_id=str(row.get("utterance_id", "?")), reason=str(error))
+
+        with ThreadPoolExecutor(num_threads) as pool:
+            for outcome in pool.map(check, listed):
+                if isinstance(outcome, Quarantined):
+                    quarantined.append(outcome)
+                else:
+                    rows.append(outcome)
+    rows.sort(key=lambda row: row["utterance_id"])
+    for row, following in itertools.pairwise(rows):
+        if row["utterance_id"] == following["utterance_id"]:
+            raise InputError(f"utterance id {row['utterance_id']} occurs twice; ids must be unique over all manifests")
+    utterances = table(rows, UTTERANCES)
+    return (_filter(utterances, where) if where else utterances), quarantined
+
+
+def _utterance(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_s: float) -> dict[str, Any]:
+    """Return a row of UTTERANCES, or raise ValueError with the reason why the row cannot be used."""
+    if row.get("audio_problem") or not row.get("audio"):
+        raise ValueError(row.get("audio_problem") or "no audio path")
+    if not row.get("speaker"):
+        raise ValueError("no speaker")
+    text = str(row.get("text") or "")
+    normalized = normalize(text)
+    if not normalized:
+        raise ValueError(f"text without letters: {text!r}")
+    offset, length = int(row.get("byte_offset", 0)), int(row.get("byte_length", 0))
+    audio = _locate(str(row["audio"]), manifest.root)
+    header = _header(audio, offset, length)
+    rate_hz = header.rate_hz
+    channel = _channel(row, header, audio)
+    start, num_samples = _span(row, header, audio, max_duration_s)
+    utterance_id, speaker = str(row["utterance_id"]), str(row["speaker"])
+    chapter, position = row.get("chapter"), row.get("position")
+    if chapter is None and (found := _LIBRI_ID.match(utterance_id)) and found[1] == speaker:
+        chapter, position = found[2], int(found[3]) * 1000 + int(found[4] or 0)
+    is_below_root = isinstance(audio, Path) and audio.is_relative_to(manifest.root)
+    return {
+        "utterance_id": utterance_id,
+        "corpus": corpus,
+        "audio": str(Path(audio).relative_to(manifest.root)) if is_below_root else str(audio),
+        "byte_offset": offset,
+        "byte_length": length,
+        "channel": channel,
+        "source_rate_hz": rate_hz,
+        "source_start_sample": start,
+        "source_num_samples": num_samples,
+        "fingerprint": header.fingerprint,
+        "speaker": speaker,
+        "gender": _text(row.get("gender")),
+        "split": manifest.split or (str(row["split"]) if row.get("split") else None),
+        "text": text,
+        "text_normalized": normalized,
+        "language": row.get("language"),
+        "licence": row.get("licence"),
+        "consent": _text(row.get("consent")),
+        "book": _text(row.get("book")),
+        "chapter": _text(chapter),
+        "position": None if position is None else int(position),
+        "words": [
+            {
+                "word": word,
+                "start_sample": round(start_s * rate_hz) - start,
+                "num_samples": round(duration_s * rate_hz),
+            }
+            for word, start_s, duration_s in row.get("words", [])
+        ],
+        "user_columns": json.dumps(row.get("user", {}), sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _locate(audio: str, root: Path) -> Path | str:
+    """Return the existing file that a manifest below `root` names, or its URL on object storage."""
+    if not storage.is_local(audio):
+        return audio
+    named = Path(audio)
+    path = named if named.is_absolute() else root / named
+    if not path.exists() and named.exists():
+        path = named.absolute()  # lhotse often writes paths relative to where it ran
+    if not path.exists():
+        raise ValueError(f"missing file {path}")
+    return path
+
+
+def _header(audio: Path | str, offset: int, length: int) -> AudioHeader:
+    """Return the header of a recording; of one on object storage, from its copy in the cache."""
+    try:
+        if isinstance(audio, str):
+            return read_header(Cache.default().source(audio, offset, length))
+        return read_header(audio, offset, length)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise ValueError(f"unreadable or truncated audio {audio}: {error}") from error
+
+
+def _channel(row: dict[str, Any], header: AudioHeader, audio: Path | str) -> int:
+    """Return the row's channel, after checking that the recording has it and has the manifest's rate."""
+    if row.get("rate_hz") and int(row["rate_hz"]) != header.rate_hz:
+        raise ValueError(f"wrong rate: {row['rate_hz']} Hz in the manifest, {header.rate_hz} Hz in {audio}")
+    channel = int(row.get("channel") or 0)
+    if channel >= header.num_channels:
+        raise ValueError(f"no channel {channel} in {audio}, which has {header.num_channels}")
+    return channel
+
+
+def _span(row: dict[str, Any], header: AudioHeader, audio: Path | str, max_duration_s: float) -> tuple[int, int]:
+    """Return first sample and number of samples of an utterance, at the recording's own rate."""
+    rate_hz = header.rate_hz
+    start = round(float(row.get("start_s") or 0.0) * rate_hz)
+    rest = header.num_samples - start
+    listed = rest if row.get("duration_s") is None else round(float(row["duration_s"]) * rate_hz)
+    # Manifests round durations (NeMo to milliseconds or worse): a hundredth of a second short is rounding.
+    available = min(listed, rest)
+    if available < listed - rate_hz // 100 - 1:
+        raise ValueError(f"{audio} ends {(listed - available) / rate_hz:.2f} s earlier than in the manifest")
+    if available <= 0:
+        raise ValueError(f"empty audio {audio}")
+    if available > max_duration_s * rate_hz:
+        raise ValueError(f"overlong: {available / rate_hz:.1f} s, more than {max_duration_s:g} s")
+    return start, available
+
+
+def _filter(utterances: pa.Table, where: str) -> pa.Table:
+    """Filter by an expression that may also name `duration_s` and the user's own columns."""
+    user = [json.loads(text) for text in utterances["user_columns"].to_pylist()]
+    lengths, rates = utterances["source_num_samples"].to_pylist(), utterances["source_rate_hz"].to_pylist()
+    wide = utterances.append_column("duration_s", pa.array(n / r for n, r in zip(lengths, rates, strict=True)))
+    for name in sorted({key for row in user for key in row}):
+        if name not in wide.schema.names:
+            wide = wide.append_column(name, _column([row.get(name) for row in user]))
+    return select(wide, where).select(UTTERANCES.names)
+
+
+def _column(values: Iterable[Any]) -> pa.Array:
+    """Return a column of user values, as text where their types differ."""
+    listed = list(values)
+    try:
+        return pa.array(listed)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in listed])
