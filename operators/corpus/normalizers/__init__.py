@@ -8,11 +8,11 @@ from operators.corpus.normalizers.basic import NORMALIZER_ENTRY as BASIC
 from operators.corpus.normalizers.normalizer import Normalizer
 
 NORMALIZERS: dict[str, Normalizer] = {
-    "hubbub-basic-1": BASIC,
+    "hubbub-basic-2": BASIC,
 }
 """By the name that data sets and evaluations record; a change of results is a new name."""
 
-NORMALIZER = "hubbub-basic-1"
+NORMALIZER = "hubbub-basic-2"
 """The normalizer in use: part of every key that text goes into."""
 
 
