@@ -245,7 +245,18 @@ PACKS = _schema(
 HYPOTHESES = _schema(
     conversation_id=pa.string(),
     checkpoint=pa.string(),  # digest of its weights
-    turns=pa.list_(pa.struct({"speaker": pa.string(), "text": pa.string()})),
+    windows=pa.list_(pa.struct({"start_s": pa.float64(), "end_s": pa.float64()})),
+    turns=pa.list_(
+        pa.struct(
+            {
+                "window": pa.int32(),  # index into windows
+                "speaker": pa.string(),  # tag, numbered anew in each window
+                "text": pa.string(),
+                "start_s": pa.float64(),  # of the conversation; null where the task predicts no times
+                "end_s": pa.float64(),
+            }
+        )
+    ),
     num_tokens=pa.int32(),
 )
 

@@ -78,18 +78,25 @@ class ByteTokenizer:
         >>> t.turns([t.speaker(0), *t.encode("good day"), t.speaker(1), *t.encode("hello"), t.END])
         [('s0', 'good day'), ('s1', 'hello')]
         """
-        found: list[tuple[str, list[int]]] = []
+        texts = [(tag or "s0", " ".join(text.split())) for tag, text in self.split_at_tags(ids)]
+        return [(tag, text) for tag, text in texts if text]
+
+    def split_at_tags(self, ids: Sequence[int]) -> list[tuple[str | None, str]]:
+        """Split serialized output at its speaker tags into (tag, text up to the next tag), the first without a tag.
+
+        >>> t = ByteTokenizer()
+        >>> t.split_at_tags([*t.encode("[0.00]"), t.speaker(0), *t.encode("good day"), t.END])
+        [(None, '[0.00]'), ('s0', 'good day')]
+        """
+        found: list[tuple[str | None, list[int]]] = [(None, [])]
         for i in ids:
             if i == self.END:
                 break
             if self.FIRST_SPEAKER <= i < self.FIRST_TEXT:
                 found.append((f"s{i - self.FIRST_SPEAKER}", []))
             elif i >= self.FIRST_TEXT:
-                if not found:
-                    found.append(("s0", []))
                 found[-1][1].append(i)
-        texts = [(tag, " ".join(self.decode(part).split())) for tag, part in found]
-        return [(tag, text) for tag, text in texts if text]
+        return [(tag, self.decode(part)) for tag, part in found]
 
     def show(self, ids: Sequence[int], names: Mapping[int, str] | None = None) -> str:
         """Return ids in readable form, special ones in brackets.

@@ -51,7 +51,7 @@ class Compose:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
-    version: ClassVar[str] = "5"
+    version: ClassVar[str] = "6"
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -110,11 +110,11 @@ class Compose:
         """Yield the documents (rows of DOCUMENTS) of a conversation (a row of CODES)."""
         for number, window in enumerate(self.windows(row, codec)):
             for task in self.tasks:
-                scene = self.scene(row, window, codec, f"{row['conversation_id']}/{number}/{task}")
+                scene = self.scene(row, window, codec, task, f"{row['conversation_id']}/{number}/{task}")
                 for document in TASKS[task].documents(scene):
                     yield document.row(scene, task)
 
-    def scene(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, document_id: str) -> Scene:
+    def scene(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str, document_id: str) -> Scene:
         """Return everything that a task may use to make a document of a window."""
         prompt = max(1, round(self.prompt_s * codec.frame_rate_hz))
         return Scene(
@@ -127,7 +127,7 @@ class Compose:
             raw_text=self.text == "raw",
             enrol_frames=max(1, round(self.enrol_s * codec.frame_rate_hz)),
             prompt_frames=-(-prompt // self.group) * self.group,
-            carry_voices=self.carry_voices,
+            carry_voices=self.carry_voices and TASKS[task].carries_voices,
             deduplicate=self.deduplicate,
             seed=self.seed or 0,
         )
@@ -138,7 +138,7 @@ class Compose:
         Raises:
             ValueError: it is not a transcription task.
         """
-        return transcription(task).prompt(self.scene(row, window, codec, "question"))
+        return transcription(task).prompt(self.scene(row, window, codec, task, "question"))
 
 
 def codec_of(schema: pa.Schema) -> CodecSpec:

@@ -76,7 +76,6 @@ class Document:
     def add_talker_spans(self, first: int, scene: Scene) -> None:
         """Record who talks where in the window's audio, whose first column is `first`."""
         start, frames = scene.window.start_frame, scene.window.end_frame - scene.window.start_frame
-        arrived = list(scene.speakers)
         for turn in (*scene.window.carried, *scene.window.turns):
             begin = max(0, turn["start_frame"] - start)
             end = min(frames, turn["start_frame"] + turn["num_frames"] - start)
@@ -85,7 +84,11 @@ class Document:
             after = self.layout.target_columns(end, frames) if end < frames else []
             for number, (a, last) in enumerate(self.layout.target_columns(begin, frames)):
                 b = after[number][0] if number < len(after) else last
-                span = {"talker": arrived.index(turn["speaker"]), "start_column": first + a, "end_column": first + b}
+                span = {
+                    "talker": scene.arrivals.index(turn["speaker"]),
+                    "start_column": first + a,
+                    "end_column": first + b,
+                }
                 self.talker_spans += [span] * (a < b)
 
     def prompt(self) -> PackedDocuments:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Scene:
     prompt_frames: int
     """Audio given before a continuation; a multiple of the group."""
     carry_voices: bool
-    """Whether prompts hold a sample of each voice of earlier windows."""
+    """Whether the prompt holds a sample of each voice of earlier windows."""
     deduplicate: bool
     """Whether repeated frames of prompt audio are left out."""
     seed: int
@@ -43,10 +44,30 @@ class Scene:
         speakers: Sequence[str] = self.row["speakers"]
         return speakers
 
+    @cached_property
+    def voices(self) -> dict[str, tuple[int, int]]:
+        """Frames [start, end) of each voice sample that the prompt holds, by arrival in the conversation."""
+        if not self.carry_voices or not self.window.start_frame:
+            return {}
+        samples = {speaker: self.solo(speaker, before=self.window.start_frame) for speaker in self.speakers}
+        return {speaker: span for speaker, span in samples.items() if span is not None}
+
+    @cached_property
+    def arrivals(self) -> list[str]:
+        """Speakers by their first place in the document: voice samples, turns carried over, new turns.
+
+        A model that sees nothing but this document can number speakers this way, and no other. Speakers without text
+        come last, for their turns are not written.
+        """
+        heard = (self.window.carried, self.window.turns)
+        written = [turn for turns in heard for turn in by_start(turns, self.speakers)]
+        rest = [turn for turns in heard for turn in turns]
+        return list(dict.fromkeys([*self.voices, *(turn["speaker"] for turn in (*written, *rest))]))
+
     @property
     def window_speakers(self) -> list[str]:
-        """Speakers with a new turn in the window, by arrival."""
-        return [s for s in self.speakers if any(t["speaker"] == s for t in self.window.turns)]
+        """Speakers with a new turn in the window, by arrival in the document."""
+        return [s for s in self.arrivals if any(t["speaker"] == s for t in self.window.turns)]
 
     def draw(self, purpose: str) -> np.random.Generator:
         """Return the generator of one random choice of this document, for instance "instruction"."""
@@ -72,13 +93,13 @@ class Scene:
             raise UnusableRowError(str(error)) from error
 
     def tag(self, speaker: str) -> int:
-        """Return the token of a speaker's tag, by arrival.
+        """Return the token of a speaker's tag, by arrival in the document.
 
         Raises:
             UnusableRowError: there are more speakers than tags.
         """
         try:
-            return self.tokenizer.speaker(list(self.speakers).index(speaker))
+            return self.tokenizer.speaker(self.arrivals.index(speaker))
         except ValueError as error:
             raise UnusableRowError(str(error)) from error
 
@@ -133,6 +154,12 @@ class Scene:
             return None
         _, length, start = max(found, key=lambda sample: (sample[0], sample[1], -sample[2]))
         return start, start + length
+
+
+def by_start(turns: Sequence[Turn], speakers: Sequence[str]) -> list[Turn]:
+    """Return the turns that have text, by start; ties by arrival of their speakers."""
+    place = {speaker: number for number, speaker in enumerate(speakers)}
+    return sorted((t for t in turns if t["text_normalized"]), key=lambda t: (t["start_frame"], place[t["speaker"]]))
 
 
 def frames_of(codes: bytes, start_frame: int, end_frame: int, codec: CodecSpec) -> bytes:

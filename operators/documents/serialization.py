@@ -3,15 +3,9 @@
 from collections.abc import Sequence
 
 from operators.corpus.annotations import virtual_channels
-from operators.documents.scene import Scene
+from operators.documents.scene import Scene, by_start
 from operators.documents.windows import Turn
 from operators.errors import UnusableRowError
-
-
-def by_start(turns: Sequence[Turn], speakers: Sequence[str]) -> list[Turn]:
-    """Return the turns that have text, by start; ties by arrival of their speakers."""
-    place = {speaker: number for number, speaker in enumerate(speakers)}
-    return sorted((t for t in turns if t["text_normalized"]), key=lambda t: (t["start_frame"], place[t["speaker"]]))
 
 
 def arrival(scene: Scene, turns: Sequence[Turn]) -> list[int]:

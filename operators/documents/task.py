@@ -44,6 +44,8 @@ class Task(ABC):
     """Whether turns must have word times."""
     needs_even_group: ClassVar[bool] = False
     """Whether columns must hold an even number of frames (`--compose.group`)."""
+    carries_voices: ClassVar[bool] = False
+    """Whether later windows' prompts hold voice samples where the recipe asks for them (`--compose.carry-voices`)."""
     marks_talkers: ClassVar[bool] = False
     """Whether the prompt's audio is labeled with who talks, as `--train.activity-weight` requires."""
 

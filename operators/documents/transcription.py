@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from models.sequence.tokenizer import ByteTokenizer
@@ -15,6 +16,18 @@ if TYPE_CHECKING:  # composing documents does without torch
     from models.sequence.grammar import Grammar
 
 
+@dataclass(frozen=True)
+class TranscribedTurn:
+    """A turn of an answer."""
+
+    speaker: str
+    """Tag, for instance s0: speakers are numbered anew in each window."""
+    text: str
+    start_s: float | None = None
+    """Seconds from the window's start; None where the task predicts no times."""
+    end_s: float | None = None
+
+
 def prompt_codes(scene: Scene) -> bytes:
     """Return the window's packed codes as prompts hold them: deduplicated where the recipe says so."""
     codes = scene.window_mixture
@@ -25,12 +38,9 @@ def transcription_prompt(scene: Scene, first: Sequence[int]) -> Document:
     """Return a document of the first tokens, what is carried over from earlier windows, and the window's audio."""
     document = Document(scene.layout, scene.codec)
     document.add_text(first)
-    if scene.carry_voices and scene.window.start_frame:
-        for speaker in scene.speakers:
-            voice = scene.solo(speaker, before=scene.window.start_frame)
-            if voice is not None:
-                document.add_text([scene.tag(speaker), scene.tokenizer.ENROL])
-                document.add_audio(scene.mixture(*voice))
+    for speaker, voice in scene.voices.items():
+        document.add_text([scene.tag(speaker), scene.tokenizer.ENROL])
+        document.add_audio(scene.mixture(*voice))
     if scene.window.carried:
         document.add_text([scene.tokenizer.CARRY, *arrival(scene, scene.window.carried)])
     first_column = document.add_audio(prompt_codes(scene))
@@ -43,6 +53,7 @@ class Transcription(Task):
     """Transcribes the window; subclasses differ in how turns are serialized."""
 
     marks_talkers = True
+    carries_voices = True
     names_speakers: ClassVar[bool] = False
     """Whether answers say who spoke, so that checkpoints can be evaluated by them."""
 
@@ -82,6 +93,6 @@ class Transcription(Task):
         del tokenizer, window_s, num_carried
         return None
 
-    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[tuple[str, str]]:
-        """Return an answer's turns as (speaker tag, text), in order, for instance ("s0", "good morning")."""
-        return tokenizer.turns(answer)
+    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:
+        """Return an answer's turns, in order."""
+        return [TranscribedTurn(tag, text) for tag, text in tokenizer.turns(answer)]

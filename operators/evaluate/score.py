@@ -1,4 +1,9 @@
-"""Scores hypotheses against references: cpWER by meeteval, with a bootstrap interval over conversations."""
+"""Scores hypotheses against references: cpWER and tcpWER by meeteval, with bootstrap intervals over conversations.
+
+Speakers are numbered anew in each window of a conversation, so each window is scored as a session of its own. A
+hypothesis with the right words and the right changes of speaker in every window scores 0, however many windows there
+are; whether speakers are recognized from one window to the next is not scored.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,42 +32,81 @@ class WordErrors:
     deletions: int
     substitutions: int
     num_conversations: int
+    num_sessions: int
+    """Windows of all conversations: each is scored by itself."""
 
 
-def reference_segments(codes: pa.Table, frame_rate_hz: float) -> list[dict[str, Any]]:
-    """Return the reference transcripts of conversations (rows of CODES) as SegLST entries, times in seconds."""
+COLLAR_S = 5.0
+"""How far a word's time may be off in tcpWER, in seconds, as in the CHiME-7 and CHiME-8 challenges."""
+
+Windows = Mapping[str, Sequence[Mapping[str, float]]]
+"""Windows of each conversation: their `start_s` and `end_s`, by start."""
+
+
+def windows_of(hypotheses: pa.Table) -> dict[str, list[dict[str, float]]]:
+    """Return the windows in which conversations were transcribed (rows of HYPOTHESES)."""
+    return {
+        row["conversation_id"]: row["windows"] for row in hypotheses.select(["conversation_id", "windows"]).to_pylist()
+    }
+
+
+def _session(conversation_id: str, windows: Windows, window: int) -> dict[str, str]:
+    parts = len(windows.get(conversation_id, ()))
+    session = f"{conversation_id}/{window}" if parts > 1 else conversation_id
+    return {"session_id": session, "recording_id": conversation_id}
+
+
+def reference_segments(codes: pa.Table, frame_rate_hz: float, windows: Windows) -> list[dict[str, Any]]:
+    """Return the reference transcripts of conversations (rows of CODES) as SegLST entries, times in seconds.
+
+    A turn belongs to the last window that starts no later than it. The session of a window is named
+    `conversation/number` where there are several.
+    """
+    entries = []
+    for row in codes.select(["conversation_id", "turns"]).to_pylist():
+        name = row["conversation_id"]
+        starts = [window["start_s"] for window in windows.get(name, ())]
+        for turn in row["turns"]:
+            start_s, end_s = (
+                round((turn["start_frame"] + frames) / frame_rate_hz, 6) for frames in (0, turn["num_frames"])
+            )
+            window = max((i for i, first in enumerate(starts) if round(first, 6) <= start_s), default=0)
+            entries.append(
+                {
+                    **_session(name, windows, window),
+                    "speaker": turn["speaker"],
+                    "start_time": start_s,
+                    "end_time": end_s,
+                    "words": turn["text_normalized"],
+                }
+            )
+    return entries
+
+
+def hypothesis_segments(hypotheses: pa.Table) -> list[dict[str, Any]]:
+    """Return hypotheses (rows of HYPOTHESES) as SegLST entries; turns without times have none."""
+    windows = windows_of(hypotheses)
     return [
         {
-            "session_id": row["conversation_id"],
+            **_session(row["conversation_id"], windows, turn["window"]),
             "speaker": turn["speaker"],
-            "start_time": round(turn["start_frame"] / frame_rate_hz, 6),
-            "end_time": round((turn["start_frame"] + turn["num_frames"]) / frame_rate_hz, 6),
-            "words": turn["text_normalized"],
+            **({} if turn["start_s"] is None else {"start_time": turn["start_s"], "end_time": turn["end_s"]}),
+            "words": normalize(turn["text"]),
         }
-        for row in codes.select(["conversation_id", "turns"]).to_pylist()
+        for row in hypotheses.to_pylist()
         for turn in row["turns"]
     ]
 
 
-def hypothesis_segments(hypotheses: pa.Table) -> list[dict[str, Any]]:
-    """Return hypotheses (rows of HYPOTHESES) as SegLST entries; a turn's index is used as its time."""
-    return [
-        {
-            "session_id": row["conversation_id"],
-            "speaker": turn["speaker"],
-            "start_time": float(index),
-            "end_time": float(index + 1),
-            "words": normalize(turn["text"]),
-        }
-        for row in hypotheses.to_pylist()
-        for index, turn in enumerate(row["turns"])
-    ]
+def has_times(hypothesis: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether tcpWER can be scored: there are turns, and each of them has times."""
+    return bool(hypothesis) and all("start_time" in entry for entry in hypothesis)
 
 
 def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[str, Any]], seed: int = 0) -> WordErrors:
     """Return the concatenated minimum-permutation word error rate of SegLST entries.
 
-    The words of a conversation that the hypothesis lacks count as deleted.
+    The words of a session that the hypothesis lacks count as deleted.
 
     Source: Watanabe et al. 2020, "CHiME-6 Challenge", section 3.1; by meeteval.
 
@@ -72,27 +116,62 @@ def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[s
     """
     import meeteval
 
-    sessions = sorted({entry["session_id"] for entry in reference})
+    # Entries are in order of time already, and hypotheses may have no times.
+    sides = _sides(reference, hypothesis, ("session_id", "speaker", "words"), {})
+    scores = meeteval.wer.cpwer(*sides, reference_sort=False, hypothesis_sort=False)
+    return _word_errors(scores, reference, seed)
+
+
+def tcpwer(
+    reference: Sequence[Mapping[str, Any]],
+    hypothesis: Sequence[Mapping[str, Any]],
+    seed: int = 0,
+    collar_s: float = COLLAR_S,
+) -> WordErrors:
+    """Return the time-constrained cpWER of SegLST entries: words match only where their times do, within a collar.
+
+    Words share the time of their turn by their numbers of letters, as meeteval's defaults have it.
+
+    Source: von Neumann et al. 2023, "MeetEval", arXiv:2307.11394, section 3.2; by meeteval.
+    """
+    import meeteval
+
+    names = ("session_id", "speaker", "words", "start_time", "end_time")
+    sides = _sides(reference, hypothesis, names, {"start_time": 0.0, "end_time": 0.0})
+    return _word_errors(meeteval.wer.tcpwer(*sides, collar=collar_s), reference, seed)
+
+
+def _sides(
+    reference: Sequence[Mapping[str, Any]],
+    hypothesis: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    times: Mapping[str, float],
+) -> list[Any]:
+    """Return both sides as meeteval takes them, with an empty turn where the hypothesis lacks a session."""
+    import meeteval
+
     present = {entry["session_id"] for entry in hypothesis}
-    empty = [{"session_id": s, "speaker": "s0", "words": ""} for s in sessions if s not in present]
-    keep = ("session_id", "speaker", "words")
-    sides = [
-        meeteval.io.SegLST([{name: entry[name] for name in keep} for entry in entries])
+    missing = sorted({entry["session_id"] for entry in reference} - present)
+    empty = [{"session_id": session, "speaker": "s0", "words": "", **times} for session in missing]
+    return [
+        meeteval.io.SegLST([{name: entry[name] for name in names} for entry in entries])
         for entries in (reference, [*hypothesis, *empty])
     ]
-    # Entries are in order of time already.
-    scores = meeteval.wer.cpwer(sides[0], sides[1], reference_sort=False, hypothesis_sort=False)
-    parts = np.array(
-        [
-            [s.errors, s.length, s.insertions, s.deletions, s.substitutions]
-            for s in (scores[session] for session in sessions)
-        ],
-        dtype=np.int64,
-    ).reshape(-1, 5)
+
+
+def _word_errors(scores: Mapping[str, Any], reference: Sequence[Mapping[str, Any]], seed: int) -> WordErrors:
+    """Sum meeteval's scores of sessions; resample recordings, for a recording's windows share their speakers."""
+    recordings = {entry["session_id"]: str(entry.get("recording_id", entry["session_id"])) for entry in reference}
+    sums: dict[str, Any] = {}
+    for session, recording in sorted(recordings.items()):
+        score = scores[session]
+        part = [score.errors, score.length, score.insertions, score.deletions, score.substitutions]
+        sums[recording] = sums.get(recording, 0) + np.array(part, dtype=np.int64)
+    parts = np.array([sums[recording] for recording in sorted(sums)], dtype=np.int64).reshape(-1, 5)
     errors, words, insertions, deletions, substitutions = (int(value) for value in parts.sum(axis=0))
     draws = rng(seed, "bootstrap", "cpwer").integers(0, len(parts), size=(1000, len(parts)))
-    sums = parts[draws, :2].sum(axis=1)
-    rates = sums[:, 0] / np.maximum(sums[:, 1], 1)
+    resampled = parts[draws, :2].sum(axis=1)
+    rates = resampled[:, 0] / np.maximum(resampled[:, 1], 1)
     return WordErrors(
         rate=errors / max(words, 1),
         low=float(np.percentile(rates, 2.5)),
@@ -102,5 +181,6 @@ def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[s
         insertions=insertions,
         deletions=deletions,
         substitutions=substitutions,
-        num_conversations=len(sessions),
+        num_conversations=len(parts),
+        num_sessions=len(recordings),
     )

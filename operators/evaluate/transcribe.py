@@ -16,6 +16,7 @@ from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.digest import digest_file
 from operators.documents.compose import Compose, codec_of
 from operators.documents.tasks import EvaluatedTaskName, transcription
+from operators.documents.transcription import TranscribedTurn
 from operators.documents.windows import Window
 from operators.errors import InputError
 from operators.schema import CODES, HYPOTHESES, table
@@ -46,7 +47,7 @@ class Transcribe:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = HYPOTHESES
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     @cached_property
     def _loaded(self) -> "tuple[SpeechLM, Header]":
@@ -113,7 +114,7 @@ class Transcribe:
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the hypothesis of each conversation (rows of CODES to HYPOTHESES), its windows concatenated."""
+        """Return the hypothesis of each conversation (rows of CODES to HYPOTHESES), window by window."""
         codec = codec_of(batch.schema)
         self.check_codec(codec)
         rows = batch.to_pylist()
@@ -121,17 +122,26 @@ class Transcribe:
         pieces = [(i, window) for i, row in enumerate(rows) for window in compose.windows(row, codec)]
         prompts = [self.prompt(rows[i], window, codec) for i, window in pieces]
         answers = self.answer(prompts)
-        turns: list[list[tuple[str, str]]] = [[] for _ in rows]
+        spans: list[list[dict[str, float]]] = [[] for _ in rows]
+        turns: list[list[dict[str, Any]]] = [[] for _ in rows]
         tokens = [0] * len(rows)
-        for (i, _), answer in zip(pieces, answers, strict=True):
-            turns[i] += self.turns(answer)
+        for (i, window), answer in zip(pieces, answers, strict=True):
+            start_s, end_s = (frame / codec.frame_rate_hz for frame in (window.start_frame, window.end_frame))
+            for turn in self.turns(answer):
+                times = {
+                    name: None if value is None else round(start_s + value, 6)
+                    for name, value in (("start_s", turn.start_s), ("end_s", turn.end_s))
+                }
+                turns[i].append({"window": len(spans[i]), "speaker": turn.speaker, "text": turn.text, **times})
+            spans[i].append({"start_s": start_s, "end_s": end_s})
             tokens[i] += len(answer)
         return table(
             [
                 {
                     "conversation_id": row["conversation_id"],
                     "checkpoint": self.weights_digest,
-                    "turns": [{"speaker": tag, "text": text} for tag, text in turns[i]],
+                    "windows": spans[i],
+                    "turns": turns[i],
                     "num_tokens": tokens[i],
                 }
                 for i, row in enumerate(rows)
@@ -163,8 +173,8 @@ class Transcribe:
         carried = int(named.max()) + 1 if len(named) else 0
         return transcription(self.task).grammar(self.tokenizer, self.window_s, carried)
 
-    def turns(self, answer: Sequence[int]) -> list[tuple[str, str]]:
-        """Return speaker tag and text of each turn in an answer's tokens, without times."""
+    def turns(self, answer: Sequence[int]) -> list[TranscribedTurn]:
+        """Return the turns of an answer's tokens, with times from the window's start where the task predicts them."""
         return transcription(self.task).turns(self.tokenizer, answer)
 
     def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:

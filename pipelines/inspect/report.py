@@ -232,8 +232,8 @@ def curve(records: Sequence[StepRecord], name: str, width: int = 680, height: in
 
 def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
     """Return test conversations: a timeline, the audio as encoded, reference and hypothesis."""
-    reference = _by_session(folder / "reference.seglst.json")
-    hypothesis = _by_session(folder / "trained_hypothesis.seglst.json")
+    reference = _by_recording(folder / "reference.seglst.json")
+    hypothesis = _by_recording(folder / "trained_hypothesis.seglst.json")
     codes, parts = output.dataset("codes"), list[str]()
     newest = codes.latest()
     for receipt in newest.receipts if newest else ():
@@ -255,10 +255,12 @@ def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
     return "".join(parts) or "<p>none</p>"
 
 
-def _by_session(path: Path) -> dict[str, list[tuple[str, str]]]:
+def _by_recording(path: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for segment in json.loads(path.read_text()) if path.exists() else []:
-        found.setdefault(segment["session_id"], []).append((segment["speaker"], segment["words"]))
+        _, window = segment["session_id"][len(segment["recording_id"]) :].rpartition("/")[1:]
+        speaker = f"{segment['speaker']} (window {int(window) + 1})" if window else segment["speaker"]
+        found.setdefault(segment["recording_id"], []).append((speaker, segment["words"]))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from models.config.header import read_header
 from models.config.settings import key_settings
 from models.training.mirror import Mirror
+from operators.corpus.normalizers import NORMALIZER
 from operators.digest import canonical_json, digest, digest_file
 from operators.documents.tasks import EVALUATED, EvaluatedTaskName
 from operators.errors import InputError
@@ -25,6 +26,7 @@ from pipelines.reporting.mlflow_runs import StageRun
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of
 
 WHICH = ("trained", "untrained")
+MEASURES = ("cpwer", "tcpwer")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _device() -> str:
 
 def score(plan: Plan) -> dict[str, Any]:
     """Score hypotheses against references; write both, and the metrics; return the metrics."""
-    from operators.evaluate.score import cpwer, hypothesis_segments, reference_segments
+    from operators.evaluate import score as scores
 
     output, recipe = plan.output, plan.recipe
     codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
@@ -169,19 +171,26 @@ def score(plan: Plan) -> dict[str, Any]:
             if payload.which != which:
                 continue
             rows = codes.open(receipt_of(codes, payload.codes)).read_all()
-            reference += reference_segments(rows, recipe.encode.spec.frame_rate_hz)
-            written = receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
-            hypothesis += hypothesis_segments(hypotheses.open(written).read_all())
+            receipt = receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
+            written = hypotheses.open(receipt).read_all()
+            reference += scores.reference_segments(rows, recipe.encode.spec.frame_rate_hz, scores.windows_of(written))
+            hypothesis += scores.hypothesis_segments(written)
         if reference:
-            errors = cpwer(reference, hypothesis, recipe.seed)
-            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), "cpwer": asdict(errors)}
+            errors = {"cpwer": asdict(scores.cpwer(reference, hypothesis, recipe.seed))}
+            if scores.has_times(hypothesis):
+                errors["tcpwer"] = asdict(scores.tcpwer(reference, hypothesis, recipe.seed))
+            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **errors}
             for name, segments in (("reference", reference), (f"{which}_hypothesis", hypothesis)):
                 text = json.dumps(segments, indent=1, ensure_ascii=False) + "\n"
                 storage.replace_bytes(text.encode(), str(folder / f"{name}.seglst.json"))
     metrics = {
         **result,
         "splits": plan.splits.describe(),
-        "windows": "one per conversation, or cut at reference silences where longer than compose.window_s",
+        "windows": "one per conversation, or cut at reference silences where longer than compose.window_s; each window "
+        "is a session of its own, for speakers are numbered anew in each",
+        "task": transcription_task(recipe),
+        "normalizer": NORMALIZER,
+        "tcpwer_collar_s": scores.COLLAR_S,
         "max_tokens": recipe.evaluate.max_tokens,
         "recipe_digest": recipe.digest,
     }
@@ -220,7 +229,7 @@ def _record_figures(context: RunContext, run: StageRun, metrics: dict[str, Any])
             continue
         folder = Path(metrics[which]["checkpoint"])
         model_id = run.model(folder, f"{context.recipe.name}-{folder.name}", {"hubbub.which": which})
-        figures = {f"{which}.cpwer": metrics[which]["cpwer"]["rate"]}
+        figures = {f"{which}.{name}": metrics[which][name]["rate"] for name in MEASURES if name in metrics[which]}
         run.model_metrics(model_id, context.snapshots["codes"], figures)
         if which == "trained" and context.options.register:
             run.register(context.options.register, model_id, folder, figures)

@@ -71,5 +71,5 @@ def transcribe(
         codes = codec.encode(wav[start:end])
         window = Window(0, codes.shape[1], (), ())
         row = {"codes": pack_codes(codes, codec.spec.bits), "num_frames": codes.shape[1], "speakers": (), "turns": ()}
-        for tag, text in operator.turns(operator.answer([operator.prompt(row, window, codec.spec)])[0]):
-            yield start / codec.spec.sample_rate_hz, tag, text
+        for turn in operator.turns(operator.answer([operator.prompt(row, window, codec.spec)])[0]):
+            yield start / codec.spec.sample_rate_hz, turn.speaker, turn.text

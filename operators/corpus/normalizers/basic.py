@@ -94,7 +94,8 @@ NORMALIZER_ENTRY = Normalizer(
         "שָׁלוֹם, עוֹלָם": "שָׁלוֹם עוֹלָם",
         "Báwo ni, ọ̀rẹ́?": "báwo ni ọ̀rẹ́",
         unicodedata.normalize("NFD", "Tiếng Việt!"): "tiếng việt",
-        "می\u200cخواهم بروم": "میخواهم بروم",
+        # Persian "I want", with its zero-width non-joiner.
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645": "\u0645\u06cc\u062e\u0648\u0627\u0647\u0645",
         "co\u00adoperate \ufeffword\u200b": "cooperate word",
         "\u0301 a \u0948 '\u0301": "a",
         "so \u2764\ufe0f\u200d\U0001f525 good": "so good",

@@ -17,6 +17,7 @@ class AsrContext(Task):
     token = ByteTokenizer.ASR_CONTEXT
     example = Example()
     marks_talkers = True
+    carries_voices = True
 
     def documents(self, scene: Scene) -> Iterator[Document]:
         """Yield a document whose hotwords are half of the window's long words, and as many that do not occur in it.

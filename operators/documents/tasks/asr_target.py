@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
-from operators.documents.scene import Scene
-from operators.documents.serialization import arrival, by_start
+from operators.documents.scene import Scene, by_start
+from operators.documents.serialization import arrival
 from operators.documents.task import Example, Task
 from operators.documents.transcription import prompt_codes
 from operators.documents.windows import Turn
@@ -36,11 +36,11 @@ def instructions(scene: Scene) -> list[Instruction]:
     versatile instructions" (MT-LLM), arXiv:2409.08596, section 2.3.
     """
     turns = by_start(scene.window.turns, scene.speakers)
-    speakers = [speaker for speaker in scene.speakers if any(t["speaker"] == speaker for t in turns)]
+    speakers = [speaker for speaker in scene.arrivals if any(t["speaker"] == speaker for t in turns)]
     turns_of = {speaker: [t for t in turns if t["speaker"] == speaker] for speaker in speakers}
     found = [Instruction("all", turns)]
-    for number, speaker in enumerate(speakers, 1):
-        found.append(Instruction(f"speaker {number}", turns_of[speaker]))
+    for speaker in speakers:
+        found.append(Instruction(f"speaker {scene.arrivals.index(speaker) + 1}", turns_of[speaker]))
         found.append(Instruction("voice", turns_of[speaker], speaker))
     for name in ("gender", "language"):
         values = sorted({t[name] for t in turns if t[name]})

@@ -8,11 +8,13 @@ from models.sequence.tokenizer import ByteTokenizer, FileTokenizer
 from operators.documents.scene import Scene
 from operators.documents.serialization import timed
 from operators.documents.task import Example
-from operators.documents.transcription import Transcription
+from operators.documents.transcription import TranscribedTurn, Transcription
 
 if TYPE_CHECKING:
     from models.sequence.grammar import Grammar
 
+_WHOLE_TIME = re.compile(r"\[(\d+\.\d\d)\]")
+# Also times that were cut short.
 _TIME = re.compile(r"\[\d+\.\d\d\]?|^\d*\.?\d\d\]")
 
 
@@ -36,7 +38,22 @@ class AsrTimed(Transcription):
             return ArrivalGrammar(tokenizer, num_carried)
         return TimedGrammar(tokenizer, window_s + 1.0, num_carried)
 
-    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[tuple[str, str]]:
-        """Return an answer's turns as (speaker tag, text), without times."""
-        turns = [(tag, " ".join(_TIME.sub(" ", text).split())) for tag, text in tokenizer.turns(answer)]
-        return [(tag, text) for tag, text in turns if text]
+    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:
+        """Return an answer's turns with their times, and without them in the text.
+
+        A turn whose times are missing, or run backwards, has none.
+        """
+        found = []
+        start_s: float | None = None
+        for tag, text in tokenizer.split_at_tags(answer):
+            times = [float(match) for match in _WHOLE_TIME.findall(text)]
+            words = " ".join(_TIME.sub(" ", text).split())
+            if words:
+                end_s = times[0] if tag is not None and times else None
+                if start_s is None or end_s is None or end_s < start_s:
+                    found.append(TranscribedTurn(tag or "s0", words))
+                else:
+                    found.append(TranscribedTurn(tag or "s0", words, start_s, end_s))
+            # Between two tags: the end of one turn, then the start of the next.
+            start_s = times[-1] if len(times) > 1 or (times and tag is None) else None
+        return found

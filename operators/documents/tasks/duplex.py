@@ -6,8 +6,7 @@ import numpy as np
 
 from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
-from operators.documents.scene import Scene
-from operators.documents.serialization import by_start
+from operators.documents.scene import Scene, by_start
 from operators.documents.task import Example, Task
 from operators.errors import UnusableRowError
 

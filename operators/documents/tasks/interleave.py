@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
-from operators.documents.scene import Scene
-from operators.documents.serialization import by_start
+from operators.documents.scene import Scene, by_start
 from operators.documents.task import Example, Task
 
 

@@ -161,7 +161,7 @@ def needs_what_it_declares(case):
         odd = replace(Compose(**{**task.example.options, "group": 1}), tasks=("asr",))
         row = case.rows()[0]
         with pytest.raises(UnusableRowError):
-            list(task.documents(odd.scene(row, odd.windows(row, CODEC)[0], CODEC, "odd")))
+            list(task.documents(odd.scene(row, odd.windows(row, CODEC)[0], CODEC, task.name, "odd")))
     else:
         assert case.documents(group=3).num_rows
 

@@ -27,7 +27,7 @@ def test_what_a_transcription_is_trained_to_answer_keeps_to_its_grammar_and_is_r
     compose = Compose(tasks=(name,), **task.example.options)
     row = row_of(task.example.turns, task.example.num_frames, words=True)
     (window,) = compose.windows(row, CODEC)
-    scene = compose.scene(row, window, CODEC, "question")
+    scene = compose.scene(row, window, CODEC, task.name, "question")
     answer = task.target(scene)
     grammar = task.grammar(scene.tokenizer, compose.window_s, 0)
     state = grammar.start()
@@ -35,7 +35,8 @@ def test_what_a_transcription_is_trained_to_answer_keeps_to_its_grammar_and_is_r
         assert grammar.mask(state)[token]
         state = state if token == scene.tokenizer.END else grammar.advance(state, token)
     tags = {speaker: f"s{number}" for number, speaker in enumerate(row["speakers"])}
-    assert task.turns(scene.tokenizer, answer) == [(tags[who], text) for _, _, who, text in task.example.turns]
+    found = [(turn.speaker, turn.text) for turn in task.turns(scene.tokenizer, answer)]
+    assert found == [(tags[who], text) for _, _, who, text in task.example.turns]
 
 
 def test_other_tasks_have_no_question():

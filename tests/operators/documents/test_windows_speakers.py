@@ -1,0 +1,187 @@
+"""Who is who in a conversation that is cut into windows: from documents to scores."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.sequence.documents import TEXT
+from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.compose import Compose
+from operators.documents.tasks import EVALUATED, transcription
+from operators.errors import UnusableRowError
+from operators.evaluate.score import cpwer, has_times, hypothesis_segments, reference_segments, tcpwer, windows_of
+from operators.evaluate.transcribe import Transcribe
+from tests.operators.documents.support import CODEC, codes_table, row_of
+
+TOKENIZER = ByteTokenizer()
+MEETING = (
+    (0, 60, "ann", "we begin the meeting now"),
+    (70, 60, "bob", "good morning to everyone"),
+    (200, 60, "carl", "sorry i am late"),
+    (270, 30, "dora", "me too"),
+    (310, 50, "carl", "the train stood still"),
+    (440, 60, "ann", "then we can start"),
+    (510, 60, "carl", "first the budget please"),
+)
+
+
+def parts(document):
+    """Prompt and answer of a transcription document, as tokens."""
+    tokens = document["text_tokens"]
+    # `<text>` is the only text segment of one token before the answer, whose own text cannot contain it.
+    border = len(tokens) - 1 - tokens[::-1].index(TOKENIZER.TEXT)
+    return tokens[:border], tokens[border + 1 :]
+
+
+def tags(tokens):
+    return [t - TOKENIZER.FIRST_SPEAKER for t in tokens if TOKENIZER.FIRST_SPEAKER <= t < TOKENIZER.FIRST_TEXT]
+
+
+def test_a_later_window_numbers_the_speakers_that_arrive_in_it():
+    row = row_of(MEETING, 600)
+    answers = [TOKENIZER.show(parts(d)[1]) for d in Compose(window_s=5.0)(codes_table(row)).to_pylist()]
+    assert answers[1] == "[s0]sorry i am late[s1]me too[s0]the train stood still<end>"
+    assert answers[2].startswith("[s0]then we can start[s1]first")
+
+
+def test_speakers_that_the_prompt_names_keep_their_tags_and_others_follow():
+    row = row_of(MEETING, 600)
+    compose = Compose(window_s=8.0, overlap_s=4.0, carry_voices=True)
+    documents = compose(codes_table(row)).to_pylist()
+    prompt, answer = parts(documents[-1])
+    assert tags(prompt)  # something is carried
+    known = max(tags(prompt)) + 1
+    new = [tag for tag in dict.fromkeys(tags(answer)) if tag >= known]
+    assert new == list(range(known, known + len(new)))
+
+
+def test_an_instruction_counts_speakers_as_they_arrive_in_the_window():
+    row = row_of(MEETING, 600)
+    compose = Compose(window_s=5.0, tasks=("asr_target",))
+    later = compose.windows(row, CODEC)[1]
+    from operators.documents.tasks.asr_target import instructions
+
+    found = instructions(compose.scene(row, later, CODEC, "asr_target", "d"))
+    by_number = {one.text: {turn["speaker"] for turn in one.turns} for one in found if one.kind == "speaker"}
+    assert by_number == {"speaker 1": {"carl"}, "speaker 2": {"dora"}}
+
+
+@st.composite
+def meetings(draw):
+    turns, end = [], 0
+    for i in range(draw(st.integers(1, 14))):
+        start = max(0, end + draw(st.integers(-20, 60)))
+        length = draw(st.integers(5, 60))
+        text = draw(st.sampled_from([f"words of turn {i}", f"turn {i}", ""]))
+        turns.append((start, length, draw(st.sampled_from("abcde")), text))
+        end = max(end, start + length)
+    return sorted(turns), end + draw(st.integers(0, 40))
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "overlap_s": st.sampled_from([0.0, 2.0, 4.0]),
+        "carry_voices": st.booleans(),
+        "enrol_s": st.sampled_from([0.5, 2.0]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(meeting=meetings(), options=OPTIONS, task=st.sampled_from(EVALUATED))
+def test_every_target_is_allowed_by_the_grammar_that_evaluation_decodes_with(meeting, options, task):
+    turns, num_frames = meeting
+    compose = Compose(window_s=5.0, tasks=(task,), **options)
+    try:
+        documents = compose(codes_table(row_of(turns, num_frames))).to_pylist()
+    except UnusableRowError:
+        return  # speech without a pause, or a window without text
+    for document in documents:
+        prompt, answer = parts(document)
+        carried = max(tags(prompt), default=-1) + 1
+        grammar = transcription(task).grammar(TOKENIZER, compose.window_s, carried)
+        state = grammar.start()
+        for token in answer:
+            assert grammar.mask(state)[token], TOKENIZER.show(answer)
+            state = state if token == TOKENIZER.END else grammar.advance(state, token)
+        # Activity counts talkers as tags do.
+        assert set(tags(prompt + answer)) <= set(range(len({*tags(prompt + answer)})))
+        assert {span["talker"] for span in document["talker_spans"]} >= set(tags(answer))
+        assert all(segment["kind"] == TEXT or segment["length"] for segment in document["segments"])
+
+
+class Perfect(Transcribe):
+    """Stands in for a model that answers each window with its training target."""
+
+    @property
+    def header(self):  # what evaluation would read from a checkpoint
+        raise AssertionError("no checkpoint is needed")
+
+    weights_digest = "perfect"
+    tokenizer = TOKENIZER
+
+    @property
+    def compose(self):
+        return Compose(window_s=self.window_s)
+
+    def check_codec(self, codec):
+        assert codec == CODEC
+
+    def prompt(self, row, window, codec):
+        return self.compose.scene(row, window, codec, self.task, "question")
+
+    def answer(self, prompts):
+        return [[*transcription(self.task).target(scene), TOKENIZER.END] for scene in prompts]
+
+
+@settings(max_examples=60, deadline=None)
+@given(meeting=meetings(), window_s=st.sampled_from([4.0, 5.0, 8.0, 40.0]), task=st.sampled_from(EVALUATED))
+def test_a_perfect_answer_scores_zero_through_every_windowing(meeting, window_s, task):
+    turns, num_frames = meeting
+    codes = codes_table(row_of(turns, num_frames))
+    try:
+        hypotheses = Perfect(checkpoint="", window_s=window_s, task=task)(codes)
+    except UnusableRowError:
+        return
+    reference = reference_segments(codes, CODEC.frame_rate_hz, windows_of(hypotheses))
+    reference = [entry for entry in reference if entry["words"]]
+    if not reference:
+        return
+    hypothesis = hypothesis_segments(hypotheses)
+    assert cpwer(reference, hypothesis).errors == 0
+    assert has_times(hypothesis) == (task == "asr_timed")
+    if has_times(hypothesis):
+        assert tcpwer(reference, hypothesis).errors == 0
+        assert tcpwer(reference, hypothesis, collar_s=0.1).errors == 0
+
+
+def test_times_of_later_windows_count_from_the_conversations_start():
+    codes = codes_table(row_of(MEETING, 600))
+    hypotheses = Perfect(checkpoint="", window_s=5.0, task="asr_timed")(codes).to_pylist()
+    (row,) = hypotheses
+    assert len(row["windows"]) == 3
+    written = [(turn["start_s"], turn["end_s"]) for turn in row["turns"]]
+    spoken = [(s / CODEC.frame_rate_hz, (s + n) / CODEC.frame_rate_hz) for s, n, _, _ in MEETING]
+    assert written == [pytest.approx(span, abs=0.006) for span in spoken]
+    assert [turn["window"] for turn in row["turns"]] == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_words_at_the_wrong_time_are_errors_of_tcpwer_only():
+    codes = codes_table(row_of(MEETING, 600))
+    hypotheses = Perfect(checkpoint="", window_s=40.0, task="asr_timed")(codes)
+    reference = reference_segments(codes, CODEC.frame_rate_hz, windows_of(hypotheses))
+    late = [
+        {**entry, "start_time": entry["start_time"] + 7, "end_time": entry["end_time"] + 7}
+        for entry in hypothesis_segments(hypotheses)
+    ]
+    assert cpwer(reference, late).errors == 0
+    assert tcpwer(reference, late).errors > 0
+    assert tcpwer(reference, late, collar_s=8.0).errors == 0
+
+
+def test_without_windows_of_their_own_conversations_are_sessions():
+    codes = codes_table(row_of(MEETING, 600))
+    reference = reference_segments(codes, CODEC.frame_rate_hz, {})
+    assert {entry["session_id"] for entry in reference} == {"c0"}
+    score = cpwer(reference, [])
+    assert (score.rate, score.num_sessions, score.num_conversations) == (1.0, 1, 1)
