@@ -198,7 +198,7 @@ CODES = _schema(
 SEGMENT = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "length": pa.int32()})
 LOSS_SPAN = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32(), "weight": pa.float32()})
 
-# Who talks, by arrival, in columns of a prompt's audio; stretches of several may overlap.
+# Who talks, by arrival in the document, in columns of a prompt's audio; stretches of several may overlap.
 TALKER_SPAN = pa.struct({"talker": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32()})
 
 # In flight: one training example. Segments and spans count from the document's first column.
