@@ -258,6 +258,7 @@ HYPOTHESES = _schema(
         )
     ),
     num_tokens=pa.int32(),
+    num_cut=pa.int32(),  # windows whose answer reached the most tokens allowed
 )
 
 

@@ -61,7 +61,8 @@ class Training:
     stream_weights: tuple[float, ...] = ()
     """Weight of each audio stream in the loss; equal by default."""
     ema_decay: float = 0.0
-    """Above 0, checkpoints hold a running mean of the weights with this decay."""
+    """Above 0, checkpoints hold a running mean of the weights. The decay starts small and grows to this, so that the
+    initial weights are forgotten within the first steps."""
     on_bad_step: Literal["stop", "skip"] = "stop"
     """What to do if a step's loss or gradient is not finite, or spikes: stop and name its packs, or skip the update and
     log the packs to bad_steps.jsonl."""
@@ -89,7 +90,7 @@ class Training:
     num_threads: int = field(default=0, metadata=NO_RESULT)
     """CPU threads of a worker; 0 for all that the worker is assigned."""
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     """Incremented when training gives a different result from the same packs."""
 
     def __post_init__(self) -> None:

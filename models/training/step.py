@@ -135,7 +135,7 @@ def run_step(
     rate = learning_rate(step, config)
     fault = state.guard.fault(of_step.total, grad_norm)
     if fault is None:
-        _update(state, rate, config)
+        _update(state, step, rate, config)
     return StepResult(of_step, grad_norm, rate, fault, bool(on_device[StepSums.NUMBER]))
 
 
@@ -147,11 +147,23 @@ def _zero_gradients(state: TrainingState) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _update(state: TrainingState, rate: float, config: Training) -> None:
+def _mean_decay(step: int, config: Training) -> float:
+    """Return the running mean's decay at a step: small at first, so that the initial weights are soon forgotten.
+
+    Source: TensorFlow's `tf.train.ExponentialMovingAverage` with `num_updates`: min(decay, (1 + n) / (10 + n)) after n
+    updates.
+
+    >>> [round(_mean_decay(step, Training(ema_decay=0.99)), 3) for step in (1, 11, 10_000)]
+    [0.1, 0.55, 0.99]
+    """
+    return min(config.ema_decay, step / (step + 9))
+
+
+def _update(state: TrainingState, step: int, rate: float, config: Training) -> None:
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
     if state.averages:
         values = [parameter.detach() for parameter in state.trained.values()]
-        torch._foreach_lerp_(list(state.averages.values()), values, 1.0 - config.ema_decay)
+        torch._foreach_lerp_(list(state.averages.values()), values, 1.0 - _mean_decay(step, config))

@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # the version is part of keys, which are made without torch
     from models.speech_lm.model import SpeechLM
 
 
+TOKENS_PER_SECOND = 20
+"""Of an answer, at most: lively talk of several speakers has some 15 bytes of text a second, and tags."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
     """Transcribes each conversation, window by window, by greedy decoding."""
@@ -34,8 +38,8 @@ class Transcribe:
     """Folder of the checkpoint."""
     window_s: float = 30.0
     """Longest window in seconds; longer conversations are cut where no one speaks in the reference."""
-    max_tokens: int = 256
-    """Most tokens decoded for a window."""
+    max_tokens: int | None = None
+    """Most tokens decoded for a window; `TOKENS_PER_SECOND` times its seconds by default."""
     batch_size: int = 16
     """Number of windows decoded at once."""
     constrain: bool = True
@@ -77,6 +81,13 @@ class Transcribe:
     def weights_digest(self) -> str:
         """Digest of the checkpoint's weights."""
         return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens decoded for a window: an answer of this length is cut."""
+        if self.max_tokens is not None:
+            return self.max_tokens
+        return max(1, round(TOKENS_PER_SECOND * self.window_s))
 
     @property
     def model(self) -> "SpeechLM":
@@ -124,7 +135,7 @@ class Transcribe:
         answers = self.answer(prompts)
         spans: list[list[dict[str, float]]] = [[] for _ in rows]
         turns: list[list[dict[str, Any]]] = [[] for _ in rows]
-        tokens = [0] * len(rows)
+        tokens, cut = [0] * len(rows), [0] * len(rows)
         for (i, window), answer in zip(pieces, answers, strict=True):
             start_s, end_s = (frame / codec.frame_rate_hz for frame in (window.start_frame, window.end_frame))
             for turn in self.turns(answer):
@@ -135,6 +146,7 @@ class Transcribe:
                 turns[i].append({"window": len(spans[i]), "speaker": turn.speaker, "text": turn.text, **times})
             spans[i].append({"start_s": start_s, "end_s": end_s})
             tokens[i] += len(answer)
+            cut[i] += len(answer) >= self.most_tokens
         return table(
             [
                 {
@@ -143,6 +155,7 @@ class Transcribe:
                     "windows": spans[i],
                     "turns": turns[i],
                     "num_tokens": tokens[i],
+                    "num_cut": cut[i],
                 }
                 for i, row in enumerate(rows)
             ],
@@ -192,7 +205,7 @@ class Transcribe:
                 [prompts[i] for i in chosen],
                 self.grid,
                 end=ByteTokenizer.END,
-                max_tokens=self.max_tokens,
+                max_tokens=self.most_tokens,
                 grammars=[grammar for grammar in grammars if grammar is not None] or None,
             )
             for i, answer in zip(chosen, decoded, strict=True):

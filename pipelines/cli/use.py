@@ -21,7 +21,7 @@ class TranscribeArguments:
     """A step-... folder, or a run's output folder, whose newest checkpoint is taken."""
     window_s: float = 15.0
     """Longest window in seconds; longer files are cut where it is quiet."""
-    max_tokens: int = 256
+    max_tokens: int | None = None
     """Longest transcript of a window, in tokens."""
     json: bool = False
     """Print JSON instead of lines."""

@@ -22,6 +22,7 @@ from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
+from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import StageRun
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of
 
@@ -165,7 +166,7 @@ def score(plan: Plan) -> dict[str, Any]:
     folder = output.evaluation(plan.evaluation_key)
     result: dict[str, Any] = {}
     for which in ("trained", "untrained"):
-        reference, hypothesis = [], []
+        reference, hypothesis, num_cut = [], [], 0
         for partition in stage.partitions:
             payload = stage.payloads[partition.partition_id]
             if payload.which != which:
@@ -175,11 +176,12 @@ def score(plan: Plan) -> dict[str, Any]:
             written = hypotheses.open(receipt).read_all()
             reference += scores.reference_segments(rows, recipe.encode.spec.frame_rate_hz, scores.windows_of(written))
             hypothesis += scores.hypothesis_segments(written)
+            num_cut += sum(written["num_cut"].to_pylist())
         if reference:
             errors = {"cpwer": asdict(scores.cpwer(reference, hypothesis, recipe.seed))}
             if scores.has_times(hypothesis):
                 errors["tcpwer"] = asdict(scores.tcpwer(reference, hypothesis, recipe.seed))
-            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **errors}
+            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **errors, "num_cut": num_cut}
             for name, segments in (("reference", reference), (f"{which}_hypothesis", hypothesis)):
                 text = json.dumps(segments, indent=1, ensure_ascii=False) + "\n"
                 storage.replace_bytes(text.encode(), str(folder / f"{name}.seglst.json"))
@@ -218,6 +220,8 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
     metrics = json.loads(path.read_text())
     rates = ", ".join(f"{which} {metrics[which]['cpwer']['rate']:.1%}" for which in WHICH if which in metrics)
     number = metrics["trained"]["cpwer"]["num_conversations"]
+    if cut := metrics["trained"].get("num_cut"):
+        console.notice(f"{cut} transcripts of windows were cut at evaluate.max_tokens; their last words are missing")
     report_stage("evaluate", fresh, f"cpWER {rates} on {number} conversations")
     context.metrics = dict(metrics)
 

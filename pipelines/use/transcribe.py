@@ -49,7 +49,7 @@ def quiet_cuts(wav: NDArray[np.float32], rate_hz: int, window_s: float) -> list[
 
 
 def transcribe(
-    path: Path, checkpoint: Path, *, window_s: float = 15.0, max_tokens: int = 256
+    path: Path, checkpoint: Path, *, window_s: float = 15.0, max_tokens: int | None = None
 ) -> Iterator[tuple[float, str, str]]:
     """Yield (start of the window in seconds, speaker tag, text) of each turn that the model transcribes.
 

@@ -30,12 +30,12 @@ class AsrTimed(Transcription):
         """Return the window's turns with their times."""
         return timed(scene, scene.window.turns)
 
-    def grammar(self, tokenizer: ByteTokenizer, window_s: float, num_carried: int) -> "Grammar[Any]":
-        """Return the grammar of times, tags and text; a tokenizer that may join digits leaves times unconstrained."""
-        from models.sequence.grammar import ArrivalGrammar, TimedGrammar
+    def grammar(self, tokenizer: ByteTokenizer, window_s: float, num_carried: int) -> "Grammar[Any] | None":
+        """Return the grammar of times, tags and text; None for a tokenizer whose tokens may hold several digits."""
+        from models.sequence.grammar import TimedGrammar
 
         if isinstance(tokenizer, FileTokenizer):
-            return ArrivalGrammar(tokenizer, num_carried)
+            return None  # answers begin with "[", which may be one token with a digit
         return TimedGrammar(tokenizer, window_s + 1.0, num_carried)
 
     def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:

@@ -92,12 +92,24 @@ def test_the_running_mean_is_what_is_kept_for_use(tmp_path):
     mean = checkpoint.load(tmp_path / "plain/step-000000")[0].state_dict()
     for step in range(1, 11):
         weights = checkpoint.load(tmp_path / f"plain/step-{step:06d}")[0].state_dict()
-        mean = {name: torch.lerp(mean[name], weights[name], 1 - 0.8) for name in mean}
+        mean = {name: torch.lerp(mean[name], weights[name], 1 - min(0.8, step / (step + 9))) for name in mean}
     used = checkpoint.load(tmp_path / "mean/step-000010")[0].state_dict()
     raw = checkpoint.load(tmp_path / "mean/step-000010", raw=True)[0].state_dict()
     for name, value in mean.items():
         torch.testing.assert_close(used[name], value, rtol=1e-5, atol=1e-7)
         assert torch.equal(raw[name], weights[name])
+
+
+def test_a_short_training_keeps_little_of_the_initial_weights_in_its_running_mean(tmp_path):
+    run(tmp_path, changed(ema_decay=0.999))
+    used = checkpoint.load(tmp_path / "step-000010")[0].state_dict()
+    last = checkpoint.load(tmp_path / "step-000010", raw=True)[0].state_dict()
+    first = checkpoint.load(tmp_path / "step-000000")[0].state_dict()
+
+    def distance(one, other):
+        return float(sum((one[name] - other[name]).float().norm() ** 2 for name in one)) ** 0.5
+
+    assert distance(used, last) < 0.5 * distance(first, last)
 
 
 def test_a_resumed_running_mean_is_the_uninterrupted_one(tmp_path):

@@ -261,9 +261,9 @@ def test_text_is_encoded_by_the_tokenizer_that_the_user_names(tmp_path):
     assert len(answer(made)) == 4 + 9 + 1  # tags, words, end
     assert tokenizer.vocab_size == T.FIRST_TEXT + len(words)
     assert tokenizer.digest != T.digest
-    assert isinstance(
-        transcription("asr_timed").grammar(tokenizer, 30.0, 0), ArrivalGrammar
-    )  # times stay unconstrained
+    # Timed answers begin with a time, which a grammar of tags would forbid.
+    assert transcription("asr_timed").grammar(tokenizer, 30.0, 0) is None
+    assert isinstance(transcription("asr").grammar(tokenizer, 30.0, 0), ArrivalGrammar)
     other = tuple((s, n, who, "xylophone", ()) for s, n, who, _, _ in TURNS)
     with pytest.raises(UnusableRowError, match="the tokenizer cannot encode 'xylophone'"):
         documents(conversation(other), tasks=("asr",), tokenizer=str(tmp_path))

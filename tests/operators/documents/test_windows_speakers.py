@@ -131,7 +131,7 @@ class Perfect(Transcribe):
         return self.compose.scene(row, window, codec, self.task, "question")
 
     def answer(self, prompts):
-        return [[*transcription(self.task).target(scene), TOKENIZER.END] for scene in prompts]
+        return [transcription(self.task).target(scene)[: self.most_tokens] for scene in prompts]
 
 
 @settings(max_examples=60, deadline=None)
@@ -177,6 +177,14 @@ def test_words_at_the_wrong_time_are_errors_of_tcpwer_only():
     assert cpwer(reference, late).errors == 0
     assert tcpwer(reference, late).errors > 0
     assert tcpwer(reference, late, collar_s=8.0).errors == 0
+
+
+def test_answers_that_reach_the_most_tokens_are_counted_as_cut():
+    codes = codes_table(row_of(MEETING, 600))
+    assert Perfect(checkpoint="", window_s=5.0)(codes)["num_cut"].to_pylist() == [0]
+    assert Perfect(checkpoint="", window_s=5.0, max_tokens=10)(codes)["num_cut"].to_pylist() == [3]
+    # Fast speech of 15 letters a second fits by default, however long the window.
+    assert Transcribe(checkpoint="", window_s=60.0).most_tokens >= 60 * 15
 
 
 def test_without_windows_of_their_own_conversations_are_sessions():
