@@ -41,6 +41,9 @@ def transcription_prompt(scene: Scene, first: Sequence[int]) -> Document:
     for speaker, voice in scene.voices.items():
         document.add_text([scene.tag(speaker), scene.tokenizer.ENROL])
         document.add_audio(scene.mixture(*voice))
+    if scene.voices and not scene.window.carried:
+        # Without a border, the last voice sample and the window are one stretch of sound.
+        document.add_text([scene.tokenizer.AUDIO])
     if scene.window.carried:
         document.add_text([scene.tokenizer.CARRY, *arrival(scene, scene.window.carried)])
     first_column = document.add_audio(prompt_codes(scene))
@@ -68,16 +71,18 @@ class Transcription(Task):
         return document
 
     def documents(self, scene: Scene) -> Iterator[Document]:
-        """Yield the window's prompt and transcript.
+        """Yield the window's prompt and transcript; none where nothing in the window is transcribed.
 
         Raises:
-            UnusableRowError: the window has no text.
+            UnusableRowError: the conversation has no text.
         """
-        if not any(turn["text_normalized"] for turn in scene.window.turns):
+        if not any(turn["text_normalized"] for turn in scene.row["turns"]):
             raise UnusableRowError(
                 f"{scene.row['conversation_id']} has no text to transcribe; recorded conversations get it from STM or "
                 "supervisions"
             )
+        if not any(turn["text_normalized"] for turn in scene.window.turns):
+            return  # speech that nobody has transcribed: an empty transcript would be wrong
         document = self.prompt(scene)
         document.add_text([*self.target(scene), scene.tokenizer.END], weight=1.0)
         yield document

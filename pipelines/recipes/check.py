@@ -56,6 +56,11 @@ def check_recipe(recipe: Recipe) -> None:
             f"train.activity_weight asks who talks in prompts, which only {marking} know, without "
             "compose.deduplicate; set it to 0"
         )
+    if recipe.pack.related == "together" and recipe.train.document_mask:
+        raise InputError(
+            "pack.related together has no effect where documents of a pack cannot see each other; set "
+            "--train.document-mask false, so that they can, or leave out pack.related"
+        )
     needy = [task for task in recipe.compose.tasks if TASKS[task].needs_stems]
     if needy and not recipe.encode.stems:
         raise InputError(

@@ -46,6 +46,19 @@ def transcription_task(recipe: Recipe) -> EvaluatedTaskName:
     return next((task for task in EVALUATED if task in recipe.compose.tasks), EVALUATED[0])
 
 
+def check_task(recipe: Recipe) -> None:
+    """Check that the recipe's models are trained on a task that evaluation can ask and score.
+
+    Raises:
+        InputError: none of its tasks is one.
+    """
+    if not set(EVALUATED) & set(recipe.compose.tasks):
+        raise InputError(
+            f"compose.tasks {' '.join(recipe.compose.tasks)} cannot be evaluated: cpWER needs transcripts that name "
+            f"speakers. Add {' or '.join(EVALUATED)}, or stop after training: hubbub train"
+        )
+
+
 def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
     """Return a partition for each checkpoint and partition of the test split's codes."""
     recipe = planning.recipe

@@ -230,7 +230,9 @@ def test_later_windows_are_given_samples_of_earlier_voices():
     row = conversation(TURNS + later, num_frames=400)
     first, second = documents(row, tasks=("asr",), window_s=4.5, carry_voices=True)
     assert T.show(first["text_tokens"]).startswith("<asr><text>")
-    assert T.show(second["text_tokens"]).startswith("<asr>[s0]<enrol>[s1]<enrol><text>[s0]good morning")
+    assert T.show(second["text_tokens"]).startswith("<asr>[s0]<enrol>[s1]<enrol><audio><text>[s0]good morning")
+    kinds = [segment["kind"] for segment in second["segments"]]
+    assert (AUDIO, AUDIO) not in itertools.pairwise(kinds)  # no two sounds touch
     codes = unpack_codes(row["codes"], 4, 4)
     voices = audio_of(second)
     assert np.array_equal(voices[0], codes[:, 70:100])

@@ -66,14 +66,24 @@ def test_an_instruction_counts_speakers_as_they_arrive_in_the_window():
     assert by_number == {"speaker 1": {"carl"}, "speaker 2": {"dora"}}
 
 
+def test_a_window_that_nobody_has_transcribed_makes_no_document():
+    untranscribed = tuple((s, n, who, "" if 200 <= s < 400 else text) for s, n, who, text in MEETING)
+    made = Compose(window_s=5.0)(codes_table(row_of(untranscribed, 600))).to_pylist()
+    assert [document["document_id"] for document in made] == ["c0/0/asr", "c0/2/asr"]
+    silent = tuple((s, n, who, "") for s, n, who, _ in MEETING)
+    with pytest.raises(UnusableRowError, match="has no text to transcribe"):
+        Compose(window_s=5.0)(codes_table(row_of(silent, 600)))
+
+
 @st.composite
 def meetings(draw):
-    turns, end = [], 0
+    turns, end, busy = [], 0, {}
     for i in range(draw(st.integers(1, 14))):
-        start = max(0, end + draw(st.integers(-20, 60)))
+        who = draw(st.sampled_from("abcde"))  # who never overlaps themselves
+        start = max(0, end + draw(st.integers(-20, 60)), busy.get(who, 0))
         length = draw(st.integers(5, 60))
-        text = draw(st.sampled_from([f"words of turn {i}", f"turn {i}", ""]))
-        turns.append((start, length, draw(st.sampled_from("abcde")), text))
+        turns.append((start, length, who, draw(st.sampled_from([f"words of turn {i}", f"turn {i}", ""]))))
+        busy[who] = start + length
         end = max(end, start + length)
     return sorted(turns), end + draw(st.integers(0, 40))
 
@@ -140,7 +150,7 @@ def test_a_perfect_answer_scores_zero_through_every_windowing(meeting, window_s,
     turns, num_frames = meeting
     codes = codes_table(row_of(turns, num_frames))
     try:
-        hypotheses = Perfect(checkpoint="", window_s=window_s, task=task)(codes)
+        hypotheses = Perfect(checkpoint="", window_s=window_s, task=task, max_tokens=10_000)(codes)
     except UnusableRowError:
         return
     reference = reference_segments(codes, CODEC.frame_rate_hz, windows_of(hypotheses))
@@ -152,7 +162,6 @@ def test_a_perfect_answer_scores_zero_through_every_windowing(meeting, window_s,
     assert has_times(hypothesis) == (task == "asr_timed")
     if has_times(hypothesis):
         assert tcpwer(reference, hypothesis).errors == 0
-        assert tcpwer(reference, hypothesis, collar_s=0.1).errors == 0
 
 
 def test_times_of_later_windows_count_from_the_conversations_start():

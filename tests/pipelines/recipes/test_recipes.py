@@ -5,10 +5,12 @@ import pytest
 import yaml
 
 from operators.errors import InputError
+from pipelines.plan.context import RunOptions
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import differences, from_mapping, load_recipe, to_json
 from pipelines.recipes.named import RECIPES, demo, tiny
 from pipelines.recipes.recipe import Recipe
+from pipelines.run import run
 from pipelines.use.speak import Line, script_of
 
 
@@ -89,6 +91,17 @@ def test_what_no_single_stage_can_see_is_checked_first(tmp_path, change, message
         check_recipe(load_recipe(str(path)))
 
 
+def test_a_recipe_without_a_task_that_can_be_scored_is_refused_by_evaluate_before_any_work(tmp_path):
+    recipe = from_mapping(
+        Recipe,
+        {"corpus": {"manifests": ["x"]}, "compose": {"tasks": ["continue"]}, "pack": {"capacity": 4096}},
+        "recipe",
+    )
+    with pytest.raises(InputError, match=r"compose.tasks continue cannot be evaluated.*hubbub train"):
+        run(recipe, RunOptions(output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_tiny_recipe_is_tiny():
     assert tiny().train.steps <= 20
 
@@ -101,6 +114,7 @@ def test_the_tiny_recipe_is_tiny():
         ({"compose": {"tokenizer": "/nowhere.json"}}, "/nowhere.json is not a readable tokenizer.json"),
         ({"place": {"room": "recorded", "rirs": "/nowhere"}}, "/nowhere does not exist"),
         ({"place": {"noise": "recorded"}}, "--place.noises requires --place.noise recorded, and vice versa"),
+        ({"pack": {"capacity": 4096, "related": "together"}}, "has no effect where documents of a pack cannot see"),
         ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),
     ],
 )
