@@ -75,6 +75,8 @@ class StepPacks:
     epoch: int
     """How many times the step's first pack was used before."""
     batches: tuple[Batch, ...]
+    fillers: tuple[Batch, ...] = ()
+    """Batches that count for nothing, so that this rank makes as many passes as the others."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class Loader:
     """Root of the augmentation's draws."""
     ahead: int = 2
     """Steps that are prepared ahead."""
+    equal_passes: bool = False
+    """Whether every rank makes as many passes in a step: ranks that hold parts of the parameters wait for each other in
+    each of them."""
     pin: bool = False
     """Whether batches are in pinned memory, for asynchronous copies to a GPU."""
 
@@ -129,9 +134,14 @@ class Loader:
             )
             for start in range(0, len(packs), self.packs_per_pass)
         ]
+        fillers = []
+        if self.equal_passes:
+            most = -(-len(indices) // self.world_size)  # packs of the rank with the most
+            missing = -(-most // self.packs_per_pass) - len(batches)
+            fillers = [batches[-1] if batches else collate([self.source[indices[0]]], self.grid)] * missing
         if self.pin:
-            batches = [batch.apply(torch.Tensor.pin_memory) for batch in batches]
-        return StepPacks(step, self.stream.epoch(first), tuple(batches))
+            batches, fillers = ([batch.apply(torch.Tensor.pin_memory) for batch in some] for some in (batches, fillers))
+        return StepPacks(step, self.stream.epoch(first), tuple(batches), tuple(fillers))
 
     def _augmented(self, position: int) -> Callable[[Codes], Codes]:
         draw = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), position]))

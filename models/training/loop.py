@@ -99,7 +99,7 @@ def train(
     with CheckpointWriter(place.folder, place.header, config, mirror) as writer:
         for packs in loader.steps(first + 1, config.steps):
             step, waited = packs.step, time.monotonic() - started
-            done = run_step(state, step, packs.batches, config, process, should_stop=hooks.should_stop())
+            done = run_step(state, packs, config, process, should_stop=hooks.should_stop())
             bad = bad + 1 if done.fault else 0
             if done.fault:
                 names = [source[index].pack_id for index in loader.indices(step)]
@@ -140,6 +140,7 @@ def make_loader(source: PackSource, grid: GridSpec, config: Training, dim: int, 
         dim=dim,
         augment=Augment(config.hide_bands, config.hide_spans, config.shift_bands),
         seed=seed,
+        equal_passes=config.shard == "full",
         pin=torch.device(process.device).type == "cuda",
     )
 

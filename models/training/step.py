@@ -15,6 +15,7 @@ from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
 from models.training.distributed import local_value, sum_over_ranks
 from models.training.guard import StepGuard
+from models.training.loader import StepPacks
 from models.training.optimizers import learning_rate
 
 
@@ -78,9 +79,22 @@ class TrainingState:
 
 
 def accumulate(
-    model: SpeechLM, batches: Iterable[Batch], backend: Backend, device: torch.device, config: Training
+    model: SpeechLM,
+    batches: Iterable[Batch],
+    backend: Backend,
+    device: torch.device,
+    config: Training,
+    scale: float = 1.0,
 ) -> torch.Tensor:
     """Add the gradients of the summed loss of some batches; return the sums, float64 (10,), as `StepSums` names them.
+
+    Args:
+        model: whose gradients are added to.
+        batches: of this rank.
+        backend: of attention.
+        device: of the model.
+        config: how to train.
+        scale: of the gradients; 0 makes the passes without adding anything.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
@@ -98,7 +112,7 @@ def accumulate(
             )
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight, config.activity_weight)
-        loss.total.backward()
+        (loss.total if scale == 1.0 else loss.total * scale).backward()
         parts = (loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight)
         sums[: len(parts)] += torch.stack([part.detach() for part in parts]).double().cpu()
         flops = training_flops(model.shape, model.vocabulary, batch)
@@ -108,21 +122,22 @@ def accumulate(
 
 
 def run_step(
-    state: TrainingState, step: int, batches: Iterable[Batch], config: Training, process: Process, *, should_stop: bool
+    state: TrainingState, packs: StepPacks, config: Training, process: Process, *, should_stop: bool
 ) -> StepResult:
     """Do one optimizer step on this rank's batches; leave the update out where the step is bad.
 
     Args:
         state: what it changes.
-        step: counted from 1.
-        batches: this rank's share of the step's packs.
+        packs: this rank's share of a step.
         config: how to train.
         process: this rank.
         should_stop: whether this rank is asked to stop after the step; every rank learns whether any was.
     """
     device = torch.device(process.device)
     _zero_gradients(state)
-    sums = accumulate(state.model, batches, state.backend, device, config)
+    sums = accumulate(state.model, packs.batches, state.backend, device, config)
+    for filler in packs.fillers:
+        accumulate(state.model, [filler], state.backend, device, config, scale=0.0)
     gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
     stop = torch.tensor([float(should_stop)], dtype=torch.float64)
     on_device = torch.cat((sums, stop)).to(device=device, dtype=torch.float32)
@@ -132,10 +147,10 @@ def run_step(
     of_step = StepSums(*sums.tolist())
     torch._foreach_div_(gradients, max(of_step.weight, 1e-8))
     grad_norm = local_value(torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip_norm))
-    rate = learning_rate(step, config)
+    rate = learning_rate(packs.step, config)
     fault = state.guard.fault(of_step.total, grad_norm)
     if fault is None:
-        _update(state, step, rate, config)
+        _update(state, packs.step, rate, config)
     return StepResult(of_step, grad_norm, rate, fault, bool(on_device[StepSums.NUMBER]))
 
 

@@ -245,6 +245,32 @@ def test_ranks_that_each_hold_a_part_make_the_same_steps(tmp_path):
             torch.testing.assert_close(states[1][name], value, rtol=1e-2, atol=1e-3)
 
 
+def _sharded_unevenly(rank, world_size, folder, port, packs_per_step):
+    import os
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=30))
+    run(folder, changed(shard="full", steps=3, packs_per_step=packs_per_step), rank=rank, world_size=world_size)
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("packs_per_step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_ranks_that_each_hold_a_part_need_not_have_as_many_packs(tmp_path, packs_per_step):
+    """A rank with fewer packs than another, or none, makes passes that count for nothing; it would be waited for."""
+    import torch.multiprocessing as mp
+
+    run(tmp_path / "one", changed(steps=3, packs_per_step=packs_per_step))
+    (tmp_path / "two").mkdir()
+    mp.spawn(_sharded_unevenly, args=(2, tmp_path / "two", _free_port(), packs_per_step), nprocs=2)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    records = [read_metrics(tmp_path / f"{n}/metrics.jsonl") for n in ("one", "two")]
+    assert [r.text_loss for r in records[1]] == pytest.approx([r.text_loss for r in records[0]], abs=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_model_is_the_same_and_no_length_compiles_anew():
     import shutil
