@@ -22,7 +22,7 @@ from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
 from pipelines.reporting.run_state import unrecorded
 from pipelines.stages import STAGES, check_stages, plan_recipe, stage_names
-from pipelines.stages.evaluate import check_checkpoint, check_task
+from pipelines.stages.evaluate import check_checkpoint, check_task, rates
 from pipelines.stages.index import make_corpus
 from pipelines.stages.notices import check_licences
 from pipelines.stages.simulate import casting_summary
@@ -43,10 +43,7 @@ class RunResult:
     def figures(self) -> dict[str, float]:
         """Return the metrics of the whole run."""
         figures = {f"train.{name}": value for name, value in self.training.items()}
-        for which in ("trained", "untrained"):
-            if which in self.metrics:
-                figures[f"{which}.cpwer"] = self.metrics[which]["cpwer"]["rate"]
-        return figures
+        return figures | rates(self.metrics)
 
 
 def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResult:

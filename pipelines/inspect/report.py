@@ -18,6 +18,7 @@ from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import dataset_names, notices, plan_recipe, stage_names
+from pipelines.stages.evaluate import SCORE_COLUMNS, score_rows
 from pipelines.stages.train import summary
 
 _STYLE = (
@@ -130,14 +131,7 @@ def _walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _result(metrics: Mapping[str, Any]) -> str:
-    rows = []
-    for which in ("trained", "untrained"):
-        if which in metrics:
-            one = metrics[which]["cpwer"]
-            kinds = " / ".join(str(one[kind]) for kind in ("substitutions", "deletions", "insertions"))
-            interval = f"{one['low']:.1%} to {one['high']:.1%}"
-            rows.append([which, f"{one['rate']:.1%}", interval, one["reference_words"], kinds])
-    return table(["model", "cpWER", "95 % interval", "words", "sub / del / ins"], rows)
+    return table(SCORE_COLUMNS, score_rows(metrics))
 
 
 def _datasets(snapshots: Mapping[str, Snapshot]) -> str:

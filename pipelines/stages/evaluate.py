@@ -1,6 +1,7 @@
 """evaluate: checkpoints and the test split's codes -> `hypotheses` -> cpWER."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from pipelines.reporting.mlflow_runs import StageRun
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of
 
 WHICH = ("trained", "untrained")
-MEASURES = ("cpwer", "tcpwer")
+MEASURES = {"cpwer": "cpWER", "tcpwer": "tcpWER"}
+"""Names of the scores in the metrics and in tables; tcpWER only where the task predicts times."""
+SCORE_COLUMNS = ("model", "score", "rate", "95 % interval", "words", "sub / del / ins")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,36 @@ class Transcription:
 def transcription_task(recipe: Recipe) -> EvaluatedTaskName:
     """Return the transcription task that a recipe's models are evaluated by: plain where they are trained on it."""
     return next((task for task in EVALUATED if task in recipe.compose.tasks), EVALUATED[0])
+
+
+def rates(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return each checkpoint's rates as MLflow names them, for instance `trained.cpwer`."""
+    return {
+        f"{which}.{name}": metrics[which][name]["rate"]
+        for which in WHICH
+        if which in metrics
+        for name in MEASURES
+        if name in metrics[which]
+    }
+
+
+def score_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Return the scores as rows of `SCORE_COLUMNS`."""
+    rows = []
+    for name in rates(metrics):
+        which, measure = name.split(".")
+        score = metrics[which][measure]
+        rows.append(
+            [
+                which,
+                MEASURES[measure],
+                f"{score['rate']:.1%}",
+                f"{score['low']:.1%} to {score['high']:.1%}",
+                str(score["reference_words"]),
+                f"{score['substitutions']} / {score['deletions']} / {score['insertions']}",
+            ]
+        )
+    return rows
 
 
 def check_task(recipe: Recipe) -> None:
@@ -246,7 +279,7 @@ def _record_figures(context: RunContext, run: StageRun, metrics: dict[str, Any])
             continue
         folder = Path(metrics[which]["checkpoint"])
         model_id = run.model(folder, f"{context.recipe.name}-{folder.name}", {"hubbub.which": which})
-        figures = {f"{which}.{name}": metrics[which][name]["rate"] for name in MEASURES if name in metrics[which]}
+        figures = rates({which: metrics[which]})
         run.model_metrics(model_id, context.snapshots["codes"], figures)
         if which == "trained" and context.options.register:
             run.register(context.options.register, model_id, folder, figures)
