@@ -1,8 +1,8 @@
 """Every stage's Arrow schema on one page, what the cells mean, and how operators are joined.
 
-Times are integers, half-open, in the unit that the name says. `large_` types are used wherever a column can
-pass 2 GiB. What the integers mean (codec, layout, tokenizer) is in the schema's metadata, so that a file can be read
-with plain `pyarrow.ipc`.
+Times are integers, half-open, in the unit that the name says; only predicted times are seconds, as a model writes
+them. `large_` types are used wherever a column can pass 2 GiB. What the integers mean (codec, layout, tokenizer) is
+in the schema's metadata, so that a file can be read with plain `pyarrow.ipc`.
 
 The token grid (built with a batch by `models.sequence.batch`, never stored)
 -------------------------------------------------------------------
@@ -10,6 +10,7 @@ A document is a row of columns; a column is one step of the model. Every column 
 S audio cells (S = the layout's streams; K codebooks make S = K streams in the parallel and delay layouts).
 
     task asr:         <asr> [[sK] <enrol> A ...] [<carry> text] A A ... A <text> [s0] b y t e s [s1] ... <end>
+                      (<audio> before the window's A where voice samples would touch it)
     asr_fifo, asr_timed, asr_token: the same with <change> between turns or words, or [start] [sK] text [end]
     task asr_context: <asr_context> <instruction> hotwords A A ... A <text> [s0] ... <end>
     task asr_target:  <asr_target> <instruction> b y t e s [<enrol> A ...] <audio> A A ... A <text> [sK] ... <end>
@@ -245,14 +246,14 @@ PACKS = _schema(
 HYPOTHESES = _schema(
     conversation_id=pa.string(),
     checkpoint=pa.string(),  # digest of its weights
-    windows=pa.list_(pa.struct({"start_s": pa.float64(), "end_s": pa.float64()})),
+    windows=pa.list_(pa.struct({"start_frame": pa.int32(), "num_frames": pa.int32()})),
     turns=pa.list_(
         pa.struct(
             {
                 "window": pa.int32(),  # index into windows
                 "speaker": pa.string(),  # tag, numbered anew in each window
                 "text": pa.string(),
-                "start_s": pa.float64(),  # of the conversation; null where the task predicts no times
+                "start_s": pa.float64(),  # predicted, of the conversation; null where none was predicted
                 "end_s": pa.float64(),
             }
         )

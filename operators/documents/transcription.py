@@ -60,6 +60,9 @@ class Transcription(Task):
     names_speakers: ClassVar[bool] = False
     """Whether answers say who spoke, so that checkpoints can be evaluated by them."""
 
+    predicts_times: ClassVar[bool] = False
+    """Whether answers say when turns start and end, so that tcpWER can be scored."""
+
     @abstractmethod
     def target(self, scene: Scene) -> list[int]:
         """Return the answer's tokens, without `<end>`."""

@@ -43,38 +43,38 @@ COLLAR_S = 5.0
 MEETEVAL_MAX_SPEAKERS = 20
 """meeteval refuses sessions with more speakers as a likely mistake; there are tags for more."""
 
-Windows = Mapping[str, Sequence[Mapping[str, float]]]
-"""Windows of each conversation: their `start_s` and `end_s`, by start."""
+Windows = Mapping[str, Sequence[Mapping[str, int]]]
+"""Windows of each conversation: their `start_frame` and `num_frames`, by start."""
 
 
-def windows_of(hypotheses: pa.Table) -> dict[str, list[dict[str, float]]]:
+def windows_of(hypotheses: pa.Table) -> dict[str, list[dict[str, int]]]:
     """Return the windows in which conversations were transcribed (rows of HYPOTHESES)."""
     return {
         row["conversation_id"]: row["windows"] for row in hypotheses.select(["conversation_id", "windows"]).to_pylist()
     }
 
 
-def _session(conversation_id: str, windows: Windows, window: int) -> dict[str, str]:
-    parts = len(windows.get(conversation_id, ()))
-    session = f"{conversation_id}/{window}" if parts > 1 else conversation_id
-    return {"session_id": session, "recording_id": conversation_id}
+def _session(conversation_id: str, windows: Windows, window: int) -> dict[str, Any]:
+    if len(windows.get(conversation_id, ())) <= 1:
+        return {"session_id": conversation_id, "recording_id": conversation_id}
+    return {"session_id": f"{conversation_id}/{window}", "recording_id": conversation_id, "window": window}
 
 
 def reference_segments(codes: pa.Table, frame_rate_hz: float, windows: Windows) -> list[dict[str, Any]]:
     """Return the reference transcripts of conversations (rows of CODES) as SegLST entries, times in seconds.
 
-    A turn belongs to the last window that starts no later than it. The session of a window is named
-    `conversation/number` where there are several.
+    A turn belongs to the last window that starts no later than it, so windows must not overlap. The session of a window
+    is named `conversation/number` where there are several.
     """
     entries = []
     for row in codes.select(["conversation_id", "turns"]).to_pylist():
         name = row["conversation_id"]
-        starts = [window["start_s"] for window in windows.get(name, ())]
+        starts = [window["start_frame"] for window in windows.get(name, ())]
         for turn in row["turns"]:
             start_s, end_s = (
                 round((turn["start_frame"] + frames) / frame_rate_hz, 6) for frames in (0, turn["num_frames"])
             )
-            window = max((i for i, first in enumerate(starts) if round(first, 6) <= start_s), default=0)
+            window = max((i for i, first in enumerate(starts) if first <= turn["start_frame"]), default=0)
             entries.append(
                 {
                     **_session(name, windows, window),
@@ -87,24 +87,37 @@ def reference_segments(codes: pa.Table, frame_rate_hz: float, windows: Windows) 
     return entries
 
 
-def hypothesis_segments(hypotheses: pa.Table) -> list[dict[str, Any]]:
-    """Return hypotheses (rows of HYPOTHESES) as SegLST entries; turns without times have none."""
+def hypothesis_segments(hypotheses: pa.Table, frame_rate_hz: float, *, is_timed: bool) -> list[dict[str, Any]]:
+    """Return hypotheses (rows of HYPOTHESES) as SegLST entries, times in seconds.
+
+    Args:
+        hypotheses: of one checkpoint.
+        frame_rate_hz: of the codec.
+        is_timed: whether the task predicts times. Entries have none where it does not; where it does and one is
+            missing, as at the end of an answer that was cut, the turn starts or ends with its window.
+    """
     windows = windows_of(hypotheses)
-    return [
-        {
-            **_session(row["conversation_id"], windows, turn["window"]),
-            "speaker": turn["speaker"],
-            **({} if turn["start_s"] is None else {"start_time": turn["start_s"], "end_time": turn["end_s"]}),
-            "words": normalize(turn["text"]),
-        }
-        for row in hypotheses.to_pylist()
-        for turn in row["turns"]
-    ]
-
-
-def has_times(hypothesis: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether tcpWER can be scored: there are turns, and each of them has times."""
-    return bool(hypothesis) and all("start_time" in entry for entry in hypothesis)
+    entries = []
+    for row in hypotheses.to_pylist():
+        for turn in row["turns"]:
+            times = {}
+            if is_timed:
+                window = row["windows"][turn["window"]]
+                first, last = (
+                    round((window["start_frame"] + frames) / frame_rate_hz, 6) for frames in (0, window["num_frames"])
+                )
+                start_s = first if turn["start_s"] is None else turn["start_s"]
+                end_s = last if turn["end_s"] is None else turn["end_s"]
+                times = {"start_time": start_s, "end_time": max(start_s, end_s)}
+            entries.append(
+                {
+                    **_session(row["conversation_id"], windows, turn["window"]),
+                    "speaker": turn["speaker"],
+                    **times,
+                    "words": normalize(turn["text"]),
+                }
+            )
+    return entries
 
 
 def cpwer(reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[str, Any]], seed: int = 0) -> WordErrors:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # the version is part of keys, which are made without torch
 
 
 TOKENS_PER_SECOND = 20
-"""Of an answer, at most: lively talk of several speakers has some 15 bytes of text a second, and tags."""
+"""Of an answer, at most: fast English has some 15 letters a second, and there are tags. A tokenizer of bytes needs two
+or three times as many for scripts with several bytes a letter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Transcribe:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = HYPOTHESES
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     @cached_property
     def _loaded(self) -> "tuple[SpeechLM, Header]":
@@ -133,18 +134,18 @@ class Transcribe:
         pieces = [(i, window) for i, row in enumerate(rows) for window in compose.windows(row, codec)]
         prompts = [self.prompt(rows[i], window, codec) for i, window in pieces]
         answers = self.answer(prompts)
-        spans: list[list[dict[str, float]]] = [[] for _ in rows]
+        spans: list[list[dict[str, int]]] = [[] for _ in rows]
         turns: list[list[dict[str, Any]]] = [[] for _ in rows]
         tokens, cut = [0] * len(rows), [0] * len(rows)
         for (i, window), answer in zip(pieces, answers, strict=True):
-            start_s, end_s = (frame / codec.frame_rate_hz for frame in (window.start_frame, window.end_frame))
+            start_s = window.start_frame / codec.frame_rate_hz
             for turn in self.turns(answer):
                 times = {
                     name: None if value is None else round(start_s + value, 6)
                     for name, value in (("start_s", turn.start_s), ("end_s", turn.end_s))
                 }
                 turns[i].append({"window": len(spans[i]), "speaker": turn.speaker, "text": turn.text, **times})
-            spans[i].append({"start_s": start_s, "end_s": end_s})
+            spans[i].append({"start_frame": window.start_frame, "num_frames": window.end_frame - window.start_frame})
             tokens[i] += len(answer)
             cut[i] += len(answer) >= self.most_tokens
         return table(

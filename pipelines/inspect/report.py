@@ -252,9 +252,10 @@ def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
 def _by_recording(path: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for segment in json.loads(path.read_text()) if path.exists() else []:
-        _, window = segment["session_id"][len(segment["recording_id"]) :].rpartition("/")[1:]
-        speaker = f"{segment['speaker']} (window {int(window) + 1})" if window else segment["speaker"]
-        found.setdefault(segment["recording_id"], []).append((speaker, segment["words"]))
+        # Speakers of a hypothesis are numbered anew in each window.
+        where = f" (window {segment['window'] + 1})" if "window" in segment else ""
+        recording = segment.get("recording_id", segment["session_id"])
+        found.setdefault(recording, []).append((segment["speaker"] + where, segment["words"]))
     return found
 
 

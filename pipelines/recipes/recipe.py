@@ -63,8 +63,8 @@ class Evaluation:
     """How checkpoints are evaluated."""
 
     max_tokens: int | None = None
-    """Longest transcript of a window, in tokens; 20 for each second of the window by default. Transcripts that reach it
-    are cut, and counted."""
+    """Longest transcript of a window, in tokens; 20 for each second of the window by default, which is short for
+    scripts of several bytes a letter with the tokenizer of bytes. Transcripts that reach it are cut, and counted."""
     batch_size: int = field(default=16, metadata=NO_RESULT)
     """Windows decoded at once."""
     constrain: bool = True

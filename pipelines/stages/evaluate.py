@@ -11,7 +11,7 @@ from models.config.settings import key_settings
 from models.training.mirror import Mirror
 from operators.corpus.normalizers import NORMALIZER
 from operators.digest import canonical_json, digest, digest_file
-from operators.documents.tasks import EVALUATED, EvaluatedTaskName
+from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
@@ -165,18 +165,22 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _transcriber(recipe: Recipe, checkpoint: str, device: str = "cpu") -> Transcribe:
+    return Transcribe(
+        checkpoint=checkpoint,
+        window_s=recipe.compose.window_s,
+        max_tokens=recipe.evaluate.max_tokens,
+        batch_size=recipe.evaluate.batch_size,
+        task=transcription_task(recipe),
+        constrain=recipe.evaluate.constrain,
+        device=device,
+    )
+
+
 def make_hypotheses(job: Job) -> Receipt:
     """Make one partition of `hypotheses`: one checkpoint's transcripts of one partition of codes."""
     source = job.output.dataset("codes")
-    operator = Transcribe(
-        checkpoint=_local_checkpoint(job),
-        window_s=job.recipe.compose.window_s,
-        max_tokens=job.recipe.evaluate.max_tokens,
-        batch_size=job.recipe.evaluate.batch_size,
-        task=transcription_task(job.recipe),
-        constrain=job.recipe.evaluate.constrain,
-        device=_device(),
-    )
+    operator = _transcriber(job.recipe, _local_checkpoint(job), _device())
 
     def fill(writer: RowWriter) -> None:
         for batch in source.batches(receipt_of(source, job.payload.codes)):
@@ -209,6 +213,7 @@ def score(plan: Plan) -> dict[str, Any]:
     output, recipe = plan.output, plan.recipe
     codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
     stage = plan.stage("hypotheses")
+    rate_hz, is_timed = recipe.encode.spec.frame_rate_hz, transcription(transcription_task(recipe)).predicts_times
     folder = output.evaluation(plan.evaluation_key)
     result: dict[str, Any] = {}
     for which in ("trained", "untrained"):
@@ -220,12 +225,12 @@ def score(plan: Plan) -> dict[str, Any]:
             rows = codes.open(receipt_of(codes, payload.codes)).read_all()
             receipt = receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
             written = hypotheses.open(receipt).read_all()
-            reference += scores.reference_segments(rows, recipe.encode.spec.frame_rate_hz, scores.windows_of(written))
-            hypothesis += scores.hypothesis_segments(written)
+            reference += scores.reference_segments(rows, rate_hz, scores.windows_of(written))
+            hypothesis += scores.hypothesis_segments(written, rate_hz, is_timed=is_timed)
             num_cut += sum(written["num_cut"].to_pylist())
         if reference:
             errors = {"cpwer": asdict(scores.cpwer(reference, hypothesis, recipe.seed))}
-            if scores.has_times(hypothesis):
+            if is_timed:
                 errors["tcpwer"] = asdict(scores.tcpwer(reference, hypothesis, recipe.seed))
             result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **errors, "num_cut": num_cut}
             for name, segments in (("reference", reference), (f"{which}_hypothesis", hypothesis)):
@@ -239,7 +244,7 @@ def score(plan: Plan) -> dict[str, Any]:
         "task": transcription_task(recipe),
         "normalizer": NORMALIZER,
         "tcpwer_collar_s": scores.COLLAR_S,
-        "max_tokens": recipe.evaluate.max_tokens,
+        "max_tokens": _transcriber(recipe, "").most_tokens,
         "recipe_digest": recipe.digest,
     }
     storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))

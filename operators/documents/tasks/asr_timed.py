@@ -25,6 +25,7 @@ class AsrTimed(Transcription):
     token = ByteTokenizer.ASR_TIMED
     example = Example()
     names_speakers = True
+    predicts_times = True
 
     def target(self, scene: Scene) -> list[int]:
         """Return the window's turns with their times."""
@@ -41,7 +42,7 @@ class AsrTimed(Transcription):
     def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:
         """Return an answer's turns with their times, and without them in the text.
 
-        A turn whose times are missing, or run backwards, has none.
+        A turn of an answer that was cut has no end, nor has one whose end is before its start.
         """
         found = []
         start_s: float | None = None
@@ -50,10 +51,8 @@ class AsrTimed(Transcription):
             words = " ".join(_TIME.sub(" ", text).split())
             if words:
                 end_s = times[0] if tag is not None and times else None
-                if start_s is None or end_s is None or end_s < start_s:
-                    found.append(TranscribedTurn(tag or "s0", words))
-                else:
-                    found.append(TranscribedTurn(tag or "s0", words, start_s, end_s))
+                is_backwards = start_s is not None and end_s is not None and end_s < start_s
+                found.append(TranscribedTurn(tag or "s0", words, start_s, None if is_backwards else end_s))
             # Between two tags: the end of one turn, then the start of the next.
             start_s = times[-1] if len(times) > 1 or (times and tag is None) else None
         return found

@@ -9,7 +9,7 @@ from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.compose import Compose
 from operators.documents.tasks import EVALUATED, transcription
 from operators.errors import UnusableRowError
-from operators.evaluate.score import cpwer, has_times, hypothesis_segments, reference_segments, tcpwer, windows_of
+from operators.evaluate.score import cpwer, hypothesis_segments, reference_segments, tcpwer, windows_of
 from operators.evaluate.transcribe import Transcribe
 from tests.operators.documents.support import CODEC, codes_table, row_of
 
@@ -157,10 +157,11 @@ def test_a_perfect_answer_scores_zero_through_every_windowing(meeting, window_s,
     reference = [entry for entry in reference if entry["words"]]
     if not reference:
         return
-    hypothesis = hypothesis_segments(hypotheses)
+    is_timed = transcription(task).predicts_times
+    hypothesis = hypothesis_segments(hypotheses, CODEC.frame_rate_hz, is_timed=is_timed)
     assert cpwer(reference, hypothesis).errors == 0
-    assert has_times(hypothesis) == (task == "asr_timed")
-    if has_times(hypothesis):
+    assert all(("start_time" in entry) == is_timed for entry in hypothesis)
+    if is_timed:
         assert tcpwer(reference, hypothesis).errors == 0
 
 
@@ -181,11 +182,28 @@ def test_words_at_the_wrong_time_are_errors_of_tcpwer_only():
     reference = reference_segments(codes, CODEC.frame_rate_hz, windows_of(hypotheses))
     late = [
         {**entry, "start_time": entry["start_time"] + 7, "end_time": entry["end_time"] + 7}
-        for entry in hypothesis_segments(hypotheses)
+        for entry in hypothesis_segments(hypotheses, CODEC.frame_rate_hz, is_timed=True)
     ]
     assert cpwer(reference, late).errors == 0
     assert tcpwer(reference, late).errors > 0
     assert tcpwer(reference, late, collar_s=8.0).errors == 0
+
+
+def test_a_timed_answer_that_was_cut_is_still_scored_by_its_times():
+    codes = codes_table(row_of(MEETING, 600))
+    uncut = Perfect(checkpoint="", window_s=5.0, task="asr_timed")(codes).to_pylist()[0]
+    # "[0.00][s0]we begin the me": the first window's answer ends within its first turn.
+    cut = Perfect(checkpoint="", window_s=5.0, task="asr_timed", max_tokens=20)(codes)
+    (row,) = cut.to_pylist()
+    first = row["turns"][0]
+    assert uncut["turns"][0]["text"].startswith(first["text"])
+    assert (first["start_s"], first["end_s"]) == (uncut["turns"][0]["start_s"], None)
+    entries = hypothesis_segments(cut, CODEC.frame_rate_hz, is_timed=True)
+    window = row["windows"][0]
+    end_s = (window["start_frame"] + window["num_frames"]) / CODEC.frame_rate_hz
+    assert (entries[0]["start_time"], entries[0]["end_time"]) == (first["start_s"], end_s)
+    reference = reference_segments(codes, CODEC.frame_rate_hz, windows_of(cut))
+    assert 0 < tcpwer(reference, entries).deletions <= tcpwer(reference, entries).errors
 
 
 def test_answers_that_reach_the_most_tokens_are_counted_as_cut():
