@@ -31,7 +31,8 @@ class Compose:
     group: int = 1
     """Frames per column, in layouts that have groups (parallel, depth)."""
     window_s: float = 30.0
-    """Longest piece of a conversation in one document; cut only where no one speaks."""
+    """Longest piece of a conversation in one document; cut where no one speaks, or through the fewest words where
+    speech has no pause."""
     overlap_s: float = 0.0
     """How far a window reaches back; turns whose audio is repeated are given in the prompt with their tags and text."""
     carry_voices: bool = False
@@ -95,8 +96,7 @@ class Compose:
             Documents by conversation, window and task, of schema DOCUMENTS.
 
         Raises:
-            UnusableRowError: a conversation cannot be cut, has more speakers than there are tags, or lacks something a
-                task needs.
+            UnusableRowError: a conversation has more speakers than there are tags, or lacks something a task needs.
         """
         codec = codec_of(batch.schema)
         return table([document for row in batch.to_pylist() for document in self.documents(row, codec)], DOCUMENTS)
@@ -105,6 +105,18 @@ class Compose:
         """Return the windows of a conversation (a row of CODES)."""
         length, overlap = (int(seconds * codec.frame_rate_hz) for seconds in (self.window_s, self.overlap_s))
         return windows(row["turns"], row["num_frames"], length, overlap)
+
+    def count_cuts(self, batch: pa.Table) -> dict[str, int]:
+        """Return how many windows a batch (rows of CODES) has, cuts through speech, and words and turns so split."""
+        codec = codec_of(batch.schema)
+        found = [self.windows(row, codec) for row in batch.select(["turns", "num_frames"]).to_pylist()]
+        split = [window.split for windows in found for window in windows if window.split is not None]
+        return {
+            "windows": sum(map(len, found)),
+            "cuts_in_speech": len(split),
+            "split_words": sum(words for words, _ in split),
+            "split_turns": sum(turns for _, turns in split),
+        }
 
     def documents(self, row: Mapping[str, Any], codec: CodecSpec) -> Iterator[dict[str, Any]]:
         """Yield the documents (rows of DOCUMENTS) of a conversation (a row of CODES)."""

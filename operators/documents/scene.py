@@ -10,7 +10,8 @@ import numpy as np
 from models.codecs.codec import CodecSpec
 from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer
-from operators.documents.windows import Turn, Window
+from operators.documents.split_turns import Turn
+from operators.documents.windows import Window
 from operators.errors import UnusableRowError
 from operators.rng import rng
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from operators.corpus.annotations import virtual_channels
 from operators.documents.scene import Scene, by_start
-from operators.documents.windows import Turn
+from operators.documents.split_turns import Turn
 from operators.errors import UnusableRowError
 
 

@@ -13,11 +13,12 @@ from operators.digest import canonical_json
 from operators.documents.compose import Compose
 from operators.packing.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
-from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter
+from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter, Snapshot
 from operators.store.shards import COMPONENT, GROUPED
+from pipelines.plan.context import RunContext
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
-from pipelines.plan.stage import Stage
+from pipelines.plan.stage import Remarks, Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import chunks
 from pipelines.stages.upstream import apply_or_quarantine, receipt_of
@@ -98,7 +99,7 @@ def make_packs(job: Job) -> Receipt:
             for upstream in job.payload.codes:
                 for batch in source.batches(receipt_of(source, upstream)):
                     composed = apply_or_quarantine(compose, batch, writer).cast(DOCUMENTS)
-                    writer.count(documents=composed.num_rows)
+                    writer.count(documents=composed.num_rows, **compose.count_cuts(batch))
                     fits = recipe.pack.fits(composed)
                     for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
                         reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
@@ -147,6 +148,20 @@ def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
         yield held.combine_chunks()
 
 
+def remarks_on_packs(_: RunContext, snapshot: Snapshot) -> Remarks:
+    """Say how often conversations were cut through speech, because it had no pause."""
+    names = ("windows", "cuts_in_speech", "split_words", "split_turns")
+    counts = {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
+    if not counts["cuts_in_speech"]:
+        return Remarks()
+    share = counts["cuts_in_speech"] / counts["windows"]
+    notice = (
+        f"{counts['cuts_in_speech']:,} of {counts['windows']:,} windows ({share:.1%}) end within speech without a "
+        f"pause for compose.window_s: {counts['split_words']:,} words and {counts['split_turns']:,} turns were split"
+    )
+    return Remarks(notices=[notice], figures={name: float(value) for name, value in counts.items()})
+
+
 PACKS_STAGE = Stage(
     name="pack",
     dataset="packs",
@@ -155,5 +170,6 @@ PACKS_STAGE = Stage(
     partitions=plan_packs,
     make=make_packs,
     check=check,
+    remarks=remarks_on_packs,
     for_training=True,
 )

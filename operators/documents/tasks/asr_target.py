@@ -7,9 +7,9 @@ from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
 from operators.documents.scene import Scene, by_start
 from operators.documents.serialization import arrival
+from operators.documents.split_turns import Turn
 from operators.documents.task import Example, Task
 from operators.documents.transcription import prompt_codes
-from operators.documents.windows import Turn
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from operators.packing.pack import Pack
 from operators.schema import CODES, DOCUMENTS, PACKS, check_chain, table
 from operators.store.dataset import Dataset, Partition
 from operators.store.shards import PackShards
+from tests.operators.documents.support import words_of
 
 CODEC = DMel().spec
 TOKENIZER = ByteTokenizer()
@@ -184,31 +185,84 @@ def test_windows_are_cut_where_no_one_speaks_and_lose_no_turn():
             assert turn["start_frame"] + turn["num_frames"] <= window.end_frame
 
 
+def talk(spans, *, timed):
+    """Turns (start, frames, words); words are unique, and have times on request."""
+    turns, number = [], 0
+    for i, (start, frames, words) in enumerate(spans):
+        names = [f"w{number + k}" for k in range(words)]
+        number += words
+        turns.append(
+            {
+                "start_frame": start,
+                "num_frames": frames,
+                "speaker": "abcd"[i % 4],
+                "text": " ".join(names),
+                "text_normalized": " ".join(names),
+                "words": words_of(start, frames, " ".join(names)) if timed and words <= frames else [],
+            }
+        )
+    return turns
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 60)), min_size=1, max_size=30),
-    st.integers(60, 300),
-    st.integers(0, 59),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 90), st.integers(0, 6)), min_size=1, max_size=30),
+    st.integers(20, 300),
+    st.integers(0, 19),
+    st.booleans(),
 )
-def test_windows_of_any_conversation_hold_every_turn_once(gaps, length, overlap):
-    turns, at = [], 0
-    for gap, duration in gaps:
+def test_windows_of_any_conversation_hold_every_word_once(gaps, length, overlap, timed):
+    spans, at = [], 0
+    for gap, duration, words in gaps:
         at += gap
-        turns.append({"start_frame": at, "num_frames": duration, "speaker": "a"})
+        spans.append((at, duration, words))
         at += duration if gap % 3 else duration // 2
+    turns = talk(sorted(spans), timed=timed)
     end = max(t["start_frame"] + t["num_frames"] for t in turns) + 3
-    try:
-        found = windows(turns, end, length, overlap)
-    except UnusableRowError:
-        return  # speech without a pause longer than a window is refused, not cut
-    assert [turn for window in found for turn in window.turns] == turns
+    found = windows(turns, end, length, overlap)
+
+    def words(turns):
+        return sorted(w for t in turns for w in t["text"].split())
+
+    assert words(t for w in found for t in w.turns) == words(turns)
     for window in found:
         assert 0 <= window.start_frame < window.end_frame <= end
         assert window.end_frame - window.start_frame <= length
         for turn in (*window.carried, *window.turns):
             assert window.start_frame <= turn["start_frame"]
             assert turn["start_frame"] + turn["num_frames"] <= window.end_frame
+            for word in turn["words"]:
+                assert turn["start_frame"] <= word["start_frame"]
+                assert word["start_frame"] + word["num_frames"] <= turn["start_frame"] + turn["num_frames"]
     assert len(found) == 1 or end > length
+    if all(window.split is None for window in found):
+        assert [turn for window in found for turn in window.turns] == turns
+
+
+def test_speech_without_a_pause_is_cut_through_the_fewest_words_then_turns():
+    # Two speakers without a pause: at frame 90 one turn begins; both speak, between words, at 76 to 79 only.
+    turns = talk([(0, 90, 3), (60, 80, 2), (90, 70, 2)], timed=True)
+    turns[0]["words"] = [
+        {"word": f"w{i}", "start_frame": s, "num_frames": n} for i, (s, n) in enumerate(((0, 40), (40, 36), (80, 10)))
+    ]
+    turns[1]["words"] = [
+        {"word": f"w{3 + i}", "start_frame": s, "num_frames": n} for i, (s, n) in enumerate(((60, 16), (79, 61)))
+    ]
+    first, second = windows(turns, 160, length=100, overlap=0)
+    assert (first.start_frame, first.end_frame, first.split) == (0, 79, (0, 2))
+    assert [turn["text"] for turn in first.turns] == ["w0 w1", "w3"]
+    assert [turn["text"] for turn in second.turns] == ["w2", "w4", "w5 w6"]
+    assert [(t["start_frame"], t["num_frames"]) for t in second.turns] == [(79, 11), (79, 61), (90, 70)]
+    # Without word times, a cut through a turn may tear a word wherever it is: better where fewer speak.
+    first, _ = windows(talk([(0, 70, 3), (60, 50, 2), (80, 50, 2)], timed=False), 130, length=100, overlap=0)
+    assert (first.end_frame, first.split) == (80, (1, 1))
+
+
+def test_a_turn_longer_than_a_window_is_cut_where_its_letters_would_be():
+    (turn,) = talk([(0, 240, 4)], timed=False)
+    found = windows([turn], 240, length=100, overlap=0)
+    assert [w.split for w in found] == [(1, 1), (1, 1), None]
+    assert " ".join(t["text"] for w in found for t in w.turns if t["text"]) == turn["text"]
 
 
 def test_carried_turns_are_in_the_prompt_with_their_tags():
@@ -224,9 +278,20 @@ def test_carried_turns_are_in_the_prompt_with_their_tags():
     assert TOKENIZER.turns(carried)[-1] == transcripts[0][-1]
 
 
-def test_speech_without_a_pause_longer_than_a_window_is_refused():
-    with pytest.raises(UnusableRowError, match="do not fit into a window"):
-        Compose(window_s=1.0)(codes_table(conversation()))
+def test_cuts_through_speech_are_counted():
+    compose = Compose(window_s=1.0)
+    batch = codes_table(conversation())
+    documents = compose(batch)
+    counted = compose.count_cuts(batch)
+    assert counted["windows"] >= documents.num_rows > 1
+    assert counted["cuts_in_speech"] == counted["windows"] - 1
+    assert counted["split_words"] >= 1 <= counted["split_turns"]
+    assert Compose(window_s=30.0).count_cuts(batch) == {
+        "windows": 1,
+        "cuts_in_speech": 0,
+        "split_words": 0,
+        "split_turns": 0,
+    }
 
 
 @pytest.mark.parametrize("change", [{"tasks": ()}, {"group": 0}, {"overlap_s": 40.0}, {"layout": "delay", "group": 2}])
