@@ -36,7 +36,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -190,6 +190,7 @@ CODES = _schema(
     num_samples=pa.int64(),
     num_frames=pa.int32(),
     codes=pa.large_binary(),  # frame by frame, K codes each, `bits` bits a code: models.codecs.codec.unpack_codes
+    levels=pa.large_binary(),  # a byte a frame: its level in dB below full scale, at most 255
     speakers=pa.list_(pa.string()),
     turns=pa.list_(TURN_FRAMES),
     stems=pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "codes": pa.large_binary()})),
@@ -246,12 +247,23 @@ PACKS = _schema(
 HYPOTHESES = _schema(
     conversation_id=pa.string(),
     checkpoint=pa.string(),  # digest of its weights
-    windows=pa.list_(pa.struct({"start_frame": pa.int32(), "num_frames": pa.int32()})),
+    # Audio that was transcribed at once, and the part of it whose words count: windows may overlap, parts do not.
+    windows=pa.list_(
+        pa.struct(
+            {
+                "start_frame": pa.int32(),
+                "num_frames": pa.int32(),
+                "own_start_frame": pa.int32(),
+                "own_num_frames": pa.int32(),
+            }
+        )
+    ),
     turns=pa.list_(
         pa.struct(
             {
                 "window": pa.int32(),  # index into windows
-                "speaker": pa.string(),  # tag, numbered anew in each window
+                "tag": pa.string(),  # s0, s1, ...: numbered anew in each window
+                "speaker": pa.string(),  # the same name in all windows, as far as they were joined
                 "text": pa.string(),
                 "start_s": pa.float64(),  # predicted, of the conversation; null where none was predicted
                 "end_s": pa.float64(),

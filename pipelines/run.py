@@ -22,7 +22,7 @@ from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
 from pipelines.reporting.run_state import unrecorded
 from pipelines.stages import STAGES, check_stages, plan_recipe, stage_names
-from pipelines.stages.evaluate import check_checkpoint, check_task, rates
+from pipelines.stages.evaluate import check_checkpoint, check_tasks, rates
 from pipelines.stages.index import make_corpus
 from pipelines.stages.notices import check_licences
 from pipelines.stages.simulate import casting_summary
@@ -55,7 +55,7 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
     check_recipe(recipe)
     check_stages(recipe)
     if until == "evaluate":
-        check_task(recipe)
+        check_tasks(recipe)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.store:
         Output(options.output).remember(options.store)

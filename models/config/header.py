@@ -25,6 +25,18 @@ class Header:
     """The user's tokenizer.json, copied into every checkpoint."""
     deduplicate: bool = False
     """Whether repeated frames of prompt audio are left out."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that it was trained on."""
+    window_s: float = 30.0
+    """Longest piece of a conversation in a document."""
+    overlap_s: float = 0.0
+    """How far later windows reached back, with the text of what they repeat in the prompt."""
+    carry_voices: bool = False
+    """Whether later windows' prompts held a sample of each voice of earlier windows."""
+    enrol_s: float = 3.0
+    """Longest voice sample."""
+    predicts_activity: bool = False
+    """Whether it was trained to tell who talks in each column of a prompt."""
     lineage: dict[str, Any] = field(default_factory=dict)
     """Data sets with their Merkle roots, recipe digest, seed and code version."""
 
@@ -33,7 +45,7 @@ class Header:
         """Return the header that `dataclasses.asdict` turned into JSON values."""
         kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
         shape = {name: tuple(value) if isinstance(value, list) else value for name, value in data["shape"].items()}
-        data = {**data, "shape": shape}
+        data = {**data, "shape": shape, "tasks": tuple(data.get("tasks", ()))}
         return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.layouts.layout import Layout
 from models.sequence.batch import collate
-from models.sequence.documents import GridSpec, PackedDocuments
+from models.sequence.documents import AUDIO, GridSpec, PackedDocuments
 from models.sequence.grammar import Grammar
+from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.model import SpeechLM
@@ -68,6 +70,33 @@ def greedy_text(
         if number + 1 < max_tokens:
             hidden = model.step(tokens, cache)
     return answers
+
+
+@torch.no_grad()
+def talker_probabilities(
+    model: SpeechLM, prompts: Sequence[PackedDocuments], grid: GridSpec
+) -> list[NDArray[np.float32] | None]:
+    """Return how probably each talker (T,), by arrival, speaks in each frame of the last audio of each prompt.
+
+    Args:
+        model: trained with an activity loss; its device is used.
+        prompts: packs of one document each.
+        grid: what their integers mean.
+
+    Returns:
+        (frames, MAX_SPEAKERS) each. Talkers beyond those that the prompt's audio has mean nothing.
+    """
+    device = next(model.parameters()).device
+    batch = collate(prompts, grid).to(device)
+    hidden = model.eval().states(batch, choose_backend(device.type))
+    rows = model.text_weight[ByteTokenizer.FIRST_SPEAKER : ByteTokenizer.FIRST_TEXT]
+    found: list[NDArray[np.float32] | None] = []
+    for first, prompt in zip(batch.boundaries, prompts, strict=False):
+        _, start, frames = [segment for segment in prompt.segments.tolist() if segment[0] == AUDIO][-1]
+        columns = [first + start + grid.layout.target_columns(frame, frames)[0][0] for frame in range(frames)]
+        of_columns = torch.sigmoid(F.linear(hidden[torch.tensor(columns, device=device)], rows).float())
+        found.append(of_columns.cpu().numpy())
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

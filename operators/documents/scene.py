@@ -48,6 +48,8 @@ class Scene:
     @cached_property
     def voices(self) -> dict[str, tuple[int, int]]:
         """Frames [start, end) of each voice sample that the prompt holds, by arrival in the conversation."""
+        if self.window.voices is not None:
+            return dict(self.window.voices)
         if not self.carry_voices or not self.window.start_frame:
             return {}
         samples = {speaker: self.solo(speaker, before=self.window.start_frame) for speaker in self.speakers}

@@ -6,25 +6,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from models.codecs.codec import CodecSpec
-from models.config.header import Header
+from models.config.header import Header, read_header
 from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.digest import digest_file
 from operators.documents.compose import Compose, codec_of
-from operators.documents.tasks import EvaluatedTaskName, transcription
+from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
 from operators.documents.transcription import TranscribedTurn
-from operators.documents.windows import Window
 from operators.errors import InputError
+from operators.evaluate.cuts import pieces
+from operators.evaluate.options import Cut, JoinName
+from operators.evaluate.recording import Activity, Following, Recording
 from operators.schema import CODES, HYPOTHESES, table
 
 if TYPE_CHECKING:  # the version is part of keys, which are made without torch
     from models.sequence.grammar import Grammar
     from models.speech_lm.model import SpeechLM
 
+
+QUIET_S = 0.1
+"""Length of the quiet place at which a recording is cut."""
+
+MOST_OVERLAP_S = 4.0
+"""Of audio that two windows share, by default: some ten words."""
 
 TOKENS_PER_SECOND = 20
 """Of an answer, at most: fast English has some 15 letters a second, and there are tags. A tokenizer of bytes needs two
@@ -33,12 +42,20 @@ or three times as many for scripts with several bytes a letter."""
 
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
-    """Transcribes each conversation, window by window, by greedy decoding."""
+    """Transcribes each conversation, window by window, by greedy decoding, and joins the windows."""
 
     checkpoint: str
     """Folder of the checkpoint."""
-    window_s: float = 30.0
-    """Longest window in seconds; longer conversations are cut where no one speaks in the reference."""
+    window_s: float | None = None
+    """Longest window in seconds; the longest that the checkpoint was trained on by default."""
+    cut: Cut = "quiet"
+    """Where longer conversations are cut."""
+    join: tuple[JoinName, ...] = ("voices", "overlap")
+    """How speakers are followed from one window to the next; voices only where the checkpoint was trained with them. By
+    none, each window is a session of its own."""
+    overlap_s: float | None = None
+    """Seconds of audio that two windows share; by default what the checkpoint was trained with, or a fifth of a window
+    (at most `MOST_OVERLAP_S`) where windows are joined by it."""
     max_tokens: int | None = None
     """Most tokens decoded for a window; `TOKENS_PER_SECOND` times its seconds by default."""
     batch_size: int = 16
@@ -52,17 +69,33 @@ class Transcribe:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = HYPOTHESES
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     @cached_property
-    def _loaded(self) -> "tuple[SpeechLM, Header]":
+    def model(self) -> "SpeechLM":
+        """The checkpoint's model, on the device.
+
+        Raises:
+            InputError: the folder is not a checkpoint.
+        """
         from models.training.checkpoint import load
 
         try:
-            model, _, header = load(Path(self.checkpoint), self.device)
+            return load(Path(self.checkpoint), self.device)[0].eval()
         except ValueError as error:
             raise InputError(str(error)) from error
-        return model.eval(), header
+
+    @cached_property
+    def header(self) -> Header:
+        """The checkpoint's header, read without its weights.
+
+        Raises:
+            InputError: the folder is not a checkpoint.
+        """
+        try:
+            return read_header(Path(self.checkpoint))[1]
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     @cached_property
     def tokenizer(self) -> ByteTokenizer:
@@ -88,17 +121,35 @@ class Transcribe:
         """Most tokens decoded for a window: an answer of this length is cut."""
         if self.max_tokens is not None:
             return self.max_tokens
-        return max(1, round(TOKENS_PER_SECOND * self.window_s))
+        return max(1, round(TOKENS_PER_SECOND * self.longest_s))
 
     @property
-    def model(self) -> "SpeechLM":
-        """The checkpoint's model."""
-        return self._loaded[0]
+    def longest_s(self) -> float:
+        """Longest window in seconds."""
+        return self.header.window_s if self.window_s is None else self.window_s
 
     @property
-    def header(self) -> Header:
-        """The checkpoint's header."""
-        return self._loaded[1]
+    def continues(self) -> bool:
+        """Whether prompts hold the text of the audio that is shared with the window before, as in training.
+
+        That takes the times of what was transcribed: without them, shared audio is transcribed twice.
+        """
+        return self.header.overlap_s > 0 and transcription(self.task).predicts_times and "overlap" in self.join
+
+    @property
+    def shared_s(self) -> float:
+        """Seconds of audio that two windows share."""
+        if self.overlap_s is not None:
+            return self.overlap_s
+        if self.continues:
+            return self.header.overlap_s
+        return min(MOST_OVERLAP_S, self.longest_s / 5) if "overlap" in self.join else 0.0
+
+    @property
+    def carries_voices(self) -> bool:
+        """Whether prompts hold samples of the voices so far, found by the times or activity that the model predicts."""
+        located = transcription(self.task).predicts_times or self.header.predicts_activity
+        return self.header.carry_voices and "voices" in self.join and located
 
     @cached_property
     def grid(self) -> GridSpec:
@@ -106,6 +157,20 @@ class Transcribe:
         codec = self.header.codec
         layout = make_layout(self.header.layout, codec.num_codebooks, codec.codebook_size, self.header.group)
         return GridSpec(layout, codec.num_codebooks, codec.codebook_size, codec.bits)
+
+    def check_task(self) -> None:
+        """Check that the model was trained on the task.
+
+        Raises:
+            InputError: it was not.
+        """
+        if self.task not in EVALUATED:
+            raise InputError(f"{self.task} is no task that names speakers; choose from {', '.join(EVALUATED)}")
+        trained = self.header.tasks
+        if trained and self.task not in trained:
+            raise InputError(
+                f"{self.checkpoint} was trained on {', '.join(trained)}, never on {self.task}; ask it one of these"
+            )
 
     def check_codec(self, codec: CodecSpec) -> None:
         """Check that a codec is the one that the model was trained on.
@@ -126,42 +191,72 @@ class Transcribe:
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the hypothesis of each conversation (rows of CODES to HYPOTHESES), window by window."""
+        """Return the hypothesis of each conversation (rows of CODES to HYPOTHESES), window by window.
+
+        Windows whose prompts depend on earlier ones are decoded after them, those of all conversations together.
+        """
         codec = codec_of(batch.schema)
         self.check_codec(codec)
-        rows = batch.to_pylist()
-        compose = self.compose
-        pieces = [(i, window) for i, row in enumerate(rows) for window in compose.windows(row, codec)]
-        prompts = [self.prompt(rows[i], window, codec) for i, window in pieces]
-        answers = self.answer(prompts)
-        spans: list[list[dict[str, int]]] = [[] for _ in rows]
-        turns: list[list[dict[str, Any]]] = [[] for _ in rows]
-        tokens, cut = [0] * len(rows), [0] * len(rows)
-        for (i, window), answer in zip(pieces, answers, strict=True):
-            start_s = window.start_frame / codec.frame_rate_hz
-            for turn in self.turns(answer):
-                times = {
-                    name: None if value is None else round(start_s + value, 6)
-                    for name, value in (("start_s", turn.start_s), ("end_s", turn.end_s))
-                }
-                turns[i].append({"window": len(spans[i]), "speaker": turn.speaker, "text": turn.text, **times})
-            spans[i].append({"start_frame": window.start_frame, "num_frames": window.end_frame - window.start_frame})
-            tokens[i] += len(answer)
-            cut[i] += len(answer) >= self.most_tokens
-        return table(
-            [
-                {
-                    "conversation_id": row["conversation_id"],
-                    "checkpoint": self.weights_digest,
-                    "windows": spans[i],
-                    "turns": turns[i],
-                    "num_tokens": tokens[i],
-                    "num_cut": cut[i],
-                }
-                for i, row in enumerate(rows)
-            ],
-            HYPOTHESES,
+        recordings = [self.recording(row, codec) for row in batch.to_pylist()]
+        self.transcribe(recordings)
+        return table([recording.hypothesis(self.weights_digest) for recording in recordings], HYPOTHESES)
+
+    def recording(self, row: Mapping[str, Any], codec: CodecSpec) -> Recording:
+        """Return a conversation (a row of CODES) cut into windows that are not transcribed yet.
+
+        Raises:
+            InputError: the overlap leaves nothing of a window.
+        """
+        length, shared = (int(seconds * codec.frame_rate_hz) for seconds in (self.longest_s, self.shared_s))
+        back, ahead = (shared, 0) if self.continues else (shared - shared // 2, shared // 2)
+        try:
+            cut = pieces(
+                row["num_frames"],
+                length,
+                back=back,
+                ahead=ahead,
+                cut=self.cut,
+                levels=None if row["levels"] is None else np.frombuffer(row["levels"], np.uint8),
+                quiet_frames=max(1, round(QUIET_S * codec.frame_rate_hz)),
+                turns=row["turns"],
+            )
+        except ValueError as error:
+            raise InputError(f"evaluate.overlap_s: {error}") from error
+        following = Following(
+            by_overlap="overlap" in self.join,
+            by_likeness="likeness" in self.join,
+            carries_voices=self.carries_voices,
+            continues=self.continues,
         )
+        return Recording(row, codec, cut, self.compose, self.task, following)
+
+    def transcribe(self, recordings: Sequence[Recording]) -> None:
+        """Transcribe the windows of recordings, in as many rounds as their prompts depend on each other."""
+        most = max((len(recording.pieces) for recording in recordings), default=0)
+        in_turn = self.continues or self.carries_voices
+        for numbers in [range(n, n + 1) for n in range(most)] if in_turn else [range(most)]:
+            asked = [(r, n) for r in recordings for n in numbers if n < len(r.pieces)]
+            prompts = [recording.prompt(number) for recording, number in asked]
+            answers = self.answer(prompts)
+            active = self.activity(prompts) if self.needs_activity else [None] * len(prompts)
+            for (recording, number), answer, talking in zip(asked, answers, active, strict=True):
+                is_cut = len(answer) >= self.most_tokens
+                recording.add(number, self.turns(answer), talking, num_tokens=len(answer), is_cut=is_cut)
+
+    @property
+    def needs_activity(self) -> bool:
+        """Whether the model is asked who talks when: to take samples of voices where answers have no times."""
+        wanted = self.carries_voices or "likeness" in self.join
+        return wanted and self.header.predicts_activity and not transcription(self.task).predicts_times
+
+    def activity(self, prompts: Sequence[PackedDocuments]) -> list[Activity | None]:
+        """Return how probably each talker speaks in each frame of the window that a prompt ends with."""
+        from models.speech_lm.generate import talker_probabilities
+
+        found: list[Activity | None] = []
+        for start in range(0, len(prompts), self.batch_size):
+            found += talker_probabilities(self.model, prompts[start : start + self.batch_size], self.grid)
+        return found
 
     @cached_property
     def compose(self) -> Compose:
@@ -169,23 +264,20 @@ class Transcribe:
         file = Path(self.checkpoint) / "tokenizer.json"
         layout: Any = self.header.layout
         return Compose(
-            window_s=self.window_s,
+            window_s=self.longest_s,
+            enrol_s=self.header.enrol_s,
             layout=layout,
             group=self.header.group,
             tokenizer=str(file) if file.exists() else "bytes",
             deduplicate=self.header.deduplicate,
         )
 
-    def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec) -> PackedDocuments:
-        """Return the transcription prompt of one window of a conversation (a row of CODES)."""
-        return self.compose.prompt(row, window, codec, self.task).prompt()
-
     def grammar(self, prompt: PackedDocuments) -> "Grammar[Any] | None":
         """Return the grammar of answers to a prompt; speakers that the prompt names may be used from the start."""
         tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
         named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
         carried = int(named.max()) + 1 if len(named) else 0
-        return transcription(self.task).grammar(self.tokenizer, self.window_s, carried)
+        return transcription(self.task).grammar(self.tokenizer, self.longest_s, carried)
 
     def turns(self, answer: Sequence[int]) -> list[TranscribedTurn]:
         """Return the turns of an answer's tokens, with times from the window's start where the task predicts them."""
@@ -195,14 +287,13 @@ class Transcribe:
         """Return the tokens of each prompt's answer, decoded `batch_size` at a time by similar length."""
         from models.speech_lm.generate import greedy_text
 
-        model, _ = self._loaded
         order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             grammars = [self.grammar(prompts[i]) for i in chosen] if self.constrain else []
             decoded = greedy_text(
-                model,
+                self.model,
                 [prompts[i] for i in chosen],
                 self.grid,
                 end=ByteTokenizer.END,

@@ -42,6 +42,19 @@ def batches(lengths: Sequence[int], longest: float) -> list[list[int]]:
     return found
 
 
+def levels(samples: NDArray[np.integer], hop_samples: int, num_frames: int) -> NDArray[np.uint8]:
+    """Return the level of each frame (T,) of a 16-bit waveform (N,), in whole dB below full scale; 255 is silence.
+
+    >>> levels(np.array([0, 0, 16384, -16384, 32767, 32767], np.int16), 2, 4).tolist()
+    [255, 6, 0, 255]
+    """
+    padded = np.zeros(num_frames * hop_samples, np.float32)
+    padded[: min(len(samples), len(padded))] = samples[: len(padded)]
+    power = np.square(padded * _PCM16_STEP).reshape(num_frames, hop_samples).mean(axis=1)
+    below = -10 * np.log10(np.maximum(power, 1e-30))
+    return np.where(power > 0, np.clip(np.rint(below), 0, 254), 255).astype(np.uint8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encode:
     """Encodes each mixture independently, so that no code depends on what else is in the batch."""
@@ -61,7 +74,7 @@ class Encode:
 
     reads: ClassVar[pa.Schema] = AUDIO
     writes: ClassVar[pa.Schema] = CODES
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     @cached_property
     def loaded(self) -> Codec:
@@ -101,6 +114,7 @@ class Encode:
                     "num_samples": row["num_samples"],
                     "num_frames": coded[i].shape[1],
                     "codes": pack_codes(coded[i], self.spec.bits),
+                    "levels": levels(wavs[i], self.spec.hop_samples, coded[i].shape[1]).tobytes(),
                     "speakers": row["speakers"],
                     "turns": [self._turn(turn) for turn in row["turns"]],
                     "stems": [

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -19,25 +19,37 @@ class TranscribeArguments:
     """Anything that libsndfile reads; channels are mixed to one."""
     checkpoint: Path = Path("runs/demo")
     """A step-... folder, or a run's output folder, whose newest checkpoint is taken."""
-    window_s: float = 15.0
-    """Longest window in seconds; longer files are cut where it is quiet."""
+    task: str | None = None
+    """Transcription task to ask; the first that the checkpoint was trained on by default."""
+    window_s: float | None = None
+    """Longest window in seconds; the longest that the checkpoint was trained on by default."""
+    cut: Literal["quiet", "fixed"] = "quiet"
+    """Where longer files are cut: at the quietest place of each window's last third, or after so many seconds."""
+    join: tuple[Literal["voices", "overlap", "likeness"], ...] = ("voices", "overlap")
+    """How speakers are followed from one window to the next: by samples of their voices in the prompt, where the model
+    was trained with them; by the words of audio that windows share; by the likeness of voices."""
+    overlap_s: float | None = None
+    """Seconds of audio that two windows share; a fifth of a window, at most 4 s, by default."""
     max_tokens: int | None = None
     """Longest transcript of a window, in tokens."""
     json: bool = False
-    """Print JSON instead of lines."""
+    """Print SegLST, as JSON, instead of lines."""
 
 
 def transcribe(arguments: Sequence[str]) -> None:
     """Print who said what in an audio file."""
     parsed = tyro.cli(TranscribeArguments, prog="hubbub transcribe", args=list(arguments))
+    from pipelines.use.transcribe import as_seglst
     from pipelines.use.transcribe import transcribe as transcribe_file
 
-    turns = transcribe_file(parsed.file, parsed.checkpoint, window_s=parsed.window_s, max_tokens=parsed.max_tokens)
+    options = {name: value for name, value in vars(parsed).items() if name not in ("file", "checkpoint", "json")}
+    turns = transcribe_file(parsed.file, parsed.checkpoint, **options)
     if parsed.json:
-        print(json.dumps([{"window_start_s": s, "speaker": tag, "words": text} for s, tag, text in turns], indent=1))
+        print(json.dumps(as_seglst(parsed.file.stem, turns), indent=1, ensure_ascii=False))
         return
-    for _, tag, text in turns:
-        print(f"[{tag}] {text}", flush=True)
+    for turn in turns:
+        times = "" if turn.end_s is None else f"{turn.start_s:8.2f} {turn.end_s:8.2f}  "
+        print(f"{times}[{turn.speaker}] {turn.text}", flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def report(folder: Path, page: Path, examples: int) -> Path:
         "Conversations": _realism(recipe, output, snapshots),
         "Packs": _packs(snapshots),
         "Training": _training(plan, metrics),
-        "Examples": _examples(output, recipe, path.parent, examples),
+        "Examples": _examples(output, recipe, path.parent, metrics["task"], examples),
         "Time": _time(folder),
         "Left out": _left_out(snapshots),
         "Where it came from": graph.svg(way),
@@ -224,10 +224,10 @@ def curve(records: Sequence[StepRecord], name: str, width: int = 680, height: in
     )
 
 
-def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
+def _examples(output: Output, recipe: Recipe, folder: Path, task: str, number: int) -> str:
     """Return test conversations: a timeline, the audio as encoded, reference and hypothesis."""
-    reference = _by_recording(folder / "reference.seglst.json")
-    hypothesis = _by_recording(folder / "trained_hypothesis.seglst.json")
+    reference = _by_recording(folder / f"{task}_reference.seglst.json")
+    hypothesis = _by_recording(folder / f"trained_{task}_hypothesis.seglst.json")
     codes, parts = output.dataset("codes"), list[str]()
     newest = codes.latest()
     for receipt in newest.receipts if newest else ():
@@ -252,7 +252,7 @@ def _examples(output: Output, recipe: Recipe, folder: Path, number: int) -> str:
 def _by_recording(path: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for segment in json.loads(path.read_text()) if path.exists() else []:
-        # Speakers of a hypothesis are numbered anew in each window.
+        # Where windows are not joined, speakers are numbered anew in each.
         where = f" (window {segment['window'] + 1})" if "window" in segment else ""
         recording = segment.get("recording_id", segment["session_id"])
         found.setdefault(recording, []).append((segment["speaker"] + where, segment["words"]))

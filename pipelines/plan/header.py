@@ -32,6 +32,12 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
         tokenizer_digest=tokenizer.digest,
         tokenizer_file=None if tokenizer.file is None else str(tokenizer.file.absolute()),
         deduplicate=recipe.compose.deduplicate,
+        tasks=recipe.compose.tasks,
+        window_s=recipe.compose.window_s,
+        overlap_s=recipe.compose.overlap_s,
+        carry_voices=recipe.compose.carry_voices,
+        enrol_s=recipe.compose.enrol_s,
+        predicts_activity=recipe.train.activity_weight > 0,
         lineage=lineage,
     )
 

@@ -10,6 +10,8 @@ from operators.corpus.joined import Join
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
+from operators.documents.tasks import EvaluatedTaskName
+from operators.evaluate.options import Cut, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render
@@ -62,6 +64,19 @@ class Partitions:
 class Evaluation:
     """How checkpoints are evaluated."""
 
+    tasks: tuple[EvaluatedTaskName, ...] = ()
+    """Transcription tasks that are asked and scored; all that the recipe trains by default. Tables show the first."""
+    window_s: float | None = None
+    """Longest window in seconds; the longest that the checkpoint was trained on by default."""
+    cut: Cut = "quiet"
+    """Where longer conversations are cut: at the quietest place of each window's last third, after so many seconds
+    (fixed), or, as an oracle, at the reference's pauses (reference)."""
+    join: tuple[JoinName, ...] = ("voices", "overlap")
+    """How speakers are followed from one window to the next: by samples of their voices in the prompt (where the
+    checkpoint was trained with compose.carry_voices), by the words and times of audio that windows share, by the
+    likeness of their codes. By none, each window is scored as a session of its own."""
+    overlap_s: float | None = None
+    """Seconds of audio that two windows share; compose.overlap_s by default, or a fifth of a window (at most 4 s)."""
     max_tokens: int | None = None
     """Longest transcript of a window, in tokens; 20 for each second of the window by default, which is short for
     scripts of several bytes a letter with the tokenizer of bytes. Transcripts that reach it are cut, and counted."""

@@ -13,6 +13,7 @@ from operators.corpus.normalizers import NORMALIZER
 from operators.digest import canonical_json, digest, digest_file
 from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
 from operators.errors import InputError
+from operators.evaluate import segments
 from operators.evaluate.transcribe import Transcribe
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
 from operators.store import storage
@@ -35,18 +36,21 @@ SCORE_COLUMNS = ("model", "score", "rate", "95 % interval", "words", "sub / del 
 
 @dataclass(frozen=True)
 class Transcription:
-    """Payload of a partition of hypotheses: one checkpoint and one partition of codes."""
+    """Payload of a partition of hypotheses: one checkpoint, one task and one partition of codes."""
 
     which: str
     """trained or untrained."""
+    task: str
     checkpoint: str
     """Folder of the checkpoint."""
     codes: PartitionRef
 
 
-def transcription_task(recipe: Recipe) -> EvaluatedTaskName:
-    """Return the transcription task that a recipe's models are evaluated by: plain where they are trained on it."""
-    return next((task for task in EVALUATED if task in recipe.compose.tasks), EVALUATED[0])
+def evaluated_tasks(recipe: Recipe) -> tuple[EvaluatedTaskName, ...]:
+    """Return the tasks that a recipe's models are asked, the one that tables show first."""
+    if recipe.evaluate.tasks:
+        return recipe.evaluate.tasks
+    return tuple(task for task in EVALUATED if task in recipe.compose.tasks)
 
 
 def rates(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -79,13 +83,19 @@ def score_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def check_task(recipe: Recipe) -> None:
-    """Check that the recipe's models are trained on a task that evaluation can ask and score.
+def check_tasks(recipe: Recipe) -> None:
+    """Check that the recipe's models are trained on the tasks that evaluation asks.
 
     Raises:
-        InputError: none of its tasks is one.
+        InputError: one of them is never trained, or none can be asked.
     """
-    if not set(EVALUATED) & set(recipe.compose.tasks):
+    unseen = [task for task in recipe.evaluate.tasks if task not in recipe.compose.tasks]
+    if unseen:
+        raise InputError(
+            f"evaluate.tasks: the models are never trained on {unseen[0]}; add it to compose.tasks "
+            f"({' '.join(recipe.compose.tasks)}) or leave it out"
+        )
+    if not evaluated_tasks(recipe):
         raise InputError(
             f"compose.tasks {' '.join(recipe.compose.tasks)} cannot be evaluated: cpWER needs transcripts that name "
             f"speakers. Add {' or '.join(EVALUATED)}, or stop after training: hubbub train"
@@ -93,25 +103,24 @@ def check_task(recipe: Recipe) -> None:
 
 
 def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
-    """Return a partition for each checkpoint and partition of the test split's codes."""
+    """Return a partition for each checkpoint, task and partition of the test split's codes."""
     recipe = planning.recipe
     settings = {
         "operators": {"transcribe": Transcribe.version, "schema": SCHEMA_VERSION},
-        "evaluate": key_settings(recipe.evaluate),
-        "task": transcription_task(recipe),
-        "window_s": recipe.compose.window_s,
+        "evaluate": key_settings(recipe.evaluate, {"tasks": ()}),  # each partition has its own
     }
     of_test = [p for p in planning.of("codes") if p.partition_id.startswith("test-")]
     return [
         PlannedPartition(
             Partition(
-                partition_id=f"{which}-{upstream.partition_id}",
+                partition_id=f"{which}-{task}-{upstream.partition_id}",
                 row_ids=upstream.row_ids,
-                depends={**settings, "checkpoint": weights, "codes": upstream.key},
+                depends={**settings, "task": task, "checkpoint": weights, "codes": upstream.key},
             ),
-            Transcription(which, str(folder), PartitionRef(upstream.partition_id, upstream.key)),
+            Transcription(which, task, str(folder), PartitionRef(upstream.partition_id, upstream.key)),
         )
         for which, folder, weights in _checkpoints(planning)
+        for task in evaluated_tasks(recipe)
         for upstream in of_test
     ]
 
@@ -165,22 +174,27 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _transcriber(recipe: Recipe, checkpoint: str, device: str = "cpu") -> Transcribe:
+def _transcriber(recipe: Recipe, checkpoint: str, task: str, device: str = "cpu") -> Transcribe:
+    options = recipe.evaluate
     return Transcribe(
         checkpoint=checkpoint,
-        window_s=recipe.compose.window_s,
-        max_tokens=recipe.evaluate.max_tokens,
-        batch_size=recipe.evaluate.batch_size,
-        task=transcription_task(recipe),
-        constrain=recipe.evaluate.constrain,
+        window_s=options.window_s,
+        cut=options.cut,
+        join=options.join,
+        overlap_s=options.overlap_s,
+        max_tokens=options.max_tokens,
+        batch_size=options.batch_size,
+        task=task,
+        constrain=options.constrain,
         device=device,
     )
 
 
 def make_hypotheses(job: Job) -> Receipt:
-    """Make one partition of `hypotheses`: one checkpoint's transcripts of one partition of codes."""
+    """Make one partition of `hypotheses`: what one checkpoint answers to one task on one partition of codes."""
     source = job.output.dataset("codes")
-    operator = _transcriber(job.recipe, _local_checkpoint(job), _device())
+    operator = _transcriber(job.recipe, _local_checkpoint(job), job.payload.task, _device())
+    operator.check_task()
 
     def fill(writer: RowWriter) -> None:
         for batch in source.batches(receipt_of(source, job.payload.codes)):
@@ -211,44 +225,67 @@ def score(plan: Plan) -> dict[str, Any]:
     from operators.evaluate import score as scores
 
     output, recipe = plan.output, plan.recipe
-    codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
-    stage = plan.stage("hypotheses")
-    rate_hz, is_timed = recipe.encode.spec.frame_rate_hz, transcription(transcription_task(recipe)).predicts_times
     folder = output.evaluation(plan.evaluation_key)
+    tasks = evaluated_tasks(recipe)
     result: dict[str, Any] = {}
-    for which in ("trained", "untrained"):
-        reference, hypothesis, num_cut = [], [], 0
-        for partition in stage.partitions:
-            payload = stage.payloads[partition.partition_id]
-            if payload.which != which:
-                continue
-            rows = codes.open(receipt_of(codes, payload.codes)).read_all()
-            receipt = receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
-            written = hypotheses.open(receipt).read_all()
-            reference += scores.reference_segments(rows, rate_hz, scores.windows_of(written))
-            hypothesis += scores.hypothesis_segments(written, rate_hz, is_timed=is_timed)
-            num_cut += sum(written["num_cut"].to_pylist())
-        if reference:
-            errors = {"cpwer": asdict(scores.cpwer(reference, hypothesis, recipe.seed))}
-            if is_timed:
-                errors["tcpwer"] = asdict(scores.tcpwer(reference, hypothesis, recipe.seed))
-            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **errors, "num_cut": num_cut}
-            for name, segments in (("reference", reference), (f"{which}_hypothesis", hypothesis)):
-                text = json.dumps(segments, indent=1, ensure_ascii=False) + "\n"
-                storage.replace_bytes(text.encode(), str(folder / f"{name}.seglst.json"))
+    for which in WHICH:
+        found = {task: _scores(plan, which, task, folder) for task in tasks}
+        if all(found.values()):
+            # The first task's scores are the checkpoint's own.
+            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **found[tasks[0]], "tasks": found}
+    operator = _transcriber(recipe, str(plan.checkpoint_of("trained")), tasks[0])
     metrics = {
         **result,
         "splits": plan.splits.describe(),
-        "windows": "one per conversation, or cut at reference silences where longer than compose.window_s; each window "
-        "is a session of its own, for speakers are numbered anew in each",
-        "task": transcription_task(recipe),
+        "windows": {
+            "longest_s": operator.longest_s,
+            "shared_s": operator.shared_s,
+            "cut": recipe.evaluate.cut,
+            "join": recipe.evaluate.join,
+            "sessions": "conversations" if recipe.evaluate.join else "windows",
+        },
+        "task": tasks[0],
         "normalizer": NORMALIZER,
         "tcpwer_collar_s": scores.COLLAR_S,
-        "max_tokens": _transcriber(recipe, "").most_tokens,
+        "max_tokens": operator.most_tokens,
         "recipe_digest": recipe.digest,
     }
     storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
     return metrics
+
+
+def _scores(plan: Plan, which: str, task: str, folder: Path) -> dict[str, Any]:
+    """Score one checkpoint's answers to one task, and write what was compared; nothing where there are none."""
+    from operators.evaluate import score as scores
+
+    output, recipe, stage = plan.output, plan.recipe, plan.stage("hypotheses")
+    codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
+    rate_hz, is_timed, apart = (
+        recipe.encode.spec.frame_rate_hz,
+        transcription(task).predicts_times,
+        not recipe.evaluate.join,
+    )
+    reference, hypothesis, num_cut = [], [], 0
+    for partition in stage.partitions:
+        payload = stage.payloads[partition.partition_id]
+        if (payload.which, payload.task) != (which, task):
+            continue
+        rows = codes.open(receipt_of(codes, payload.codes)).read_all()
+        written = hypotheses.open(
+            receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
+        ).read_all()
+        reference += segments.reference_segments(rows, rate_hz, segments.windows_of(written) if apart else None)
+        hypothesis += segments.hypothesis_segments(written, rate_hz, is_timed=is_timed, apart=apart)
+        num_cut += sum(written["num_cut"].to_pylist())
+    if not reference:
+        return {}
+    for name, entries in ((f"{task}_reference", reference), (f"{which}_{task}_hypothesis", hypothesis)):
+        text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+        storage.replace_bytes(text.encode(), str(folder / f"{name}.seglst.json"))
+    errors = {"cpwer": asdict(scores.cpwer(reference, hypothesis, recipe.seed))}
+    if is_timed:
+        errors["tcpwer"] = asdict(scores.tcpwer(reference, hypothesis, recipe.seed))
+    return {**errors, "num_cut": num_cut}
 
 
 def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:

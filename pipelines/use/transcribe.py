@@ -1,8 +1,9 @@
 """transcribe: an audio file and a checkpoint -> who said what."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from models.codecs import reload_codec
 from models.codecs.codec import pack_codes
 from operators.corpus.sources import resample, resampled_length
-from operators.documents.windows import Window
+from operators.documents.tasks import asked_of
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
+from operators.tokenize.encode import levels
 from pipelines.plan.start import newest_checkpoint
 
 
@@ -37,39 +39,76 @@ def read_mono(path: Path, rate_hz: int) -> NDArray[np.float32]:
     return wav * np.float32(10 ** (-26 / 20) / np.sqrt(power)) if power > 0 else wav
 
 
-def quiet_cuts(wav: NDArray[np.float32], rate_hz: int, window_s: float) -> list[int]:
-    """Return where a recording (N,) is cut, in samples: at the quietest 100 ms of each window's last third."""
-    tenth, length = rate_hz // 10, int(window_s * rate_hz)
-    cuts = [0]
-    while len(wav) - cuts[-1] > length:
-        late = wav[cuts[-1] + length * 2 // 3 : cuts[-1] + length]
-        power = (late[: len(late) // tenth * tenth].reshape(-1, tenth) ** 2).mean(axis=1)
-        cuts.append(cuts[-1] + length * 2 // 3 + int(power.argmin()) * tenth + tenth // 2)
-    return [*cuts, len(wav)]
+@dataclass(frozen=True)
+class Heard:
+    """A turn of a file."""
+
+    start_s: float
+    """Where it starts; without times, where its window does."""
+    end_s: float | None
+    """None where the model predicts no times."""
+    speaker: str
+    text: str
 
 
-def transcribe(
-    path: Path, checkpoint: Path, *, window_s: float = 15.0, max_tokens: int | None = None
-) -> Iterator[tuple[float, str, str]]:
-    """Yield (start of the window in seconds, speaker tag, text) of each turn that the model transcribes.
+def as_seglst(session: str, turns: Sequence[Heard]) -> list[dict[str, Any]]:
+    """Return turns as SegLST entries; they have times only where the model predicts them."""
+    return [
+        {
+            "session_id": session,
+            "speaker": turn.speaker,
+            **({} if turn.end_s is None else {"start_time": turn.start_s, "end_time": turn.end_s}),
+            "words": turn.text,
+        }
+        for turn in turns
+    ]
 
-    Speaker tags restart in each window: a model without enrolment cannot match speakers across windows.
+
+def transcribe(path: Path, checkpoint: Path, *, task: str | None = None, **options: Any) -> list[Heard]:
+    """Return the turns that a model transcribes of an audio file, with one name for a speaker throughout.
+
+    Args:
+        path: of the audio file.
+        checkpoint: folder of a checkpoint, or of checkpoints, of which the newest is used.
+        task: transcription task to ask; the first that the model was trained on by default.
+        options: of `Transcribe`: window_s, cut, join, overlap_s, max_tokens.
 
     Raises:
         InputError: the file or the checkpoint cannot be used.
     """
-    operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), window_s=window_s, max_tokens=max_tokens)
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), device=device, **options)
     header = operator.header
+    operator = replace(operator, task=task or asked_of(header.tasks))
     try:
         codec = reload_codec(header.codec, header.codec_weights)
     except ValueError as error:
         raise InputError(str(error)) from error
     operator.check_codec(codec.spec)
+    operator.check_task()
     wav = read_mono(path, codec.spec.sample_rate_hz)
-    cuts = quiet_cuts(wav, codec.spec.sample_rate_hz, window_s)
-    for start, end in itertools.pairwise(cuts):
-        codes = codec.encode(wav[start:end])
-        window = Window(0, codes.shape[1], (), ())
-        row = {"codes": pack_codes(codes, codec.spec.bits), "num_frames": codes.shape[1], "speakers": (), "turns": ()}
-        for turn in operator.turns(operator.answer([operator.prompt(row, window, codec.spec)])[0]):
-            yield start / codec.spec.sample_rate_hz, turn.speaker, turn.text
+    codes = codec.encode(wav)
+    samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
+    row = {
+        "conversation_id": path.stem,
+        "codes": pack_codes(codes, codec.spec.bits),
+        "levels": levels(samples, codec.spec.hop_samples, codes.shape[1]).tobytes(),
+        "num_frames": codes.shape[1],
+        "speakers": (),
+        "turns": (),
+    }
+    recording = operator.recording(row, codec.spec)
+    operator.transcribe([recording])
+    found = recording.hypothesis(operator.weights_digest)
+    starts = [window["own_start_frame"] / codec.spec.frame_rate_hz for window in found["windows"]]
+    return [
+        Heard(
+            starts[turn["window"]] if turn["start_s"] is None else turn["start_s"],
+            turn["end_s"],
+            turn["speaker"],
+            turn["text"],
+        )
+        for turn in found["turns"]
+    ]

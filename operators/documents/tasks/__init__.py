@@ -4,6 +4,7 @@ A new task is one file with its class, and one line in `TASKS` (docs/extending.m
 template of each task's documents.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from operators.documents.task import Task
@@ -56,6 +57,11 @@ def transcription(name: str) -> Transcription:
         return task
     known = [other for other in TASKS if isinstance(TASKS[other], Transcription)]
     raise ValueError(f"{name!r} is not a transcription task; choose from {', '.join(known)}")
+
+
+def asked_of(trained: Sequence[str]) -> str:
+    """Return the transcription task to ask a model that was trained on some tasks: one that names speakers, if any."""
+    return next((task for task in EVALUATED if task in trained), EVALUATED[0])
 
 
 def token_names() -> dict[int, str]:

@@ -1,0 +1,11 @@
+"""Choices of evaluation that recipes name. Does not import what evaluates."""
+
+from typing import Literal
+
+Cut = Literal["quiet", "fixed", "reference"]
+"""quiet: at the quietest place of each window's last third; fixed: after so many seconds; reference: where the
+reference has a pause, which no one has who transcribes."""
+
+JoinName = Literal["voices", "overlap", "likeness"]
+"""How speakers are followed from one window to the next: by samples of their voices in the prompt, by the words and
+times of audio that two windows share, by the likeness of their codes."""
