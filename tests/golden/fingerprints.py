@@ -304,7 +304,8 @@ def _codes(rows: list[dict[str, Any]], recipe: Recipe) -> tuple[Any, dict[str, l
     decisions, figures = [], {}
     for row in rows:
         row_codes = unpack_codes(row.pop("codes"), spec.num_codebooks, spec.bits)
-        figures[row["conversation_id"]] = _profile(row_codes)
+        heard = np.frombuffer(row.pop("levels"), np.uint8)
+        figures[row["conversation_id"]] = [*_profile(row_codes), round(float(heard.mean()), 1)]
         for number, stem in enumerate(row["stems"]):
             own = unpack_codes(stem.pop("codes"), spec.num_codebooks, spec.bits)
             stem["shape"] = list(own.shape)
