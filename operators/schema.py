@@ -272,6 +272,8 @@ HYPOTHESES = _schema(
     ),
     num_tokens=pa.int32(),
     num_cut=pa.int32(),  # windows whose answer reached the most tokens allowed
+    nll=pa.float64(),  # negative log-likelihood of the targets in nats, where a task is judged by it, and their weight
+    nll_weight=pa.float64(),
 )
 
 

@@ -98,6 +98,23 @@ class ByteTokenizer:
                 found[-1][1].append(i)
         return [(tag, self.decode(part)) for tag, part in found]
 
+    def split_at_changes(self, ids: Sequence[int]) -> list[str]:
+        """Return the texts between change tokens, up to the end.
+
+        >>> t = ByteTokenizer()
+        >>> t.split_at_changes([*t.encode("good day"), t.CHANGE, *t.encode("hello"), t.END])
+        ['good day', 'hello']
+        """
+        found: list[list[int]] = [[]]
+        for i in ids:
+            if i == self.END:
+                break
+            if i == self.CHANGE:
+                found.append([])
+            else:
+                found[-1].append(i)
+        return [" ".join(self.decode(part).split()) for part in found]
+
     def show(self, ids: Sequence[int], names: Mapping[int, str] | None = None) -> str:
         """Return ids in readable form, special ones in brackets.
 

@@ -1,7 +1,7 @@
 """A document under construction: text and audio columns are appended, and cells are marked as targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,30 @@ class Document:
             codes=b"".join(self.codes),
             loss_spans=np.zeros((0, 3), dtype=np.int32),
             loss_weights=np.zeros(0, dtype=np.float32),
+        )
+
+    def question(self) -> tuple[PackedDocuments, list[int]]:
+        """Return what precedes the first target, as a prompt, and the text tokens of the targets.
+
+        Raises:
+            ValueError: there are no targets, or audio is predicted.
+        """
+        if not self.loss_spans or any(span["kind"] != TEXT for span in self.loss_spans):
+            raise ValueError("only a document whose targets are text asks a question")
+        border = int(min(span["start_column"] for span in self.loss_spans))
+        asked = [segment for segment in self.segments if segment["start_column"] < border]
+        given = sum(segment["length"] for segment in asked if segment["kind"] == TEXT)
+        prompt = replace(self, segments=asked, text_tokens=self.text_tokens[:given], columns=border)
+        return prompt.prompt(), self.text_tokens[given:]
+
+    def whole(self) -> PackedDocuments:
+        """Return the document as a pack of its own, with its targets."""
+        spans = [[span["kind"], span["start_column"], span["end_column"]] for span in self.loss_spans]
+        weights = [span["weight"] for span in self.loss_spans]
+        return replace(
+            self.prompt(),
+            loss_spans=np.array(spans, dtype=np.int32).reshape(-1, 3),
+            loss_weights=np.array(weights, dtype=np.float32),
         )
 
     def row(self, scene: Scene, task: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What a task declares about itself, and the example that its contract test runs on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
 from operators.documents.scene import Scene
 
@@ -28,6 +29,23 @@ class Example:
     """Options of `Compose` that the task needs."""
 
 
+@dataclass(frozen=True)
+class TranscribedTurn:
+    """A turn of an answer."""
+
+    speaker: str
+    """Tag, for instance s0: speakers are numbered anew in each window."""
+    text: str
+    start_s: float | None = None
+    """Seconds from the window's start; None where the task predicts no times."""
+    end_s: float | None = None
+
+
+Judge = Literal["conversation", "speakers", "utterances", "likelihood"]
+"""How answers to a task are judged: as the transcript of a whole conversation, whose windows are joined; document by
+document, by who said what, or by what was said alone; or by the likelihood of the documents' targets."""
+
+
 class Task(ABC):
     """A template that makes documents of a window: a prompt that begins with the task's token, and a target."""
 
@@ -48,6 +66,13 @@ class Task(ABC):
     """Whether later windows' prompts hold voice samples where the recipe asks for them (`--compose.carry-voices`)."""
     marks_talkers: ClassVar[bool] = False
     """Whether the prompt's audio is labeled with who talks, as `--train.activity-weight` requires."""
+
+    judged_by: ClassVar[Judge] = "likelihood"
+    """How answers are judged in evaluation; all but `likelihood` need targets that are text alone."""
+
+    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:
+        """Return the turns of an answer's text, in order."""
+        return [TranscribedTurn(tag, text) for tag, text in tokenizer.turns(answer)]
 
     @abstractmethod
     def documents(self, scene: Scene) -> Iterator[Document]:

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from models.sequence.tokenizer import ByteTokenizer
@@ -14,18 +13,6 @@ from operators.errors import UnusableRowError
 
 if TYPE_CHECKING:  # composing documents does without torch
     from models.sequence.grammar import Grammar
-
-
-@dataclass(frozen=True)
-class TranscribedTurn:
-    """A turn of an answer."""
-
-    speaker: str
-    """Tag, for instance s0: speakers are numbered anew in each window."""
-    text: str
-    start_s: float | None = None
-    """Seconds from the window's start; None where the task predicts no times."""
-    end_s: float | None = None
 
 
 def prompt_codes(scene: Scene) -> bytes:
@@ -57,9 +44,6 @@ class Transcription(Task):
 
     marks_talkers = True
     carries_voices = True
-    names_speakers: ClassVar[bool] = False
-    """Whether answers say who spoke, so that checkpoints can be evaluated by them."""
-
     predicts_times: ClassVar[bool] = False
     """Whether answers say when turns start and end, so that tcpWER can be scored."""
 
@@ -100,7 +84,3 @@ class Transcription(Task):
         """
         del tokenizer, window_s, num_carried
         return None
-
-    def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:
-        """Return an answer's turns, in order."""
-        return [TranscribedTurn(tag, text) for tag, text in tokenizer.turns(answer)]

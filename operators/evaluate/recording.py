@@ -11,7 +11,7 @@ from models.codecs.codec import CodecSpec, unpack_codes
 from models.sequence.documents import PackedDocuments
 from operators.documents.compose import Compose
 from operators.documents.split_turns import Turn
-from operators.documents.transcription import TranscribedTurn
+from operators.documents.task import TranscribedTurn
 from operators.documents.windows import Window
 from operators.evaluate.cuts import Piece
 from operators.evaluate.join import HeardTurn, HeardWindow, Joiner
@@ -178,6 +178,8 @@ class Recording:
             ],
             "num_tokens": self.num_tokens,
             "num_cut": self.num_cut,
+            "nll": None,
+            "nll_weight": None,
         }
 
 

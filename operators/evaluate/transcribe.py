@@ -16,8 +16,8 @@ from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.digest import digest_file
 from operators.documents.compose import Compose, codec_of
+from operators.documents.task import TranscribedTurn
 from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
-from operators.documents.transcription import TranscribedTurn
 from operators.errors import InputError
 from operators.evaluate.cuts import pieces
 from operators.evaluate.options import Cut, JoinName
@@ -283,15 +283,20 @@ class Transcribe:
         """Return the turns of an answer's tokens, with times from the window's start where the task predicts them."""
         return transcription(self.task).turns(self.tokenizer, answer)
 
-    def answer(self, prompts: Sequence[PackedDocuments]) -> list[list[int]]:
-        """Return the tokens of each prompt's answer, decoded `batch_size` at a time by similar length."""
+    def answer(self, prompts: Sequence[PackedDocuments], *, are_free: bool = False) -> list[list[int]]:
+        """Return the tokens of each prompt's answer, decoded `batch_size` at a time by similar length.
+
+        Args:
+            prompts: of one document each.
+            are_free: whether answers keep to no grammar, because they are not of the transcription task.
+        """
         from models.speech_lm.generate import greedy_text
 
         order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
         answers: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            grammars = [self.grammar(prompts[i]) for i in chosen] if self.constrain else []
+            grammars = [self.grammar(prompts[i]) for i in chosen] if self.constrain and not are_free else []
             decoded = greedy_text(
                 self.model,
                 [prompts[i] for i in chosen],

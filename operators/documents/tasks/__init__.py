@@ -35,8 +35,8 @@ TASKS: dict[str, Task] = {
     "interleave": Interleave(),
 }
 
-EVALUATED = tuple(name for name, task in TASKS.items() if isinstance(task, Transcription) and task.names_speakers)
-"""Transcription tasks by which checkpoints can be evaluated, the preferred one first."""
+EVALUATED = tuple(name for name, task in TASKS.items() if task.judged_by == "conversation")
+"""Transcription tasks whose answers are joined to transcripts of whole conversations, the preferred one first."""
 
 if TYPE_CHECKING:
     TaskName = str

@@ -18,7 +18,7 @@ class Asr(Transcription):
     name = "asr"
     token = ByteTokenizer.ASR
     example = Example()
-    names_speakers = True
+    judged_by = "conversation"
 
     def target(self, scene: Scene) -> list[int]:
         """Return the window's turns in arrival-order serialization."""

@@ -16,6 +16,7 @@ class AsrContext(Task):
     name = "asr_context"
     token = ByteTokenizer.ASR_CONTEXT
     example = Example()
+    judged_by = "speakers"
     marks_talkers = True
     carries_voices = True
 

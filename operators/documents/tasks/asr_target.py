@@ -60,6 +60,7 @@ class AsrTarget(Task):
     name = "asr_target"
     token = ByteTokenizer.ASR_TARGET
     example = Example()
+    judged_by = "speakers"
 
     def documents(self, scene: Scene) -> Iterator[Document]:
         """Yield a document with one instruction: its kind is drawn first, then one of that kind."""

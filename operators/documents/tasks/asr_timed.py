@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from models.sequence.tokenizer import ByteTokenizer, FileTokenizer
 from operators.documents.scene import Scene
 from operators.documents.serialization import timed
-from operators.documents.task import Example
-from operators.documents.transcription import TranscribedTurn, Transcription
+from operators.documents.task import Example, TranscribedTurn
+from operators.documents.transcription import Transcription
 
 if TYPE_CHECKING:
     from models.sequence.grammar import Grammar
@@ -24,7 +24,7 @@ class AsrTimed(Transcription):
     name = "asr_timed"
     token = ByteTokenizer.ASR_TIMED
     example = Example()
-    names_speakers = True
+    judged_by = "conversation"
     predicts_times = True
 
     def target(self, scene: Scene) -> list[int]:
