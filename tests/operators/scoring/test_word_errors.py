@@ -6,8 +6,8 @@ import meeteval
 import pytest
 
 from models.sequence.tokenizer import ByteTokenizer
-from operators.evaluate import score
-from operators.evaluate.score import cpwer, tcpwer
+from operators.scoring import word_errors as score
+from operators.scoring.word_errors import cpwer, tcpwer
 
 
 def segment(session, speaker, words, start=0.0):
