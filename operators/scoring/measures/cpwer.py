@@ -27,8 +27,11 @@ def cp_counts(session: Session, collar_s: float | None) -> Counts:
         return word_counts(summed([siso(one.get(a or "", []), other.get(b or "", []), collar_s) for a, b in pairs]))
     sides = [seglst(with_words(side)) for side in (session.reference, session.hypothesis)]
     if collar_s is None:
-        return word_counts(meeteval.wer.cp_word_error_rate(*sides, reference_sort=False, hypothesis_sort=False))
-    return word_counts(tcp_word_error_rate(*sides, collar=collar_s))
+        score = meeteval.wer.cp_word_error_rate(*sides, reference_sort=False, hypothesis_sort=False)
+    else:
+        score = tcp_word_error_rate(*sides, collar=collar_s)
+    session.remember(("assignment", collar_s), lambda: score.assignment)
+    return word_counts(score)
 
 
 def cpwer(session: Session, conditions: Conditions) -> Counts:  # noqa: ARG001

@@ -1,6 +1,8 @@
 """What measures of words share: turns as meeteval takes them, and who is assigned to whom among any number of speakers."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,22 @@ utterances is exchanged for meeteval's greedy one."""
 
 Pairs = Sequence[tuple[str | None, str | None]]
 """Speakers of the reference and of the hypothesis that are taken for each other; None where nobody is left."""
+
+
+_LOGGERS = ("preprocess", "time_constrained", "error_rate")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep meeteval from logging a line for each pair of speakers whose turns overlap themselves."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def with_words(turns: Sequence[Turn]) -> list[Turn]:
@@ -68,13 +86,18 @@ def _assign(session: Session, collar_s: float | None) -> Pairs:
     from scipy.optimize import linear_sum_assignment
 
     one, other = by_speaker(session.reference), by_speaker(session.hypothesis)
-    names: list[list[str | None]] = [[*side, *[None] * (max(len(one), len(other)) - len(side))] for side in (one, other)]
+    names: list[list[str | None]] = [
+        [*side, *[None] * (max(len(one), len(other)) - len(side))] for side in (one, other)
+    ]
     if not names[0]:
         return []
     distance = distance_of(collar_s)
     # A speaker without turns is nobody: all words of the other are wrong.
     costs = np.array(
-        [[distance(one.get(a or "", ()) if a else (), other.get(b or "", ()) if b else ()) for b in names[1]] for a in names[0]]
+        [
+            [distance(one.get(a or "", ()) if a else (), other.get(b or "", ()) if b else ()) for b in names[1]]
+            for a in names[0]
+        ]
     )
     return [(names[0][i], names[1][j]) for i, j in zip(*linear_sum_assignment(costs), strict=True)]
 
@@ -179,4 +202,3 @@ def rates_of(assigned: Sequence[str], segments: Sequence[Turn], streams: Sequenc
     for name, turn in zip(assigned, segments, strict=True):
         own[name].append(turn)
     return summed([siso(own[name], groups[name], collar_s) for name in groups])
-

@@ -35,8 +35,14 @@ ODD = {
     "nothing on either side": ([turn("a", "x", "")], [turn("a", "s", "")]),
     "no reference": ([], [turn("a", "s", "b c")]),
     "no hypothesis": ([turn("a", "x", "b c")], []),
-    "a session on one side only": ([turn("a", "x", "b"), turn("b", "x", "c")], [turn("a", "s", "b"), turn("c", "s", "d")]),
-    "the same times": ([turn("a", f"x{i}", f"w{i} v") for i in range(4)], [turn("a", f"s{i}", f"w{i} v") for i in range(3)]),
+    "a session on one side only": (
+        [turn("a", "x", "b"), turn("b", "x", "c")],
+        [turn("a", "s", "b"), turn("c", "s", "d")],
+    ),
+    "the same times": (
+        [turn("a", f"x{i}", f"w{i} v") for i in range(4)],
+        [turn("a", f"s{i}", f"w{i} v") for i in range(3)],
+    ),
     "turns of no length": ([turn("a", "x", "b c", 2.0, 2.0)], [turn("a", "s", "b c", 2.0, 2.0)]),
     "turns that overlap themselves": (
         [turn("a", "x", "b c d", 0.0, 9.0), turn("a", "x", "e", 1.0, 2.0)],
