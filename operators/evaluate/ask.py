@@ -7,13 +7,11 @@ the likelihood that the model gives them is measured.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from models.sequence.documents import PackedDocuments
-from operators.corpus.normalizers import normalize
 from operators.documents.compose import Compose, codec_of
 from operators.documents.document import Document
 from operators.documents.tasks import TASKS
@@ -35,9 +33,18 @@ class Ask:
     writes: ClassVar[pa.Schema] = HYPOTHESES
     version: ClassVar[str] = "1"
 
-    @cached_property
+    @property
     def task(self) -> str:
-        """The task's name.
+        """The task's name."""
+        return self.compose.tasks[0]
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the checkpoint's weights."""
+        return self.transcribe.weights_digest
+
+    def check_task(self) -> None:
+        """Check that one task is asked, and that the model was trained on it.
 
         Raises:
             InputError: there are several, or the checkpoint was not trained on it.
@@ -45,11 +52,8 @@ class Ask:
         if len(self.compose.tasks) != 1:
             raise InputError(f"one task is asked at a time, not {' '.join(self.compose.tasks)}")
         trained = self.transcribe.header.tasks
-        if trained and self.compose.tasks[0] not in trained:
-            raise InputError(
-                f"{self.transcribe.checkpoint} was trained on {', '.join(trained)}, never on {self.compose.tasks[0]}"
-            )
-        return self.compose.tasks[0]
+        if trained and self.task not in trained:
+            raise InputError(f"{self.transcribe.checkpoint} was trained on {', '.join(trained)}, never on {self.task}")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the answers to the documents of each conversation (rows of CODES to HYPOTHESES)."""
@@ -131,7 +135,7 @@ def reference_answers(codes: pa.Table, compose: Compose) -> list[dict[str, Any]]
                     "session_id": name,
                     "recording_id": row["conversation_id"],
                     "speaker": turn.speaker,
-                    "words": normalize(turn.text),
+                    "words": turn.text,
                 }
                 for turn in task.turns(compose.loaded_tokenizer, document.question()[1])
             ]

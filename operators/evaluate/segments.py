@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.corpus.normalizers import normalize
 from operators.documents.split_turns import Turn, part_between
 
 Windows = Mapping[str, Sequence[Mapping[str, int]]]
@@ -32,6 +31,8 @@ def _session(conversation_id: str, window: int | None) -> dict[str, Any]:
 def reference_segments(codes: pa.Table, frame_rate_hz: float, apart: Windows | None = None) -> list[dict[str, Any]]:
     """Return the reference transcripts of conversations (rows of CODES) as SegLST entries, times in seconds.
 
+    Text is as in the corpus: it is normalized when it is scored.
+
     Args:
         codes: the conversations.
         frame_rate_hz: of the codec.
@@ -52,7 +53,7 @@ def reference_segments(codes: pa.Table, frame_rate_hz: float, apart: Windows | N
                         "speaker": turn["speaker"],
                         "start_time": start_s,
                         "end_time": end_s,
-                        "words": turn["text_normalized"],
+                        "words": turn["text"] or turn["text_normalized"],
                     }
                 )
     return entries
@@ -101,7 +102,7 @@ def hypothesis_segments(
                     **_session(row["conversation_id"], turn["window"] if is_apart else None),
                     "speaker": turn["tag"] if is_apart else turn["speaker"],
                     **times,
-                    "words": normalize(turn["text"]),
+                    "words": turn["text"],
                 }
             )
     return entries

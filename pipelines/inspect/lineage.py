@@ -142,7 +142,8 @@ def _grow(node: Mapping[str, Any]) -> dict[str, Any]:
             for which in ("trained", "untrained")
             if which in node["data"]
         }
-        out["cpwer"] = {which: node["data"][which]["cpwer"]["rate"] for which in folders.values()}
+        measure = node["data"]["headline"]
+        out[measure] = {which: node["data"][which][measure]["rate"] for which in folders.values()}
         # <training key>/step-...: the same from whatever folder the program was called.
         evaluated = Path(node["data"]["trained"]["checkpoint"]).parts[-2:]
         for other in _nodes(output):

@@ -92,16 +92,16 @@ def _headline(
     recipe: Recipe, metrics: Mapping[str, Any], way: Mapping[str, Any], snapshots: Mapping[str, Snapshot]
 ) -> str:
     """Return in three lines what was run, on what, and how well."""
-    rate = metrics["trained"]["cpwer"]
+    rate = metrics["trained"][metrics["headline"]]
     made = next((node for node in _walk(way) if node["kind"] == "checkpoint"), {})
     code = made.get("code", {})
     where = f"commit {code['commit'][:10]}" if "commit" in code else f"source tree {code.get('tree', '?')[:10]}"
     warn = " <b class='warn'>with changes that were not committed</b>" if code.get("dirty") else ""
-    low, high = rate["low"], rate["high"]
+    title, value, interval, base = rate["row"][:4]
     size = f"dim {recipe.model.dim}, {recipe.model.num_layers} layers"
     return (
-        f"<p class='big'>cpWER {rate['rate']:.1%} <small>({low:.1%} to {high:.1%}) on {rate['num_conversations']} "
-        f"conversations of {rate['reference_words']:,} words</small></p><p>{_corpus(recipe, snapshots)} "
+        f"<p class='big'>{title} {value} <small>({interval}) on {rate['num_recordings']} "
+        f"conversations; of {base}</small></p><p>{_corpus(recipe, snapshots)} "
         f"{html.escape(metrics['splits'][:1].upper() + metrics['splits'][1:])}. Model of "
         f"{size}, {recipe.train.steps:,} steps on {recipe.encode.codec} codes. Recipe {recipe.digest[:12]}, seed "
         f"{recipe.seed}, {where}{warn}.</p>"

@@ -4,7 +4,7 @@ from pipelines.plan.context import RunOptions
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_client import tracking_uri
 from pipelines.run import RunResult
-from pipelines.stages.evaluate import SCORE_COLUMNS, score_rows
+from pipelines.stages.evaluate import SCORE_COLUMNS, SHORT, score_rows
 
 
 def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
@@ -19,7 +19,7 @@ def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
         folder = plan.output.training(plan.training_key) / f"step-{plan.recipe.train.steps:06d}"
         console.line("checkpoint", str(folder))
     if result.metrics:
-        console.table("", SCORE_COLUMNS, score_rows(result.metrics))
+        console.table("", SCORE_COLUMNS, score_rows(result.metrics, SHORT))
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
     uri = tracking_uri(options.output)
     console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")

@@ -14,6 +14,7 @@ from typing import Any
 from models.training.mirror import Mirror
 from operators.corpus.splits import Splits
 from operators.digest import digest
+from operators.scoring import VERSION as SCORING_VERSION
 from operators.store.dataset import Dataset, Partition, Receipt, Snapshot, stale_reason
 from pipelines.plan.context import RunContext
 from pipelines.plan.job import Job, PlannedPartition
@@ -145,8 +146,10 @@ class Plan:
 
     @cached_property
     def evaluation_key(self) -> str:
-        """Key of the evaluation: of everything that is transcribed for it."""
-        return digest([partition.key for partition in self.stage("hypotheses").partitions])
+        """Key of the evaluation: of everything that is transcribed for it, and of how it is scored."""
+        options = self.recipe.evaluate
+        scoring = [SCORING_VERSION, options.normalizer, *options.slices]
+        return digest([*(partition.key for partition in self.stage("hypotheses").partitions), scoring])
 
     def checkpoint_of(self, which: str) -> Path:
         """Return the folder of the trained or the untrained checkpoint."""

@@ -1,6 +1,7 @@
 """The recipe: everything that a result depends on, as frozen dataclasses. Nothing is run here."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from models.config.options import Training
 from models.config.settings import BY_CONTENT, NO_RESULT, key_settings
@@ -10,7 +11,7 @@ from operators.corpus.joined import Join
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
-from operators.documents.tasks import EvaluatedTaskName
+from operators.documents.tasks import TaskName
 from operators.evaluate.options import Cut, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
@@ -64,8 +65,13 @@ class Partitions:
 class Evaluation:
     """How checkpoints are evaluated."""
 
-    tasks: tuple[EvaluatedTaskName, ...] = ()
-    """Transcription tasks that are asked and scored; all that the recipe trains by default. Tables show the first."""
+    tasks: tuple[TaskName, ...] = field(default=(), metadata=BY_CONTENT)
+    """Tasks that are asked and scored, each by its own measure; all that the recipe trains by default."""
+    normalizer: Literal["none", "basic", "whisper-english", "chime8"] = field(default="basic", metadata=BY_CONTENT)
+    """Text normalizer of references and hypotheses when they are scored."""
+    slices: tuple[str, ...] = field(default=("overlap", "gender"), metadata=BY_CONTENT)
+    """Columns by which scores of conversations are given apart, besides the number of speakers: overlap, turn_length_s,
+    gap_s, gender, origin."""
     window_s: float | None = None
     """Longest window in seconds; the longest that the checkpoint was trained on by default."""
     cut: Cut = "quiet"

@@ -1,20 +1,25 @@
 """evaluate: checkpoints and the test split's codes -> `hypotheses` -> cpWER."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from models.config.header import read_header
 from models.config.settings import key_settings
 from models.training.mirror import Mirror
-from operators.corpus.normalizers import NORMALIZER
 from operators.digest import canonical_json, digest, digest_file
-from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
+from operators.documents.compose import Compose
+from operators.documents.tasks import EVALUATED, TASKS, transcription
 from operators.errors import InputError
 from operators.evaluate import segments
+from operators.evaluate.ask import Ask, reference_answers
 from operators.evaluate.transcribe import Transcribe
+from operators.rng import rng
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
 from operators.store import storage
 from operators.store.dataset import Partition, Receipt, RowWriter
@@ -26,12 +31,26 @@ from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import StageRun
-from pipelines.stages.upstream import apply_or_quarantine, receipt_of
+from pipelines.stages.upstream import apply_or_quarantine, receipt_of, seeded_compose
 
 WHICH = ("trained", "untrained")
-MEASURES = {"cpwer": "cpWER", "tcpwer": "tcpWER"}
-"""Names of the scores in the metrics and in tables; tcpWER only where the task predicts times."""
-SCORE_COLUMNS = ("model", "score", "rate", "95 % interval", "words", "sub / del / ins")
+SCORE_COLUMNS = ("model", "task", "score", "value", "95 % interval", "of", "sub / del / ins")
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "conversation": (*("cpwer", "wer", "cer", "orcwer", "dicpwer", "speaker_count_accuracy", "speaker_count_error"),),
+    "speakers": ("cpwer", "wer", "cer"),
+    "utterances": ("orcwer", "cer"),
+    "likelihood": ("nll",),
+}
+"""Measures of a task by how it is judged, the one that tables and curves show first."""
+TIMED_MEASURES = (
+    *("tcpwer", "tcorcwer", "der", "der_collar_0.25", "jer"),
+    *("word_start_median", "word_start_mean", "turn_start_median", "turn_start_mean"),
+)
+"""Further measures of tasks that predict times."""
+SHORT = ("cpwer", "orcwer", "tcpwer", "der", "nll")
+"""Measures in the summary of a run; reports and files have all."""
+OF_WINDOWS = ("speakers", "utterances", "likelihood")
+"""Judges of documents, one by one, whose questions and windows come from the truth."""
 
 
 @dataclass(frozen=True)
@@ -46,48 +65,38 @@ class Transcription:
     codes: PartitionRef
 
 
-def evaluated_tasks(recipe: Recipe) -> tuple[EvaluatedTaskName, ...]:
+def evaluated_tasks(recipe: Recipe) -> tuple[str, ...]:
     """Return the tasks that a recipe's models are asked, the one that tables show first."""
-    if recipe.evaluate.tasks:
-        return recipe.evaluate.tasks
-    return tuple(task for task in EVALUATED if task in recipe.compose.tasks)
+    wanted = recipe.evaluate.tasks or recipe.compose.tasks
+    return tuple(task for task in TASKS if task in wanted)
 
 
 def rates(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return each checkpoint's rates as MLflow names them, for instance `trained.cpwer`."""
-    return {
-        f"{which}.{name}": metrics[which][name]["rate"]
+    """Return every score as MLflow names it: `trained.cpwer`, of further tasks for instance `trained.asr_timed.der`."""
+    found: dict[str, float | None] = {}
+    for which in WHICH:
+        for task, scores in metrics.get(which, {}).get("tasks", {}).items():
+            prefix = which if task == metrics["task"] else f"{which}.{task}"
+            found |= {f"{prefix}.{name}": one["rate"] for name, one in scores["measures"].items()}
+    return {name: rate for name, rate in found.items() if rate is not None}
+
+
+def score_rows(metrics: Mapping[str, Any], names: Sequence[str] = ()) -> list[list[str]]:
+    """Return scores as rows of `SCORE_COLUMNS`: those of some measures, or all."""
+    return [
+        [which, task, *one["row"][:5]]
         for which in WHICH
-        if which in metrics
-        for name in MEASURES
-        if name in metrics[which]
-    }
-
-
-def score_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """Return the scores as rows of `SCORE_COLUMNS`."""
-    rows = []
-    for name in rates(metrics):
-        which, measure = name.split(".")
-        score = metrics[which][measure]
-        rows.append(
-            [
-                which,
-                MEASURES[measure],
-                f"{score['rate']:.1%}",
-                f"{score['low']:.1%} to {score['high']:.1%}",
-                str(score["reference_words"]),
-                f"{score['substitutions']} / {score['deletions']} / {score['insertions']}",
-            ]
-        )
-    return rows
+        for task, scores in metrics.get(which, {}).get("tasks", {}).items()
+        for name, one in scores["measures"].items()
+        if name in (names or scores["measures"]) and one["rate"] is not None
+    ]
 
 
 def check_tasks(recipe: Recipe) -> None:
     """Check that the recipe's models are trained on the tasks that evaluation asks.
 
     Raises:
-        InputError: one of them is never trained, or none can be asked.
+        InputError: one of them is never trained.
     """
     unseen = [task for task in recipe.evaluate.tasks if task not in recipe.compose.tasks]
     if unseen:
@@ -95,27 +104,18 @@ def check_tasks(recipe: Recipe) -> None:
             f"evaluate.tasks: the models are never trained on {unseen[0]}; add it to compose.tasks "
             f"({' '.join(recipe.compose.tasks)}) or leave it out"
         )
-    if not evaluated_tasks(recipe):
-        raise InputError(
-            f"compose.tasks {' '.join(recipe.compose.tasks)} cannot be evaluated: cpWER needs transcripts that name "
-            f"speakers. Add {' or '.join(EVALUATED)}, or stop after training: hubbub train"
-        )
 
 
 def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
     """Return a partition for each checkpoint, task and partition of the test split's codes."""
     recipe = planning.recipe
-    settings = {
-        "operators": {"transcribe": Transcribe.version, "schema": SCHEMA_VERSION},
-        "evaluate": key_settings(recipe.evaluate, {"tasks": ()}),  # each partition has its own
-    }
     of_test = [p for p in planning.of("codes") if p.partition_id.startswith("test-")]
     return [
         PlannedPartition(
             Partition(
                 partition_id=f"{which}-{task}-{upstream.partition_id}",
                 row_ids=upstream.row_ids,
-                depends={**settings, "task": task, "checkpoint": weights, "codes": upstream.key},
+                depends={**_settings(recipe, task), "checkpoint": weights, "codes": upstream.key},
             ),
             Transcription(which, task, str(folder), PartitionRef(upstream.partition_id, upstream.key)),
         )
@@ -123,6 +123,25 @@ def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
         for task in evaluated_tasks(recipe)
         for upstream in of_test
     ]
+
+
+def _settings(recipe: Recipe, task: str) -> dict[str, Any]:
+    """Return what an answer to a task depends on, besides checkpoint and codes."""
+    versions = {"transcribe": Transcribe.version, "schema": SCHEMA_VERSION}
+    settings = {"evaluate": key_settings(recipe.evaluate, {}), "task": task}
+    if TASKS[task].judged_by not in OF_WINDOWS:
+        return {"operators": versions, **settings}
+    compose = asked_compose(recipe, task)
+    return {
+        "operators": {**versions, "ask": Ask.version, "compose": compose.version},
+        **settings,
+        "compose": key_settings(compose, {"tokenizer": compose.loaded_tokenizer.digest}),
+    }
+
+
+def asked_compose(recipe: Recipe, task: str) -> Compose:
+    """Return the operator that makes the documents of a task whose documents are asked."""
+    return replace(seeded_compose(recipe), tasks=(task,))
 
 
 def _checkpoints(planning: Planning) -> list[tuple[str, Path, dict[str, Any]]]:
@@ -174,20 +193,22 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _transcriber(recipe: Recipe, checkpoint: str, task: str, device: str = "cpu") -> Transcribe:
-    options = recipe.evaluate
-    return Transcribe(
+def _transcriber(recipe: Recipe, checkpoint: str, task: str, device: str = "cpu") -> Transcribe | Ask:
+    """Return the operator that asks a checkpoint a task."""
+    options, of_windows = recipe.evaluate, TASKS[task].judged_by in OF_WINDOWS
+    transcribe = Transcribe(
         checkpoint=checkpoint,
-        window_s=options.window_s,
+        window_s=recipe.compose.window_s if of_windows else options.window_s,
         cut=options.cut,
         join=options.join,
         overlap_s=options.overlap_s,
         max_tokens=options.max_tokens,
         batch_size=options.batch_size,
-        task=task,
+        task=EVALUATED[0] if of_windows else task,
         constrain=options.constrain,
         device=device,
     )
+    return Ask(transcribe=transcribe, compose=asked_compose(recipe, task)) if of_windows else transcribe
 
 
 def make_hypotheses(job: Job) -> Receipt:
@@ -221,9 +242,7 @@ def _device() -> str:
 
 
 def score(plan: Plan) -> dict[str, Any]:
-    """Score hypotheses against references; write both, and the metrics; return the metrics."""
-    from operators.evaluate import score as scores
-
+    """Score hypotheses against references; write both, tables, pages and the metrics; return the metrics."""
     output, recipe = plan.output, plan.recipe
     folder = output.evaluation(plan.evaluation_key)
     tasks = evaluated_tasks(recipe)
@@ -232,22 +251,26 @@ def score(plan: Plan) -> dict[str, Any]:
         found = {task: _scores(plan, which, task, folder) for task in tasks}
         if all(found.values()):
             # The first task's scores are the checkpoint's own.
-            result[which] = {"checkpoint": str(plan.checkpoint_of(which)), **found[tasks[0]], "tasks": found}
+            first = found[tasks[0]]
+            own = {"checkpoint": str(plan.checkpoint_of(which)), "num_cut": first["num_cut"], **first["measures"]}
+            result[which] = {**own, "tasks": found}
     operator = _transcriber(recipe, str(plan.checkpoint_of("trained")), tasks[0])
+    transcribe = operator.transcribe if isinstance(operator, Ask) else operator
     metrics = {
         **result,
+        "task": tasks[0],
+        "headline": MEASURES[TASKS[tasks[0]].judged_by][0],
         "splits": plan.splits.describe(),
-        "windows": {
-            "longest_s": operator.longest_s,
-            "shared_s": operator.shared_s,
+        "decoding": {
+            "windows_s": transcribe.longest_s,
+            "shared_s": transcribe.shared_s,
             "cut": recipe.evaluate.cut,
             "join": recipe.evaluate.join,
-            "sessions": "conversations" if recipe.evaluate.join else "windows",
+            "max_tokens": transcribe.most_tokens,
+            "constrain": recipe.evaluate.constrain,
         },
-        "task": tasks[0],
-        "normalizer": NORMALIZER,
-        "tcpwer_collar_s": scores.COLLAR_S,
-        "max_tokens": operator.most_tokens,
+        "codes": digest([p.key for p in plan.stage("codes").partitions])[:32],
+        "normalizer": recipe.evaluate.normalizer,
         "recipe_digest": recipe.digest,
     }
     storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
@@ -256,36 +279,102 @@ def score(plan: Plan) -> dict[str, Any]:
 
 def _scores(plan: Plan, which: str, task: str, folder: Path) -> dict[str, Any]:
     """Score one checkpoint's answers to one task, and write what was compared; nothing where there are none."""
-    from operators.evaluate import score as scores
+    from operators.scoring import page, table
+    from operators.scoring.result import Conditions
+    from operators.scoring.score import measure, scores_of
 
-    output, recipe, stage = plan.output, plan.recipe, plan.stage("hypotheses")
+    recipe, judge = plan.recipe, TASKS[task].judged_by
+    codes, written = _answers(plan, which, task)
+    if codes is None or written is None:
+        return {}
+    num_cut = sum(written["num_cut"].to_pylist())
+    if judge == "likelihood":
+        return {"num_cut": 0, "measures": {"nll": _likelihood(written, recipe.seed)}}
+    rate_hz, apart = recipe.encode.spec.frame_rate_hz, judge in OF_WINDOWS or not recipe.evaluate.join
+    if judge in OF_WINDOWS:
+        reference = reference_answers(codes, asked_compose(recipe, task))
+    else:
+        reference = segments.reference_segments(codes, rate_hz, segments.windows_of(written) if apart else None)
+    is_timed = judge == "conversation" and transcription(task).predicts_times
+    hypothesis = segments.hypothesis_segments(written, rate_hz, is_timed=is_timed, apart=apart)
+    names = (*MEASURES[judge], *(TIMED_MEASURES if is_timed else ()))
+    conditions = Conditions(normalizer=recipe.evaluate.normalizer, seed=recipe.seed, measures=names)
+    measured = measure(reference, hypothesis, conditions, columns=_columns(codes, reference))
+    wanted = ("num_speakers", *recipe.evaluate.slices)
+    known = {name for one in measured.sessions for name, value in one.columns.items() if value is not None}
+    scores = scores_of(measured, by=[column for column in wanted if column in known])
+    name = f"{which}_{task}"
+    for file, text in (
+        (f"{task}_reference.seglst.json", json.dumps(reference, indent=1, ensure_ascii=False) + "\n"),
+        (f"{name}_hypothesis.seglst.json", json.dumps(hypothesis, indent=1, ensure_ascii=False) + "\n"),
+        (f"{name}_scores.json", table.as_json(scores)),
+        (f"{name}_scores.md", table.markdown(scores)),
+        (f"{name}_worst.html", page.page(scores)),
+    ):
+        storage.replace_bytes(text.encode(), str(folder / file))
+    return {
+        "num_cut": num_cut,
+        "meaning": table.meaning(scores.conditions, scores.resampled),
+        "left_out": dict(scores.left_out),
+        "measures": {
+            figure.measure: {
+                "rate": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "base": figure.base,
+                **figure.counts,
+                "confusion": figure.confusion,
+                "num_recordings": scores.num_recordings,
+                "num_sessions": figure.num_sessions,
+                "row": table.row(figure),
+            }
+            for figure in scores.figures
+        },
+    }
+
+
+def _answers(plan: Plan, which: str, task: str) -> tuple[pa.Table | None, pa.Table | None]:
+    """Return the codes that a checkpoint was asked about, and its answers; None where it was not."""
+    output, stage = plan.output, plan.stage("hypotheses")
     codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
-    rate_hz, is_timed, apart = (
-        recipe.encode.spec.frame_rate_hz,
-        transcription(task).predicts_times,
-        not recipe.evaluate.join,
-    )
-    reference, hypothesis, num_cut = [], [], 0
+    read: list[tuple[pa.Table, pa.Table]] = []
     for partition in stage.partitions:
         payload = stage.payloads[partition.partition_id]
-        if (payload.which, payload.task) != (which, task):
-            continue
-        rows = codes.open(receipt_of(codes, payload.codes)).read_all()
-        written = hypotheses.open(
-            receipt_of(hypotheses, PartitionRef(partition.partition_id, partition.key))
-        ).read_all()
-        reference += segments.reference_segments(rows, rate_hz, segments.windows_of(written) if apart else None)
-        hypothesis += segments.hypothesis_segments(written, rate_hz, is_timed=is_timed, apart=apart)
-        num_cut += sum(written["num_cut"].to_pylist())
-    if not reference:
-        return {}
-    for name, entries in ((f"{task}_reference", reference), (f"{which}_{task}_hypothesis", hypothesis)):
-        text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
-        storage.replace_bytes(text.encode(), str(folder / f"{name}.seglst.json"))
-    errors = {"cpwer": asdict(scores.cpwer(reference, hypothesis, recipe.seed))}
-    if is_timed:
-        errors["tcpwer"] = asdict(scores.tcpwer(reference, hypothesis, recipe.seed))
-    return {**errors, "num_cut": num_cut}
+        if (payload.which, payload.task) == (which, task):
+            ref = PartitionRef(partition.partition_id, partition.key)
+            read.append(
+                (
+                    codes.open(receipt_of(codes, payload.codes)).read_all(),
+                    hypotheses.open(receipt_of(hypotheses, ref)).read_all(),
+                )
+            )
+    if not read:
+        return None, None
+    both = list(zip(*read, strict=True))
+    return pa.concat_tables(both[0]), pa.concat_tables(both[1])
+
+
+def _columns(codes: pa.Table, reference: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what sessions can be sliced by beyond what their reference says: origin, and the turns' gender."""
+    of_recording = {}
+    for row in codes.select(["conversation_id", "origin", "turns"]).to_pylist():
+        genders = sorted({turn["gender"] for turn in row["turns"] if turn["gender"]})
+        of_recording[row["conversation_id"]] = {"origin": row["origin"], "gender": "+".join(genders) or None}
+    return {entry["session_id"]: of_recording[entry["recording_id"]] for entry in reference}
+
+
+def _likelihood(written: pa.Table, seed: int) -> dict[str, Any]:
+    """Return the mean negative log-likelihood of targets in nats, with its bootstrap interval over conversations."""
+    parts = np.array([written["nll"].to_pylist(), written["nll_weight"].to_pylist()], np.float64).T
+    parts = parts[np.isfinite(parts).all(axis=1)]
+    if not len(parts):
+        return {"rate": None, "low": None, "high": None, "base": 0.0, "row": ["NLL", "-", "-", "0", ""]}
+    draws = parts[rng(seed, "bootstrap", "nll").integers(0, len(parts), size=(1000, len(parts)))].sum(axis=1)
+    low, high = (float(value) for value in np.percentile(draws[:, 0] / draws[:, 1], (2.5, 97.5)))
+    total, weight = (float(value) for value in parts.sum(axis=0))
+    row = ["NLL, nats", f"{total / weight:.3f}", f"{low:.3f} to {high:.3f}", f"{weight:.0f}", ""]
+    measured = {"rate": total / weight, "low": low, "high": high, "base": weight}
+    return {**measured, "num_recordings": len(parts), "row": row}
 
 
 def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
@@ -306,11 +395,12 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
             _record_figures(context, run, metrics)
             run.files(path.parent)
     metrics = json.loads(path.read_text())
-    rates = ", ".join(f"{which} {metrics[which]['cpwer']['rate']:.1%}" for which in WHICH if which in metrics)
-    number = metrics["trained"]["cpwer"]["num_conversations"]
+    name = metrics["headline"]
+    shown = ", ".join(f"{which} {metrics[which][name]['row'][1]}" for which in WHICH if which in metrics)
+    number, title = metrics["trained"][name]["num_recordings"], metrics["trained"][name]["row"][0]
     if cut := metrics["trained"].get("num_cut"):
         console.notice(f"{cut} transcripts of windows were cut at evaluate.max_tokens; their last words are missing")
-    report_stage("evaluate", fresh, f"cpWER {rates} on {number} conversations")
+    report_stage("evaluate", fresh, f"{title} {shown} on {number} conversations")
     context.metrics = dict(metrics)
 
 
@@ -321,7 +411,7 @@ def _record_figures(context: RunContext, run: StageRun, metrics: dict[str, Any])
             continue
         folder = Path(metrics[which]["checkpoint"])
         model_id = run.model(folder, f"{context.recipe.name}-{folder.name}", {"hubbub.which": which})
-        figures = rates({which: metrics[which]})
+        figures = rates({which: metrics[which], "task": metrics["task"]})
         run.model_metrics(model_id, context.snapshots["codes"], figures)
         if which == "trained" and context.options.register:
             run.register(context.options.register, model_id, folder, figures)

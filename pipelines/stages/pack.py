@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.digest import canonical_json
-from operators.documents.compose import Compose
 from operators.packing.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter, Snapshot
@@ -21,7 +20,7 @@ from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Remarks, Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import chunks
-from pipelines.stages.upstream import apply_or_quarantine, receipt_of
+from pipelines.stages.upstream import apply_or_quarantine, receipt_of, seeded_compose
 
 PACKS_PER_RECORD_BATCH = 1024
 
@@ -61,12 +60,6 @@ def plan_packs(planning: Planning) -> list[PlannedPartition]:
         for number, group in enumerate(chunks(listed, recipe.partitions.partitions_per_pack_group))
         for task in recipe.compose.tasks
     ]
-
-
-def seeded_compose(recipe: Recipe) -> Compose:
-    """Return the recipe's `compose`, with the recipe's seed where it has none of its own."""
-    compose = recipe.compose
-    return replace(compose, seed=recipe.seed if compose.seed is None else compose.seed)
 
 
 def _shard(

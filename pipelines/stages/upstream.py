@@ -1,13 +1,16 @@
 """What every stage's `make` uses: partitions upstream, and operators that send unusable rows to quarantine."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 
+from operators.documents.compose import Compose
 from operators.errors import InputError, UnusableRowError
 from operators.schema import Operator
 from operators.store.dataset import Dataset, Quarantined, Receipt, RowWriter
 from pipelines.plan.job import PartitionRef
+from pipelines.recipes.recipe import Recipe
 
 MAX_CHUNK_S = 600.0
 """Audio that is in memory at a time: 10 minutes at 16 kHz are 19 MB of int16, and as much again while it is made."""
@@ -55,3 +58,9 @@ def in_chunks(dataset: Dataset, ref: PartitionRef) -> Iterator[pa.Table]:
                 seconds, start = 0.0, i
             seconds += length
         yield batch.slice(start)
+
+
+def seeded_compose(recipe: Recipe) -> Compose:
+    """Return the recipe's `compose`, with the recipe's seed where it has none of its own."""
+    compose = recipe.compose
+    return replace(compose, seed=recipe.seed if compose.seed is None else compose.seed)

@@ -21,7 +21,7 @@ from operators.packing.plan import Plan, merged
 from operators.store.dataset import Dataset, Snapshot
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages.pack import seeded_compose
+from pipelines.stages.upstream import seeded_compose
 
 RANKS = 8
 

@@ -73,8 +73,8 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
         metrics = json.loads(path.read_text())
         evaluated = Path(metrics["trained"]["checkpoint"])
         if "/".join(evaluated.parts[-2:]) in affected:
-            rate = metrics["trained"]["cpwer"]["rate"]
-            figures.append({"metrics": str(path), "checkpoint": str(evaluated), "cpwer": rate})
+            title, value = metrics["trained"][metrics["headline"]]["row"][:2]
+            figures.append({"metrics": str(path), "checkpoint": str(evaluated), "measure": title, "value": value})
     return {
         "speaker": speaker,
         "licences": sorted({str(x) for x in own["licence"].to_pylist()}),
@@ -173,4 +173,4 @@ def show(found: dict[str, Any]) -> None:
             names = ", ".join(Path(name).name for name in training["checkpoints"]) or "none that is kept"
             console.line("training", f"{training['folder']} first used it in step {training['first_step']}: {names}")
     for figure in found["figures"]:
-        console.line("figure", f"cpWER {figure['cpwer']:.1%} in {figure['metrics']}")
+        console.line("figure", f"{figure['measure']} {figure['value']} in {figure['metrics']}")

@@ -81,30 +81,32 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict
         console.line("sweep", f"{number} of {len(cells)}: {values}")
         mine = RunOptions(**{**vars(options), "update": True, "sweep": parent.run_id})
         result = run(one, mine)
+        measure = result.metrics["headline"]
+        score = result.metrics["trained"][measure]
         found.append(
             {
                 "values": dict(cell),
                 "recipe_digest": one.digest,
-                "cpwer": result.metrics["trained"]["cpwer"]["rate"],
-                "low": result.metrics["trained"]["cpwer"]["low"],
-                "high": result.metrics["trained"]["cpwer"]["high"],
+                measure: score["rate"],
+                "low": score["low"],
+                "high": score["high"],
+                "shown": score["row"],
                 "last_loss": result.training.get("last_loss"),
                 "checkpoint": str(result.plan.checkpoint_of("trained")),
             }
         )
-    order = sorted(range(len(found)), key=lambda i: float(found[i]["cpwer"]))
+    order = sorted(range(len(found)), key=lambda i: float(found[i][measure]))
     best = recipes[order[0]]
     storage.replace_bytes(to_json(best).encode(), str(options.output / "recipe.json"))
     storage.replace_bytes((json.dumps(found, indent=1) + "\n").encode(), str(options.output / "sweep.json"))
-    parent.finish({"best.cpwer": found[order[0]]["cpwer"]}, options.output / "sweep.json")
+    parent.finish({f"best.{measure}": found[order[0]][measure]}, options.output / "sweep.json")
     rows = [
         [
             *(str(value) for value in found[i]["values"].values()),
             f"{found[i]['last_loss']:.3f}",
-            f"{found[i]['cpwer']:.1%}",
-            f"{found[i]['low']:.1%} to {found[i]['high']:.1%}",
+            *found[i]["shown"][1:3],
         ]
         for i in order
     ]
-    console.table("", [*(name for name, _ in axes), "last loss", "cpWER", "95 % interval"], rows)
+    console.table("", [*(name for name, _ in axes), "last loss", found[0]["shown"][0], "95 % interval"], rows)
     return [found[i] for i in order]

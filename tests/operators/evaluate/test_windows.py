@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.corpus.normalizers import normalize
 from operators.documents.tasks import EVALUATED, transcription
 from operators.evaluate.cuts import pieces
 from operators.evaluate.join import shared_words
-from operators.evaluate.score import cpwer, tcpwer
 from operators.evaluate.segments import hypothesis_segments, reference_segments, windows_of
 from operators.evaluate.transcribe import Transcribe
+from operators.scoring.result import Conditions
+from operators.scoring.score import score
 from operators.tokenize.encode import levels
 from tests.operators.documents.support import CODEC, codes_table, row_of
 from tests.operators.evaluate.perfect import perfect
@@ -29,13 +31,25 @@ MEETING = (
 )
 
 
-def scored(codes, made, task="asr", *, apart=False, measure=cpwer):
+def errors(reference, hypothesis, measure="cpwer", collar_s=5.0):
+    """Errors of one measure; none where nothing is said."""
+    if not reference and not hypothesis:
+        return 0
+    conditions = Conditions(measures=(measure,), collar_s=collar_s, draws=2)
+    return score(reference, hypothesis, conditions, num_worst=0).figure(measure).counts["errors"]
+
+
+def scored(codes, made, task="asr", *, apart=False, measure="cpwer"):
     """Errors of hypotheses, with the entries that were compared."""
     windows = windows_of(made) if apart else None
-    reference = [entry for entry in reference_segments(codes, RATE, windows) if entry["words"]]
+    reference = [
+        {**entry, "words": normalize(entry["words"])}
+        for entry in reference_segments(codes, RATE, windows)
+        if normalize(entry["words"])
+    ]
     is_timed = transcription(task).predicts_times
     hypothesis = hypothesis_segments(made, RATE, is_timed=is_timed, apart=apart)
-    return (measure(reference, hypothesis).errors if reference else 0), reference, hypothesis
+    return errors(reference, hypothesis, measure), reference, hypothesis
 
 
 @st.composite
@@ -77,10 +91,10 @@ def test_a_perfect_answer_scores_zero_through_every_windowing(row, window_s, cut
         overlap_s=overlap_s,
         join=("voices", "overlap", "likeness"),
     )(codes)
-    errors, _, hypothesis = scored(codes, joined, task)
-    assert errors == 0
+    wrong, _, hypothesis = scored(codes, joined, task)
+    assert wrong == 0
     if transcription(task).predicts_times:
-        assert scored(codes, joined, task, measure=tcpwer)[0] == 0
+        assert scored(codes, joined, task, measure="tcpwer")[0] == 0
     assert all(("start_time" in entry) == transcription(task).predicts_times for entry in hypothesis)
 
 
@@ -127,7 +141,7 @@ def test_without_joining_people_are_mixed_up():
             hypothesis_segments(made, RATE, is_timed=False), made.to_pylist()[0]["turns"], strict=True
         )
     ]
-    assert cpwer(reference_segments(codes, RATE), tags).errors > 5
+    assert errors(reference_segments(codes, RATE), tags) > 5
     assert scored(codes, perfect(window_s=5.0, join=(), cut="fixed")(codes))[0] > 5
 
 
@@ -219,9 +233,9 @@ def test_words_at_the_wrong_time_are_errors_of_tcpwer_only():
     codes = codes_table(row_of(MEETING, 600))
     _, reference, hypothesis = scored(codes, perfect(window_s=40.0, task="asr_timed")(codes), "asr_timed")
     late = [{**e, "start_time": e["start_time"] + 7, "end_time": e["end_time"] + 7} for e in hypothesis]
-    assert cpwer(reference, late).errors == 0
-    assert tcpwer(reference, late).errors > 0
-    assert tcpwer(reference, late, collar_s=8.0).errors == 0
+    assert errors(reference, late) == 0
+    assert errors(reference, late, "tcpwer") > 0
+    assert errors(reference, late, "tcpwer", collar_s=8.0) == 0
 
 
 def test_a_timed_answer_that_was_cut_is_still_scored_by_its_times():
@@ -239,7 +253,8 @@ def test_a_timed_answer_that_was_cut_is_still_scored_by_its_times():
     window = row["windows"][0]
     end_s = (window["start_frame"] + window["num_frames"]) / RATE
     assert (entries[0]["start_time"], entries[0]["end_time"]) == (first["start_s"], end_s)
-    assert 0 < tcpwer(reference, entries).deletions <= tcpwer(reference, entries).errors
+    figure = score(reference, entries, Conditions(measures=("tcpwer",))).figure("tcpwer")
+    assert 0 < figure.counts["deletions"] <= figure.counts["errors"]
 
 
 def test_answers_that_reach_the_most_tokens_are_counted_as_cut():
@@ -256,5 +271,5 @@ def test_conversations_are_sessions_unless_windows_are_apart():
     codes = codes_table(row_of(MEETING, 600))
     reference = reference_segments(codes, RATE)
     assert {entry["session_id"] for entry in reference} == {"c0"}
-    score = cpwer(reference, [])
-    assert (score.rate, score.num_sessions, score.num_conversations) == (1.0, 1, 1)
+    found = score(reference, [], Conditions(measures=("cpwer",)))
+    assert (found.figure("cpwer").value, found.num_sessions, found.num_recordings) == (1.0, 1, 1)

@@ -160,7 +160,9 @@ CHANGES = {
     "train.keep_best": (1, NOTHING),
     "train.attention": ("loop", NOTHING),
     "train.num_threads": (1, NOTHING),
-    "evaluate.tasks": (("asr_timed",), {"hypotheses"}),
+    "evaluate.tasks": (("asr",), NOTHING),
+    "evaluate.normalizer": ("none", NOTHING),
+    "evaluate.slices": (("gender",), NOTHING),
     "evaluate.window_s": (7.0, {"hypotheses"}),
     "evaluate.cut": ("fixed", {"hypotheses"}),
     "evaluate.join": ((), {"hypotheses"}),
@@ -271,7 +273,10 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     assert stale(keys, recipe, changed) == expected
     # The identity of a recipe follows the same declarations.
     declared = not expected or path in ("render.keep_audio", "evaluate.untrained")
-    content = path in ("encode.weights", "encode.num_codebooks")  # names of things are part of a recipe's identity
+    content = path in (
+        *("encode.weights", "encode.num_codebooks"),
+        *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices"),
+    )  # names of things are part of a recipe's identity
     assert (changed.digest == recipe.digest) == (declared and not content and path != "corpus.max_duration_s")
 
 

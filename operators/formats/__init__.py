@@ -1,0 +1,1 @@
+"""Who said what and when, in the files of others, as SegLST entries."""

@@ -1,0 +1,4 @@
+"""Scores of hypotheses against references: figures with intervals, counts, conditions, slices, and comparisons."""
+
+VERSION = "1"
+"""Raised when the same transcripts are given other figures: evaluations made before are scored again."""

@@ -1,0 +1,204 @@
+"""What measures of words share: turns as meeteval takes them, and who is assigned to whom among any number of speakers."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from operators.scoring.sessions import Session, Turn, is_timed, words_of
+
+MEETEVAL_MAX_SPEAKERS = 20
+"""meeteval refuses sessions with more speakers as a likely mistake; we assign them by the same method."""
+
+MEETEVAL_MAX_STREAMS = 10
+"""meeteval's limit where utterances are assigned to streams."""
+
+MAX_EXACT_CELLS = 2e7
+"""Above so many cells of its table, reference words times the lengths of all streams, the exact assignment of
+utterances is exchanged for meeteval's greedy one."""
+
+Pairs = Sequence[tuple[str | None, str | None]]
+"""Speakers of the reference and of the hypothesis that are taken for each other; None where nobody is left."""
+
+
+_LOGGERS = ("preprocess", "time_constrained", "error_rate")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep meeteval from logging a line for each pair of speakers whose turns overlap themselves."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def with_words(turns: Sequence[Turn]) -> list[Turn]:
+    """Return the turns that have words: others change no word error, but count as speakers."""
+    return [turn for turn in turns if turn.words]
+
+
+def seglst(turns: Sequence[Turn]) -> Any:
+    """Return turns as meeteval's SegLST, with times where all turns have them."""
+    import meeteval
+
+    timed = is_timed(turns)
+    return meeteval.io.SegLST(
+        [
+            {
+                "session_id": "",
+                "speaker": turn.speaker,
+                "words": turn.words,
+                **({"start_time": turn.start_s, "end_time": turn.end_s} if timed else {}),
+            }
+            for turn in turns
+        ]
+    )
+
+
+def by_speaker(turns: Sequence[Turn]) -> dict[str, list[Turn]]:
+    """Return the turns that have words, by speaker, in order of first turns."""
+    found: dict[str, list[Turn]] = {}
+    for turn in with_words(turns):
+        found.setdefault(turn.speaker, []).append(turn)
+    return found
+
+
+def cp_assignment(session: Session, collar_s: float | None) -> Pairs:
+    """Return the assignment of speakers with the fewest word errors.
+
+    Args:
+        session: whose speakers are assigned.
+        collar_s: words match within so many seconds; None for whatever their times.
+    """
+    made: Pairs = session.remember(("assignment", collar_s), lambda: _assign(session, collar_s))
+    return made
+
+
+def _assign(session: Session, collar_s: float | None) -> Pairs:
+    """Return the optimal assignment by the Hungarian method (Kuhn 1955), as meeteval's."""
+    from scipy.optimize import linear_sum_assignment
+
+    one, other = by_speaker(session.reference), by_speaker(session.hypothesis)
+    names: list[list[str | None]] = [
+        [*side, *[None] * (max(len(one), len(other)) - len(side))] for side in (one, other)
+    ]
+    if not names[0]:
+        return []
+    distance = distance_of(collar_s)
+    # A speaker without turns is nobody: all words of the other are wrong.
+    costs = np.array(
+        [
+            [distance(one.get(a or "", ()) if a else (), other.get(b or "", ()) if b else ()) for b in names[1]]
+            for a in names[0]
+        ]
+    )
+    return [(names[0][i], names[1][j]) for i, j in zip(*linear_sum_assignment(costs), strict=True)]
+
+
+def distance_of(collar_s: float | None) -> Callable[[Sequence[Turn], Sequence[Turn]], int]:
+    """Return the function that counts the word errors between turns of two speakers."""
+
+    def untimed(one: Sequence[Turn], other: Sequence[Turn]) -> int:
+        from rapidfuzz.distance import Levenshtein
+
+        return int(Levenshtein.distance(words_of(one), words_of(other)))
+
+    def timed(one: Sequence[Turn], other: Sequence[Turn]) -> int:
+        return int(siso(one, other, collar_s).errors)
+
+    return untimed if collar_s is None else timed
+
+
+def siso(one: Sequence[Turn], other: Sequence[Turn], collar_s: float | None) -> Any:
+    """Return meeteval's error rate of one stream against another, by words' times where a collar is given."""
+    import meeteval
+    from meeteval.wer.wer.time_constrained import time_constrained_siso_word_error_rate
+
+    if collar_s is None or not one or not other:
+        num_one, num_other = len(words_of(one)), len(words_of(other))
+        if one and other:
+            return meeteval.wer.siso_word_error_rate(" ".join(words_of(one)), " ".join(words_of(other)))
+        return meeteval.wer.ErrorRate(num_one + num_other, num_one, num_other, num_one, 0, None, None)
+    sides = (seglst([Turn("", turn.words, turn.start_s, turn.end_s) for turn in side]) for side in (one, other))
+    return time_constrained_siso_word_error_rate(*sides, collar=collar_s)
+
+
+def summed(scores: Sequence[Any]) -> Any:
+    """Return the sum of meeteval's error rates."""
+    import meeteval
+
+    return meeteval.wer.combine_error_rates(*scores)
+
+
+def is_exact(segments: Sequence[Turn], streams: Sequence[Turn]) -> bool:
+    """Return whether utterances are assigned to streams exactly: the table grows by the product of all streams."""
+    lengths = [len(words_of(turns)) + 1 for turns in by_speaker(streams).values()]
+    if len(lengths) > MEETEVAL_MAX_STREAMS:
+        return False
+    return len(words_of(segments)) * float(np.prod(lengths, dtype=float)) <= MAX_EXACT_CELLS
+
+
+def greedy_assignment(segments: Sequence[Turn], streams: Sequence[Turn], collar_s: float | None) -> list[str]:
+    """Return the stream of each utterance by meeteval's greedy search, for more streams than it lets through.
+
+    The search starts from the assignment of speakers, as meeteval's does.
+    """
+    from meeteval.wer.matching import greedy_combination_matching as greedy
+    from meeteval.wer.preprocess import preprocess
+
+    timed = collar_s is not None
+    one, other, _, _ = preprocess(
+        seglst(segments),
+        seglst(streams),
+        keep_keys=("words", "segment_index", "speaker", *(("start_time", "end_time") if timed else ())),
+        reference_sort=False,
+        hypothesis_sort=False,
+        segment_representation="segment",
+        segment_index="segment",
+        remove_empty_segments=False,
+        convert_to_int=True,
+        **(
+            {
+                "collar": collar_s,
+                "reference_pseudo_word_level_timing": "character_based",
+                "hypothesis_pseudo_word_level_timing": "character_based_points",
+            }
+            if timed
+            else {}
+        ),
+    )
+    grouped = other.groupby("speaker")
+    start = greedy.initialize_assignment(one, other, initialization="tcp" if timed else "cp")
+    if timed:
+        _, found = greedy.greedy_time_constrained_combination_matching(
+            [list(zip(*words, strict=True)) for words in one.T["words", "start_time", "end_time"]],
+            [
+                [word for words in stream.T["words", "start_time", "end_time"] for word in zip(*words, strict=True)]
+                for stream in grouped.values()
+            ],
+            initial_assignment=start,
+        )
+    else:
+        _, found = greedy.greedy_combination_matching(
+            one.T["words"],
+            [[word for words in stream.T["words"] for word in words] for stream in grouped.values()],
+            initial_assignment=start,
+        )
+    names = list(grouped)
+    return [names[place] for place in found]
+
+
+def rates_of(assigned: Sequence[str], segments: Sequence[Turn], streams: Sequence[Turn], collar_s: float | None) -> Any:
+    """Return the summed error rate of streams against the utterances assigned to them."""
+    groups = by_speaker(streams)
+    own: dict[str, list[Turn]] = {name: [] for name in groups}
+    for name, turn in zip(assigned, segments, strict=True):
+        own[name].append(turn)
+    return summed([siso(own[name], groups[name], collar_s) for name in groups])
