@@ -28,6 +28,7 @@ AFTER_CODES = {"codes", *AFTER_PACKS}
 AFTER_CONVERSATIONS = {"conversations", "audio", *AFTER_CODES}
 TEST_SPLIT = {"conversations", "audio", "codes", "hypotheses"}
 NOTHING = set()
+NOTHING_YET = NOTHING  # counts only together with another field
 
 CHANGES = {
     "name": ("other", NOTHING),
@@ -42,6 +43,8 @@ CHANGES = {
     "corpus.min_utterances_per_speaker": (3, {"utterances"}),
     "corpus.max_bad_share": (0.5, NOTHING),
     "casting.train_conversations": (9, AFTER_CONVERSATIONS),
+    "casting.validation_conversations": (1, {"recordings", *AFTER_CONVERSATIONS}),  # speakers leave the train split
+    "casting.validation_speakers": (0.2, NOTHING_YET),
     "casting.test_conversations": (3, TEST_SPLIT),
     "casting.min_speakers": (1, AFTER_CONVERSATIONS),
     "casting.max_speakers": (3, "REFUSED"),  # the test split has two speakers
