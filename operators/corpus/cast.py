@@ -40,7 +40,7 @@ class Casting:
     """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them.
     A manifest's dev, val, valid, validation and development are the validation split."""
     validation_speakers: float = 0.1
-    """Share of speakers in the validation split, where it is drawn."""
+    """Share of speakers in the validation split, where it is drawn; at least as many as a conversation may need."""
     test_speakers: float = 0.2
     """Share of speakers in the test split, where it is drawn."""
     speakers_per_cohort: int = 64

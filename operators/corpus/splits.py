@@ -57,6 +57,11 @@ class SplitRule(Protocol):
         ...
 
     @property
+    def max_speakers(self) -> int:
+        """Most speakers in a conversation: so many are drawn for a validation split at least."""
+        ...
+
+    @property
     def test_speakers(self) -> float:
         """Share of speakers in the test split, where it is drawn."""
         ...
@@ -112,11 +117,12 @@ def split_rows(utterances: pa.Table, rule: SplitRule, seed: int) -> Splits:
     chosen, unused = _named(utterances, rule)
     named = set(chosen)
     drawn = []
-    for split, share in (("test", rule.test_speakers), ("validation", rule.validation_speakers)):
+    draws = (("test", rule.test_speakers, 1), ("validation", rule.validation_speakers, rule.max_speakers))
+    for split, share, least in draws:
         if split in named or (split == "validation" and not rule.validation_conversations):
             continue
         names = sorted(set(speakers[chosen == "train"]))
-        count = max(1, round(len(set(speakers)) * share)) if names else 0
+        count = max(least, round(len(set(speakers)) * share))
         taken = {names[i] for i in rendezvous(f"{seed}:{split}-speakers", hash64_many(names), count)}
         chosen[np.array([speaker in taken for speaker in speakers]) & (chosen == "train")] = split
         drawn.append(split)

@@ -88,9 +88,10 @@ def test_a_validation_split_is_drawn_only_where_it_is_asked_for():
     assert len(drawn.rows["test"]) == 20
     with pytest.raises(InputError, match="name no validation split"):
         split_rows(both, replace(VALIDATED, split="manifest"), 0)
-    few = replace(VALIDATED, validation_speakers=0.05)
+    few = replace(VALIDATED, validation_speakers=0.01, test_speakers=0.01)
     splits = split_rows(utterances, few, 0)
-    with pytest.raises(InputError, match=r"raise --casting.validation-speakers"):
+    assert len(speakers_of(utterances, splits)["validation"]) == few.max_speakers
+    with pytest.raises(InputError, match=r"raise --casting.test-speakers"):
         plan_casts(utterances, splits, few, 0)
 
 
