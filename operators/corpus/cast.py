@@ -17,7 +17,7 @@ from operators.errors import InputError
 from operators.rng import hash64, hash64_many, rendezvous, rng
 from operators.schema import CASTS
 
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,9 @@ class Casting:
     """Share of speakers in the validation split, where it is drawn; at least as many as a conversation may need."""
     test_speakers: float = 0.2
     """Share of speakers in the test split, where it is drawn."""
+    shared_text: Literal["drop", "allow"] = "drop"
+    """Whether utterances are dropped until no book (where there are ten) and no sentence of five words or more is in
+    two splits; held-out speakers are then drawn together with those who read the same texts, where they are few."""
     speakers_per_cohort: int = 64
     """Speakers in a cohort, who can meet each other; bounds how far a change of one speaker reaches."""
 
@@ -122,7 +125,7 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
             share = f", raise --casting.{split}-speakers" if split in splits.drawn else ""
             raise InputError(
                 f"the {split} split has {len(names)} speaker(s), but conversations need up to {casting.max_speakers}; "
-                f"lower --casting.max-speakers{share} or add speakers"
+                f"lower --casting.max-speakers{share} or add speakers ({splits.describe()})"
             )
         hashes = hash64_many(names)
         num_cohorts = max(1, len(names) // casting.speakers_per_cohort)
