@@ -7,6 +7,7 @@ from models.config.settings import BY_CONTENT, NO_RESULT, key_settings
 from models.config.shape import SIZES, Shape
 from operators.corpus.cast import Casting
 from operators.corpus.joined import Join
+from operators.corpus.manifest import SharedSpeakers
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
@@ -33,6 +34,9 @@ class Corpus:
     """Use a corpus of stories spoken by espeak-ng instead (written to the output folder)."""
     where: str | None = None
     """Keep utterances for which this holds: "gender == 'f' and duration_s < 20"."""
+    shared_speakers: SharedSpeakers = field(default="auto", metadata=BY_CONTENT)
+    """Whether one speaker id in several folders is one person: always, never, or (auto) where one folder is inside
+    the other, or they are named as splits beside each other (train=DIR/a test=DIR/b). Others are called ID@FOLDER."""
     language: str | None = None
     """Language of rows without one."""
     licence: str | None = None

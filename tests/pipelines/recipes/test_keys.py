@@ -36,6 +36,7 @@ CHANGES = {
     "corpus.manifests": ("OTHER", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.recorded": ("FEWER", {"recordings", *(AFTER_CONVERSATIONS)}),
     "corpus.where": ("speaker != 's1'", {"utterances", *AFTER_CONVERSATIONS}),
+    "corpus.shared_speakers": ("never", NOTHING_HERE),  # the corpus is in one folder
     "corpus.language": ("de", {"utterances", "recordings", *AFTER_CONVERSATIONS}),
     "corpus.licence": ("CC-BY-4.0", {"utterances", "recordings", *AFTER_CONVERSATIONS}),
     "corpus.allow_licences": (("CC0",), NOTHING),

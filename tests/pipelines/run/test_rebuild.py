@@ -9,19 +9,22 @@ import soundfile
 
 from operators.corpus import cast
 from operators.corpus.cast import Casting
-from operators.corpus.index import index_utterances
+from operators.corpus.index import index_utterances, tell_apart
 from operators.corpus.manifest import Manifest
 from operators.corpus.splits import split_rows
 from operators.documents.compose import Compose
+from operators.errors import InputError
 from operators.packing.pack import Pack
 from operators.schema import UTTERANCES
 from operators.simulate import render
 from operators.store.shards import PackShards
 from operators.tokenize import encode
 from pipelines.plan.output import Output
+from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Corpus, Partitions, Recipe
 from pipelines.stages import plan_recipe
 from pipelines.stages.index import index_partition
+from pipelines.upkeep.impact import impact
 from tests.conftest import write_corpus
 from tests.pipelines.support import make_stale
 
@@ -53,7 +56,9 @@ def build(recipe, folder):
     utterances = output.dataset("utterances")
     partition = index_partition(recipe, output)
     if utterances.committed(partition) is None:
-        table, bad = index_utterances([Manifest.parse(text) for text in recipe.corpus.manifests])
+        manifests = [Manifest.parse(text) for text in recipe.corpus.manifests]
+        table, bad = index_utterances(manifests)
+        table, _ = tell_apart(table, manifests, recipe.corpus.shared_speakers)
         assert not bad
         utterances.commit(partition, UTTERANCES, {}, lambda writer: writer.write(table))
     utterances.snapshot([utterances.committed(partition)], {}, {})
@@ -176,6 +181,24 @@ def assigned(recipe, folder):
         name = f"{one.split}-{number // size:05d}"
         found.setdefault(name, []).append((one.speakers, [ids[row] for row in one.rows]))
     return found
+
+
+def test_a_person_is_found_by_the_manifests_id_or_by_the_corpus_too(tmp_path):
+    manifests = []
+    for name in ("one", "two"):
+        manifests.append(write_corpus(tmp_path / name, num_speakers=8))
+        manifests[-1].write_text(manifests[-1].read_text().replace('"id": "', f'"id": "{name}-'))
+    manifests[1].write_text(manifests[1].read_text().replace('"s7"', '"t7"'))
+    recipe = recipe_for(manifests[0])
+    recipe = dataclasses.replace(recipe, corpus=Corpus(manifests=tuple(str(m.parent) for m in manifests)))
+    build(recipe, tmp_path / "out")
+    (tmp_path / "out/recipe.json").write_text(to_json(recipe))
+    for asked, name in (("s7", "s7"), ("t7", "t7"), ("s1@two", "s1@two")):
+        found = impact(tmp_path / "out", asked)
+        assert found["speaker"] == name
+        assert found["datasets"][0]["rows"] == 5
+    with pytest.raises(InputError, match=r"s1 is several people in .*: name one of s1@one, s1@two"):
+        impact(tmp_path / "out", "s1")
 
 
 def test_the_validation_split_is_packed_like_training_and_apart_from_it(tmp_path):
