@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from operators.corpus.splits import SPLITS, Splits
 from operators.errors import InputError
 from operators.rng import hash64, hash64_many, rendezvous, rng
-from operators.schema import CASTS
+from operators.schema import CASTS, ENROLMENT
 
 VERSION = "3"
 
@@ -69,6 +69,8 @@ class Cast:
     split: str
     speakers: tuple[str, ...]
     rows: tuple[int, ...]
+    enrolments: tuple[int, ...] = ()
+    """One more row of each speaker, to be their voice sample; none where no samples are needed."""
 
 
 def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[str, list[int]]]:
@@ -107,13 +109,59 @@ def _reading(shelf: Mapping[str, list[int]], hashes: NDArray[np.uint64], count: 
     return taken
 
 
-def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int) -> list[Cast]:
-    """Return every conversation's cast.
+_ENROLMENT_CHOICE = 4
+"""Rows among which the longest becomes the enrolment: a sample of a word or two tells little of a voice."""
+
+
+@dataclass(frozen=True)
+class _Recordings:
+    """What an enrolment is chosen by, of each row of the utterances table."""
+
+    ids: Sequence[str]
+    places: Sequence[tuple[str, int]]
+    """File, and first byte in it."""
+    lengths: Sequence[int]
+    """Samples."""
+
+    @classmethod
+    def of(cls, utterances: pa.Table) -> "_Recordings":
+        ids, audio, offsets, lengths = (
+            utterances[name].to_pylist() for name in ("utterance_id", "audio", "byte_offset", "source_num_samples")
+        )
+        return cls(ids, list(zip(audio, offsets, strict=True)), lengths)
+
+
+def _enrolment(taken: list[int], shelf: Mapping[str, list[int]], recordings: _Recordings, address: str) -> int | None:
+    """Return a row for a speaker's enrolment, of another recording than the rows taken where there is one.
+
+    Where all rows are taken, the last is given back; a speaker with one row has no enrolment.
+
+    Args:
+        taken: the speaker's rows in the conversation; one may be taken out.
+        shelf: all rows of the speaker.
+        recordings: of the utterances table.
+        address: of the draw.
+    """
+    free = sorted({row for rows in shelf.values() for row in rows} - set(taken))
+    if not free:
+        return taken.pop() if len(taken) > 1 else None
+    heard = {recordings.places[row] for row in taken}
+    apart = [row for row in free if recordings.places[row] not in heard] or free
+    chosen = rendezvous(address, hash64_many([recordings.ids[row] for row in apart]), _ENROLMENT_CHOICE).tolist()
+    longest: int = max((apart[i] for i in chosen), key=lambda row: recordings.lengths[row])
+    return longest
+
+
+def plan_casts(
+    utterances: pa.Table, splits: Splits, casting: Casting, seed: int, *, with_enrolments: bool = False
+) -> list[Cast]:
+    """Return every conversation's cast, with one more utterance of each speaker where enrolments are needed.
 
     Raises:
         InputError: a split has fewer speakers than a conversation needs.
     """
     casts: list[Cast] = []
+    recordings = _Recordings.of(utterances) if with_enrolments else None
     for split in SPLITS if utterances.num_rows else ():
         wanted = getattr(casting, f"{split}_conversations")
         if not wanted:
@@ -141,34 +189,38 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
                 pool = np.arange(len(names))
             address = f"{seed}:speakers:{conversation_id}"
             speakers = [names[pool[i]] for i in rendezvous(address, hashes[pool], count)]
-            rows = [
-                row
-                for speaker in speakers
-                for row in _reading(
-                    shelves[speaker],
-                    chapters[speaker],
-                    casting.max_utterances,
-                    f"{seed}:{conversation_id}:{speaker}",
-                )
-            ]
-            casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows)))
+            rows: list[int] = []
+            enrolments: list[int] = []
+            for speaker in speakers:
+                address = f"{seed}:{conversation_id}:{speaker}"
+                taken = _reading(shelves[speaker], chapters[speaker], casting.max_utterances, address)
+                if recordings is not None:
+                    enrolment = _enrolment(taken, shelves[speaker], recordings, f"{address}:enrolment")
+                    enrolments += [enrolment] if enrolment is not None else []
+                rows += taken
+            casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows), tuple(enrolments)))
     return casts
 
 
 def cast_table(utterances: pa.Table, casts: Sequence[Cast], seed: int) -> pa.Table:
     """Return a table CASTS: casts with their utterances."""
-    sizes = [len(cast.rows) for cast in casts]
-    taken = utterances.take(pa.array([row for cast in casts for row in cast.rows], pa.int64())).combine_chunks()
-    item = CASTS.field("utterances").type.value_type
-    chunks = [taken[field.name].chunks for field in item]
-    arrays = [c[0] if c else pa.array([], field.type) for c, field in zip(chunks, item, strict=True)]
-    structs = pa.StructArray.from_arrays(arrays, fields=list(item))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).astype(np.int32)
     columns: dict[str, pa.Array] = {
         "conversation_id": pa.array([cast.conversation_id for cast in casts]),
         "split": pa.array([cast.split for cast in casts]),
         "seed": pa.array([seed] * len(casts), pa.int64()),
         "speakers": pa.array([list(cast.speakers) for cast in casts], CASTS.field("speakers").type),
-        "utterances": pa.ListArray.from_arrays(pa.array(offsets), structs),
+        "utterances": _lists(utterances, [cast.rows for cast in casts], CASTS.field("utterances").type.value_type),
+        "enrolments": _lists(utterances, [cast.enrolments for cast in casts], ENROLMENT),
     }
     return pa.table([columns[name] for name in CASTS.names], schema=CASTS)
+
+
+def _lists(utterances: pa.Table, rows: Sequence[tuple[int, ...]], item: pa.StructType) -> pa.ListArray:
+    """Return the columns of `item` of some rows for each cast, as a list of structs each."""
+    taken = utterances.take(pa.array([row for listed in rows for row in listed], pa.int64())).combine_chunks()
+    chunks = [taken[field.name].chunks for field in item]
+    arrays = [c[0] if c else pa.array([], field.type) for c, field in zip(chunks, item, strict=True)]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(item))
+    sizes = [len(listed) for listed in rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs)

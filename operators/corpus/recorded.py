@@ -205,6 +205,7 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
         "num_samples": resampled_length(length, own_hz, defaults.rate_hz),
         "speakers": list(dict.fromkeys(turn["speaker"] for turn in turns)),
         "turns": turns,
+        "enrolments": [],
         "recording": {
             **source,
             # Speakers on channels of their own, as in telephone calls, are mixed: -1.

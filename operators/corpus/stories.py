@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from operators.corpus.splits import is_sentence
+from operators.corpus.normalizers.sentences import is_sentence
 from operators.errors import InputError
 from operators.rng import hash64, rng
 

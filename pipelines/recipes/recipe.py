@@ -11,6 +11,7 @@ from operators.corpus.manifest import SharedSpeakers
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
+from operators.documents.tasks import TASKS
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render
@@ -98,6 +99,11 @@ class Recipe:
     model: Shape = field(default_factory=lambda: SIZES["tiny"])
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def needs_enrolments(self) -> bool:
+        """Whether a task needs voice samples, for which each conversation gets another utterance of each speaker."""
+        return any(TASKS[task].takes_voices for task in self.compose.tasks)
 
     @property
     def digest(self) -> str:

@@ -110,7 +110,9 @@ def make_packs(job: Job) -> Receipt:
             for upstream in job.payload.codes:
                 for batch in source.batches(receipt_of(source, upstream)):
                     composed = apply_or_quarantine(compose, batch, writer).cast(DOCUMENTS)
-                    writer.count(documents=composed.num_rows, **compose.count_cuts(batch))
+                    writer.count(
+                        documents=composed.num_rows, **compose.count_cuts(batch), **compose.count_voices(batch)
+                    )
                     fits = recipe.pack.fits(composed)
                     for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
                         reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
@@ -160,17 +162,29 @@ def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def remarks_on_packs(_: RunContext, snapshot: Snapshot) -> Remarks:
-    """Say how often conversations were cut through speech, because it had no pause."""
-    names = ("windows", "cuts_in_speech", "split_words", "split_turns")
-    counts = {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
-    if not counts["cuts_in_speech"]:
-        return Remarks()
-    share = counts["cuts_in_speech"] / counts["windows"]
-    notice = (
-        f"{counts['cuts_in_speech']:,} of {counts['windows']:,} windows ({share:.1%}) end within speech without a "
-        f"pause for compose.window_s: {counts['split_words']:,} words and {counts['split_turns']:,} turns were split"
-    )
-    return Remarks(notices=[notice], figures={name: float(value) for name, value in counts.items()})
+    """Say how often conversations were cut through speech without a pause, and where voice samples are missing."""
+    notices: list[str] = []
+    figures: dict[str, float] = {}
+
+    def counted(*names: str) -> dict[str, int]:
+        return {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
+
+    if (cuts := counted("windows", "cuts_in_speech", "split_words", "split_turns"))["cuts_in_speech"]:
+        figures.update(cuts)
+        share = cuts["cuts_in_speech"] / cuts["windows"]
+        notices.append(
+            f"{cuts['cuts_in_speech']:,} of {cuts['windows']:,} windows ({share:.1%}) end within speech without a "
+            f"pause for compose.window_s: {cuts['split_words']:,} words and {cuts['split_turns']:,} turns were split"
+        )
+    voices = counted("voices", "voices_inside", "voices_missing")
+    if voices["voices_inside"] or voices["voices_missing"]:
+        figures.update(voices)
+        notices.append(
+            f"of {voices['voices']:,} voice samples {voices['voices_inside']:,} are of the same conversation, outside "
+            f"the window, for want of another recording of the speaker, and {voices['voices_missing']:,} are missing: "
+            "these make no instruction by voice, no extraction, and are left out of scripts"
+        )
+    return Remarks(notices=notices, figures=figures)
 
 
 PACKS_STAGE = Stage(

@@ -8,7 +8,8 @@ import pytest
 
 from operators.corpus.cast import Casting, plan_casts
 from operators.corpus.normalizers import normalize
-from operators.corpus.splits import SPLITS, is_sentence, split_rows
+from operators.corpus.normalizers.sentences import is_sentence
+from operators.corpus.splits import SPLITS, split_rows
 from operators.errors import InputError
 from operators.schema import UTTERANCES
 

@@ -7,7 +7,8 @@ import pytest
 from operators.corpus.cast import Casting
 from operators.corpus.index import index_utterances
 from operators.corpus.manifest import Manifest
-from operators.corpus.splits import SPLITS, is_sentence, split_rows
+from operators.corpus.normalizers.sentences import is_sentence
+from operators.corpus.splits import SPLITS, split_rows
 from operators.corpus.stories import Stories, sentences
 from operators.schema import UTTERANCES
 
