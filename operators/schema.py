@@ -78,6 +78,9 @@ UTTERANCES = _schema(
     user_columns=pa.string(),  # JSON of whatever else the manifest says
 )
 
+# Another utterance of a speaker, which the conversation does not hold: the voice sample of tasks that need one.
+ENROLMENT = pa.struct({"utterance_id": pa.string(), "speaker": pa.string(), **_SOURCE, "licence": pa.string()})
+
 # In flight: the speakers of a conversation, and the utterances that each may use, in order.
 CASTS = _schema(
     conversation_id=pa.string(),
@@ -85,6 +88,7 @@ CASTS = _schema(
     seed=pa.int64(),  # the recipe's: all draws for this conversation have their root here
     speakers=pa.list_(pa.string()),
     utterances=pa.list_(pa.struct(list(UTTERANCES))),
+    enrolments=pa.list_(ENROLMENT),  # one a speaker; empty where no task needs voice samples
 )
 
 TURN = pa.struct(
@@ -138,6 +142,7 @@ CONVERSATIONS = _schema(
     num_samples=pa.int64(),
     speakers=pa.list_(pa.string()),  # by arrival
     turns=pa.list_(TURN),  # by start
+    enrolments=pa.list_(ENROLMENT),
     recording=pa.struct(_SOURCE),  # of a recorded conversation, whole; null where the turns are mixed
     room=ROOM,
     noise_id=pa.string(),  # pink, or a recording's; null where there is none
@@ -158,6 +163,7 @@ AUDIO = (
             pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "samples": pa.large_list(pa.int16())})),
         )
     )
+    .append(pa.field("enrolment_samples", pa.list_(pa.large_list(pa.int16()))))  # dry, in the order of enrolments
     .append(pa.field("scale", pa.float32()))  # below 1 where the mixture would have clipped; stems are scaled too
 )
 AUDIO_FLAC = _schema(
@@ -194,6 +200,7 @@ CODES = _schema(
     speakers=pa.list_(pa.string()),
     turns=pa.list_(TURN_FRAMES),
     stems=pa.list_(pa.struct({"speaker": pa.string(), "kind": pa.string(), "codes": pa.large_binary()})),
+    enrolments=pa.list_(pa.struct({"speaker": pa.string(), "utterance_id": pa.string(), "codes": pa.large_binary()})),
 )
 
 # kind 0: text, length tokens in length columns. kind 1: audio, length frames in layout.num_columns(length).

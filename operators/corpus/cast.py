@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from operators.corpus.splits import SPLITS, Splits
 from operators.errors import InputError
 from operators.rng import hash64, hash64_many, rendezvous, rng
-from operators.schema import CASTS
+from operators.schema import CASTS, ENROLMENT
 
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class Casting:
 
     train_conversations: int = 200
     """Conversations of the train split."""
+    validation_conversations: int = 0
+    """Conversations of the validation split, by which training is watched."""
     test_conversations: int = 24
     """Conversations of the test split."""
     min_speakers: int = 2
@@ -35,9 +37,15 @@ class Casting:
     max_utterances: int = 8
     """Most utterances one speaker is given."""
     split: Literal["auto", "manifest", "speaker"] = "auto"
-    """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them."""
+    """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them.
+    A manifest's dev, val, valid, validation and development are the validation split."""
+    validation_speakers: float = 0.1
+    """Share of speakers in the validation split, where it is drawn; at least as many as a conversation may need."""
     test_speakers: float = 0.2
     """Share of speakers in the test split, where it is drawn."""
+    shared_text: Literal["drop", "allow"] = "drop"
+    """Whether utterances are dropped until no book (where there are ten) and no sentence of five words or more is in
+    two splits; held-out speakers are then drawn together with those who read the same texts, where they are few."""
     speakers_per_cohort: int = 64
     """Speakers in a cohort, who can meet each other; bounds how far a change of one speaker reaches."""
 
@@ -47,6 +55,10 @@ class Casting:
             raise InputError("casting: 1 <= min_speakers <= max_speakers does not hold")
         if not 0 < self.test_speakers < 1:
             raise InputError("casting.test_speakers is a share between 0 and 1")
+        if not 0 < self.validation_speakers < 1 - self.test_speakers:
+            raise InputError("casting: validation_speakers is a share above 0; some must be left beside test_speakers")
+        if min(self.train_conversations, self.validation_conversations, self.test_conversations) < 0:
+            raise InputError("casting: conversations are counted from 0")
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Cast:
     split: str
     speakers: tuple[str, ...]
     rows: tuple[int, ...]
+    enrolments: tuple[int, ...] = ()
+    """One more row of each speaker, to be their voice sample; none where no samples are needed."""
 
 
 def _shelves(utterances: pa.Table, rows: NDArray[np.int64]) -> dict[str, dict[str, list[int]]]:
@@ -95,22 +109,71 @@ def _reading(shelf: Mapping[str, list[int]], hashes: NDArray[np.uint64], count: 
     return taken
 
 
-def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int) -> list[Cast]:
-    """Return every conversation's cast.
+_ENROLMENT_CHOICE = 4
+"""Rows among which the longest becomes the enrolment: a sample of a word or two tells little of a voice."""
+
+
+@dataclass(frozen=True)
+class _Recordings:
+    """What an enrolment is chosen by, of each row of the utterances table."""
+
+    ids: Sequence[str]
+    places: Sequence[tuple[str, int]]
+    """File, and first byte in it."""
+    lengths: Sequence[int]
+    """Samples."""
+
+    @classmethod
+    def of(cls, utterances: pa.Table) -> "_Recordings":
+        ids, audio, offsets, lengths = (
+            utterances[name].to_pylist() for name in ("utterance_id", "audio", "byte_offset", "source_num_samples")
+        )
+        return cls(ids, list(zip(audio, offsets, strict=True)), lengths)
+
+
+def _enrolment(taken: list[int], shelf: Mapping[str, list[int]], recordings: _Recordings, address: str) -> int | None:
+    """Return a row for a speaker's enrolment, of another recording than the rows taken where there is one.
+
+    Where all rows are taken, the last is given back; a speaker with one row has no enrolment.
+
+    Args:
+        taken: the speaker's rows in the conversation; one may be taken out.
+        shelf: all rows of the speaker.
+        recordings: of the utterances table.
+        address: of the draw.
+    """
+    free = sorted({row for rows in shelf.values() for row in rows} - set(taken))
+    if not free:
+        return taken.pop() if len(taken) > 1 else None
+    heard = {recordings.places[row] for row in taken}
+    apart = [row for row in free if recordings.places[row] not in heard] or free
+    chosen = rendezvous(address, hash64_many([recordings.ids[row] for row in apart]), _ENROLMENT_CHOICE).tolist()
+    longest: int = max((apart[i] for i in chosen), key=lambda row: recordings.lengths[row])
+    return longest
+
+
+def plan_casts(
+    utterances: pa.Table, splits: Splits, casting: Casting, seed: int, *, with_enrolments: bool = False
+) -> list[Cast]:
+    """Return every conversation's cast, with one more utterance of each speaker where enrolments are needed.
 
     Raises:
         InputError: a split has fewer speakers than a conversation needs.
     """
     casts: list[Cast] = []
+    recordings = _Recordings.of(utterances) if with_enrolments else None
     for split in SPLITS if utterances.num_rows else ():
         wanted = getattr(casting, f"{split}_conversations")
+        if not wanted:
+            continue
         shelves = _shelves(utterances, splits.rows[split])
         names = sorted(shelves)
         chapters = {name: hash64_many(list(shelf)) for name, shelf in shelves.items()}
-        if wanted and len(names) < casting.max_speakers:
+        if len(names) < casting.max_speakers:
+            share = f", raise --casting.{split}-speakers" if split in splits.drawn else ""
             raise InputError(
                 f"the {split} split has {len(names)} speaker(s), but conversations need up to {casting.max_speakers}; "
-                f"lower --casting.max-speakers or add speakers"
+                f"lower --casting.max-speakers{share} or add speakers ({splits.describe()})"
             )
         hashes = hash64_many(names)
         num_cohorts = max(1, len(names) // casting.speakers_per_cohort)
@@ -126,34 +189,38 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
                 pool = np.arange(len(names))
             address = f"{seed}:speakers:{conversation_id}"
             speakers = [names[pool[i]] for i in rendezvous(address, hashes[pool], count)]
-            rows = [
-                row
-                for speaker in speakers
-                for row in _reading(
-                    shelves[speaker],
-                    chapters[speaker],
-                    casting.max_utterances,
-                    f"{seed}:{conversation_id}:{speaker}",
-                )
-            ]
-            casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows)))
+            rows: list[int] = []
+            enrolments: list[int] = []
+            for speaker in speakers:
+                address = f"{seed}:{conversation_id}:{speaker}"
+                taken = _reading(shelves[speaker], chapters[speaker], casting.max_utterances, address)
+                if recordings is not None:
+                    enrolment = _enrolment(taken, shelves[speaker], recordings, f"{address}:enrolment")
+                    enrolments += [enrolment] if enrolment is not None else []
+                rows += taken
+            casts.append(Cast(conversation_id, split, tuple(speakers), tuple(rows), tuple(enrolments)))
     return casts
 
 
 def cast_table(utterances: pa.Table, casts: Sequence[Cast], seed: int) -> pa.Table:
     """Return a table CASTS: casts with their utterances."""
-    sizes = [len(cast.rows) for cast in casts]
-    taken = utterances.take(pa.array([row for cast in casts for row in cast.rows], pa.int64())).combine_chunks()
-    item = CASTS.field("utterances").type.value_type
-    chunks = [taken[field.name].chunks for field in item]
-    arrays = [c[0] if c else pa.array([], field.type) for c, field in zip(chunks, item, strict=True)]
-    structs = pa.StructArray.from_arrays(arrays, fields=list(item))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).astype(np.int32)
     columns: dict[str, pa.Array] = {
         "conversation_id": pa.array([cast.conversation_id for cast in casts]),
         "split": pa.array([cast.split for cast in casts]),
         "seed": pa.array([seed] * len(casts), pa.int64()),
         "speakers": pa.array([list(cast.speakers) for cast in casts], CASTS.field("speakers").type),
-        "utterances": pa.ListArray.from_arrays(pa.array(offsets), structs),
+        "utterances": _lists(utterances, [cast.rows for cast in casts], CASTS.field("utterances").type.value_type),
+        "enrolments": _lists(utterances, [cast.enrolments for cast in casts], ENROLMENT),
     }
     return pa.table([columns[name] for name in CASTS.names], schema=CASTS)
+
+
+def _lists(utterances: pa.Table, rows: Sequence[tuple[int, ...]], item: pa.StructType) -> pa.ListArray:
+    """Return the columns of `item` of some rows for each cast, as a list of structs each."""
+    taken = utterances.take(pa.array([row for listed in rows for row in listed], pa.int64())).combine_chunks()
+    chunks = [taken[field.name].chunks for field in item]
+    arrays = [c[0] if c else pa.array([], field.type) for c, field in zip(chunks, item, strict=True)]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(item))
+    sizes = [len(listed) for listed in rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs)

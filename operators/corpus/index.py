@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import soundfile
 
 from operators.corpus.formats import manifest_rows
-from operators.corpus.manifest import Manifest, corpus_roots
+from operators.corpus.manifest import Manifest, SharedSpeakers, corpus_roots, same_people
 from operators.corpus.normalizers import normalize
 from operators.corpus.sources import AudioHeader, read_header
 from operators.corpus.where import select
@@ -26,7 +27,7 @@ from operators.store import storage
 from operators.store.cache import Cache
 from operators.store.dataset import Quarantined
 
-VERSION = "2"
+VERSION = "3"
 
 # speaker-chapter-utterance, as LibriSpeech and LibriTTS number their files.
 _LIBRI_ID = re.compile(r"^(\d+)[-_](\d+)[-_](\d+)(?:_(\d+))?$")
@@ -80,6 +81,42 @@ def index_utterances(
             raise InputError(f"utterance id {row['utterance_id']} occurs twice; ids must be unique over all manifests")
     utterances = table(rows, UTTERANCES)
     return (_filter(utterances, where) if where else utterances), quarantined
+
+
+@dataclass(frozen=True)
+class SpeakerIds:
+    """Speaker ids that several folders have."""
+
+    apart: tuple[str, ...]
+    """Taken for another person in each corpus, where they are renamed to ID@CORPUS."""
+    together: tuple[str, ...]
+    """Taken for one person."""
+
+
+def tell_apart(
+    utterances: pa.Table, manifests: Sequence[Manifest], shared: SharedSpeakers
+) -> tuple[pa.Table, SpeakerIds]:
+    """Rename speakers of several corpora that have one id, so that each id is one person.
+
+    Args:
+        utterances: a table UTTERANCES, with the manifests' own ids.
+        manifests: where it was read.
+        shared: whether one id in two corpora is one person (`operators.corpus.manifest.same_people`).
+    """
+    of_root = same_people(manifests, shared)
+    people = {name: of_root[root] for name, root in corpus_roots(manifests).items()}
+    pairs = list(zip(utterances["speaker"].to_pylist(), utterances["corpus"].to_pylist(), strict=True))
+    folders: dict[str, set[str]] = {}
+    for speaker, corpus in set(pairs):
+        folders.setdefault(speaker, set()).add(corpus)
+    several = {speaker: {people[corpus] for corpus in listed} for speaker, listed in folders.items() if len(listed) > 1}
+    apart = {speaker for speaker, corpora in several.items() if len(corpora) > 1}
+    ids = SpeakerIds(tuple(sorted(apart)), tuple(sorted(several.keys() - apart)))
+    if not apart:
+        return utterances, ids
+    renamed = [f"{who}@{'_'.join(people[corpus].split())}" if who in apart else who for who, corpus in pairs]
+    column = utterances.schema.get_field_index("speaker")
+    return utterances.set_column(column, utterances.schema.field(column), pa.array(renamed)), ids
 
 
 def _utterance(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_s: float) -> dict[str, Any]:

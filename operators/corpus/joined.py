@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from operators.corpus.index import index_utterances
-from operators.corpus.manifest import Manifest, corpus_roots
+from operators.corpus.index import index_utterances, tell_apart
+from operators.corpus.manifest import Manifest, SharedSpeakers, corpus_roots
 from operators.corpus.sources import read_source
 from operators.errors import InputError
 from operators.rng import rng
@@ -44,7 +44,14 @@ class Join:
         if min(self.most, self.copies) < 1 or not 0 <= self.min_pause_s <= self.max_pause_s:
             raise InputError("corpus.join: most >= 1, copies >= 1 and 0 <= min_pause_s <= max_pause_s must hold")
 
-    def write(self, manifests: Sequence[Manifest], folder: Path, seed: int, num_threads: int = 2) -> int:
+    def write(
+        self,
+        manifests: Sequence[Manifest],
+        folder: Path,
+        seed: int,
+        num_threads: int = 2,
+        shared: SharedSpeakers = "auto",
+    ) -> int:
         """Write the joined corpus into a folder, atomically; return the number of recordings.
 
         Raises:
@@ -53,7 +60,7 @@ class Join:
         table, bad = index_utterances(manifests)
         if bad:
             raise InputError(f"{bad[0].row_id}: {bad[0].reason}; filter it out or fix it before joining")
-        rows = table.to_pylist()
+        rows = tell_apart(table, manifests, shared)[0].to_pylist()
         roots = corpus_roots(manifests)
         staged = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(staged, ignore_errors=True)

@@ -3,10 +3,13 @@
 `operators.corpus.formats` reads their rows, `operators.corpus.index` checks the rows and builds the utterances table.
 """
 
+import itertools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from operators.digest import digest_file
 from operators.errors import InputError
@@ -68,12 +71,48 @@ def corpus_roots(manifests: Sequence[Manifest]) -> dict[str, Path]:
     >>> corpus_roots([Manifest(path=Path("/a/x/m.jsonl")), Manifest(path=Path("/b/x/m.jsonl"))]).keys()
     dict_keys(['a/x', 'b/x'])
     """
-    roots = sorted({manifest.root for manifest in manifests})
+    return _short_names({manifest.root for manifest in manifests})
+
+
+def _short_names(folders: set[Path]) -> dict[str, Path]:
+    listed = sorted(folders)
     for depth in range(1, 64):
-        names = ["/".join(root.parts[-depth:]) for root in roots]
-        if len(set(names)) == len(roots):
-            return dict(zip(names, roots, strict=True))
+        names = ["/".join(folder.parts[-depth:]) for folder in listed]
+        if len(set(names)) == len(listed):
+            return dict(zip(names, listed, strict=True))
     raise AssertionError("two equal folders in a set of folders")
+
+
+SharedSpeakers = Literal["auto", "always", "never"]
+
+
+def same_people(manifests: Sequence[Manifest], shared: SharedSpeakers) -> dict[Path, str]:
+    """Return by root the corpus within which one speaker id is one person.
+
+    With `auto`, folders are one corpus where one is inside the other, or where they are beside each other and named
+    as different splits: train=DIR/a test=DIR/b. A wrong guess that they are one would give a speaker two voices, a
+    wrong guess that they are two could hide that a speaker of the test split is trained on.
+
+    >>> m = [Manifest(path=Path(p), split=s) for p, s in (("/d/a/x", "train"), ("/d/b/x", "test"), ("/e/c/x", None))]
+    >>> [name for name in same_people(m, "auto").values()], len(set(same_people(m, "never").values()))
+    (['d', 'd', 'c'], 3)
+    """
+    roots = {manifest.root: manifest.root for manifest in manifests}
+
+    def first(root: Path) -> Path:
+        return root if roots[root] == root else first(roots[root])
+
+    for a, b in itertools.combinations(manifests, 2):
+        inside = a.root.is_relative_to(b.root) or b.root.is_relative_to(a.root)
+        beside = a.root.parent == b.root.parent and a.split and b.split and a.split != b.split
+        if shared == "always" or (shared == "auto" and (inside or beside)):
+            roots[first(b.root)] = first(a.root)
+    members: dict[Path, list[Path]] = {}
+    for root in roots:
+        members.setdefault(first(root), []).append(root)
+    folders = {one: Path(os.path.commonpath(together)) for one, together in members.items()}
+    names = {folder: name for name, folder in _short_names(set(folders.values())).items()}
+    return {root: names[folders[first(root)]] for root in roots}
 
 
 def manifests_digest(manifests: Sequence[Manifest]) -> list[str]:

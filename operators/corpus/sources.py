@@ -166,7 +166,11 @@ def read_source(turn: Mapping[str, Any], roots: Mapping[str, Path]) -> NDArray[n
 
 def prefetch_sources(conversations: Iterable[Mapping[str, Any]]) -> None:
     """Fetch the audio of rows of CONVERSATIONS from object storage by shard, before they are read one by one."""
-    sources = (source for row in conversations for source in ([row["recording"]] if row["recording"] else row["turns"]))
+    sources = (
+        source
+        for row in conversations
+        for source in ([row["recording"]] if row["recording"] else [*row["turns"], *(row["enrolments"] or ())])
+    )
     remote = [
         (source["audio"], source["byte_offset"], source["byte_length"])
         for source in sources

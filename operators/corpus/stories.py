@@ -21,10 +21,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from operators.corpus.normalizers.sentences import is_sentence
 from operators.errors import InputError
-from operators.rng import rng
+from operators.rng import hash64, rng
 
-VERSION = "1"
+VERSION = "2"
 
 _NAMES = ("anna", "ben", "carla", "david", "ella", "felix")
 _ANIMALS = ("dog", "cat", "horse", "bird", "fox")
@@ -33,11 +34,22 @@ _THINGS = ("apple", "ball", "book", "lamp", "basket", "letter")
 _COLORS = ("red", "green", "blue", "yellow")
 _VERBS = ("took", "found", "lost", "carried", "painted", "gave away")
 _MOVES = ("ran", "walked", "went")
+_TRIES = 100
+"""Sentences of one kind that are written until one is of the library."""
 _FEELS = ("happy", "tired", "hungry", "afraid")
 
 
-def sentences(seed: int, story: int, count: int) -> list[str]:
-    """Write one story of `count` short sentences; a hero, a friend, and what happens to them.
+def library_of(text: str, num_libraries: int) -> int | None:
+    """Return the library that a sentence belongs to; None for one of fewer than five words, which is in all.
+
+    >>> library_of("the dog was happy", 5) is None, library_of("where is the red ball", 1)
+    (True, 0)
+    """
+    return hash64(text) % num_libraries if is_sentence(text) else None
+
+
+def sentences(seed: int, story: int, count: int, library: int = 0, num_libraries: int = 1) -> list[str]:
+    """Write one story of `count` short sentences, all of one library: a hero, a friend, and what happens to them.
 
     >>> sentences(0, 0, 3) == sentences(0, 0, 3)
     True
@@ -50,26 +62,35 @@ def sentences(seed: int, story: int, count: int) -> list[str]:
     hero = pick(_NAMES)
     friend = pick(tuple(name for name in _NAMES if name != hero))
     pet, thing, color, place = pick(_ANIMALS), pick(_THINGS), pick(_COLORS), pick(_PLACES)
-    out = []
-    for _ in range(count):
-        match int(draw.integers(7)):
+    out: list[str] = []
+    kind, tried = int(draw.integers(7)), 0
+    while len(out) < count:
+        match kind:
             case 0:
                 place = pick(_PLACES)
-                out.append(f"{hero} {pick(_MOVES)} to the {place}")
+                said = f"{hero} {pick(_MOVES)} to the {place}"
             case 1:
                 thing, color = pick(_THINGS), pick(_COLORS)
-                out.append(f"{hero} {pick(_VERBS)} the {color} {thing}")
+                said = f"{hero} {pick(_VERBS)} the {color} {thing}"
             case 2:
-                out.append(f"the {pet} was {pick(_FEELS)}")
+                said = f"the {pet} was {pick(_FEELS)}"
             case 3:
-                out.append(f"{friend} saw the {pet} in the {place}")
+                said = f"{friend} saw the {pet} in the {place}"
             case 4:
-                out.append(f"where is the {color} {thing}")
+                said = f"where is the {color} {thing}"
             case 5:
-                out.append(f"{friend} and {hero} {pick(_MOVES)} to the {place}")
+                said = f"{friend} and {hero} {pick(_MOVES)} to the {place}"
             case _:
-                out.append(f"the {pet} {pick(_VERBS)} the {thing}")
-                pet = pick(_ANIMALS)
+                said = f"the {pet} {pick(_VERBS)} the {thing}"
+        if library_of(said, num_libraries) in (None, library):
+            out.append(said)
+            pet = pick(_ANIMALS) if kind == 6 else pet
+            kind, tried = int(draw.integers(7)), 0
+            continue
+        # Another sentence of the kind; after many, of another kind: a library may have none with this hero.
+        pet, thing, color, place = pick(_ANIMALS), pick(_THINGS), pick(_COLORS), pick(_PLACES)
+        tried += 1
+        kind = kind if tried % _TRIES else int(draw.integers(7))
     return out
 
 
@@ -83,6 +104,9 @@ class Stories:
     """Stories that each speaker tells."""
     sentences_per_story: int = 14
     """Sentences of a story; each is one utterance."""
+    num_libraries: int = 10
+    """Voices are dealt out to so many libraries; no sentence of five words or more is in two of them, so that test
+    speakers who are drawn by whole libraries tell nothing that is trained on."""
     seed: int = 0
     """Root of the stories and of the voices' pitch and pace."""
 
@@ -90,8 +114,8 @@ class Stories:
         """Check the numbers."""
         if not 2 <= self.num_voices <= len(_VOICES):
             raise InputError(f"corpus.stories.num_voices must be 2 to {len(_VOICES)}")
-        if min(self.stories_per_voice, self.sentences_per_story) < 1:
-            raise InputError("corpus.stories: stories and sentences are counted from 1")
+        if min(self.stories_per_voice, self.sentences_per_story, self.num_libraries) < 1:
+            raise InputError("corpus.stories: stories, sentences and libraries are counted from 1")
 
     def utterances(self) -> Iterator[dict[str, Any]]:
         """Yield what is to be spoken: id, voice, pitch, pace, text, story, position."""
@@ -99,10 +123,13 @@ class Stories:
             name = _VOICES[number]
             draw = rng(self.seed, "voice", name)
             pitch, words_per_minute = int(draw.integers(30, 70)), int(draw.integers(140, 190))
+            library = number % self.num_libraries
             for chapter in range(self.stories_per_voice):
-                # Half of the stories are read by all speakers, half by one only.
-                story = chapter if chapter % 2 else 1000 + number * self.stories_per_voice + chapter
-                for position, text in enumerate(sentences(self.seed, story, self.sentences_per_story)):
+                # Half of the stories are read by all speakers of the library, half by one only.
+                own = 1_000_000 + number * self.stories_per_voice + chapter
+                story = library * self.stories_per_voice + chapter if chapter % 2 else own
+                told = sentences(self.seed, story, self.sentences_per_story, library, self.num_libraries)
+                for position, text in enumerate(told):
                     yield {
                         "id": f"{name}-{chapter:02d}-{position:03d}",
                         "speaker": name,

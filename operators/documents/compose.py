@@ -52,7 +52,7 @@ class Compose:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -117,6 +117,26 @@ class Compose:
             "split_words": sum(words for words, _ in split),
             "split_turns": sum(turns for _, turns in split),
         }
+
+    def count_voices(self, batch: pa.Table) -> dict[str, int]:
+        """Return how many voice samples the tasks ask for in a batch (rows of CODES), and how many there are not.
+
+        Returns:
+            voices, of every speaker of each window; voices_inside, from elsewhere in the conversation, for want of an
+            enrolment; and voices_missing.
+        """
+        counts = dict.fromkeys(("voices", "voices_inside", "voices_missing"), 0)
+        codec = codec_of(batch.schema)
+        for task in (task for task in self.tasks if TASKS[task].takes_voices):
+            for row in batch.to_pylist():
+                enrolled = {one["speaker"] for one in row["enrolments"] or ()}
+                for window in self.windows(row, codec):
+                    scene = self.scene(row, window, codec, task, "count")
+                    for speaker in scene.window_speakers:
+                        counts["voices"] += 1
+                        if speaker not in enrolled:
+                            counts["voices_inside" if scene.voice(speaker) is not None else "voices_missing"] += 1
+        return counts
 
     def documents(self, row: Mapping[str, Any], codec: CodecSpec) -> Iterator[dict[str, Any]]:
         """Yield the documents (rows of DOCUMENTS) of a conversation (a row of CODES)."""

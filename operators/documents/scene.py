@@ -129,19 +129,29 @@ class Scene:
             )
         return frames_of(stems[0]["codes"], start_frame, end_frame, self.codec)
 
-    def solo(self, speaker: str, before: int | None = None) -> tuple[int, int] | None:
-        """Return frames [start, end) in which only this speaker speaks, to serve as a voice sample.
+    def voice(self, speaker: str) -> bytes | None:
+        """Return the packed codes of a speaker's voice sample, at most `enrol_frames`; None where there is none.
 
-        Turns outside the window are preferred; a turn inside counts only where the speaker has another one there. The
-        longest is chosen and cut to `enrol_frames`.
+        It is of another recording where the conversation has an enrolment of the speaker, else of the conversation
+        outside the window: a sample of the window itself would stand in what the model is asked about.
+        """
+        for one in self.row.get("enrolments") or ():
+            if one["speaker"] == speaker:
+                return frames_of(one["codes"], 0, self.enrol_frames, self.codec)
+        span = self.solo(speaker)
+        return None if span is None else self.mixture(*span)
+
+    def solo(self, speaker: str, before: int | None = None) -> tuple[int, int] | None:
+        """Return frames [start, end) outside the window in which only this speaker speaks; None where there are none.
+
+        The longest turn is chosen and cut to `enrol_frames`.
 
         Args:
             speaker: whose voice.
             before: only turns that end by this frame.
         """
         turns: Sequence[Turn] = self.row["turns"]
-        inside = [t for t in self.window.turns if t["speaker"] == speaker]
-        found: list[tuple[bool, int, int]] = []
+        found: list[tuple[int, int]] = []
         for turn in turns:
             start, end = turn["start_frame"], turn["start_frame"] + turn["num_frames"]
             if turn["speaker"] != speaker or (before is not None and end > before):
@@ -150,12 +160,11 @@ class Scene:
                 t["speaker"] == speaker or t["start_frame"] >= end or t["start_frame"] + t["num_frames"] <= start
                 for t in turns
             )
-            outside = end <= self.window.start_frame or start >= self.window.end_frame
-            if alone and (outside or len(inside) > 1):
-                found.append((outside, min(end - start, self.enrol_frames), start))
+            if alone and (end <= self.window.start_frame or start >= self.window.end_frame):
+                found.append((min(end - start, self.enrol_frames), start))
         if not found:
             return None
-        _, length, start = max(found, key=lambda sample: (sample[0], sample[1], -sample[2]))
+        length, start = max(found, key=lambda sample: (sample[0], -sample[1]))
         return start, start + length
 
 

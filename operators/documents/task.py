@@ -62,6 +62,8 @@ class Task(ABC):
     """Whether turns must have word times."""
     needs_even_group: ClassVar[bool] = False
     """Whether columns must hold an even number of frames (`--compose.group`)."""
+    takes_voices: ClassVar[bool] = False
+    """Whether prompts hold voice samples, for which conversations get another utterance of each speaker."""
     carries_voices: ClassVar[bool] = False
     """Whether later windows' prompts hold voice samples where the recipe asks for them (`--compose.carry-voices`)."""
     marks_talkers: ClassVar[bool] = False

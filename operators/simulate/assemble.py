@@ -94,6 +94,7 @@ def conversations_table(
         "sample_rate_hz": [rate_hz] * number,
         "num_samples": ends + rate_hz // 5,  # 0.2 s after the last word
         "speakers": arrivals,
+        "enrolments": [cast["enrolments"] for cast in casts],
         **{name: [None] * number for name in unknown},
         "num_clipped_offsets": [p.num_clipped for p in planned],
         "num_dropped_pieces": [p.num_dropped for p in planned],

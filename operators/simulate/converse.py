@@ -68,7 +68,7 @@ class Converse:
 
     reads: ClassVar[pa.Schema] = CASTS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -87,7 +87,7 @@ class Converse:
         utterances = Utterances(lists.flatten(), self.sample_rate_hz)
         borders = np.asarray(lists.offsets).astype(np.int64)
         borders = borders - borders[0] if len(borders) else borders
-        casts = batch.select(["conversation_id", "split", "seed", "speakers"]).to_pylist()
+        casts = batch.select(["conversation_id", "split", "seed", "speakers", "enrolments"]).to_pylist()
         prior = _compressed(prior_of(self.prior), self.compress_above_s)
         timing = TIMINGS[self.model](prior, self.min_own_pause_s)
         planned = [

@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from models.config.settings import NO_RESULT
 from operators.corpus.sounds import read_sound
-from operators.corpus.sources import prefetch_sources, read_source, resample, roots_of
+from operators.corpus.sources import prefetch_sources, read_source, resample, resampled_length, roots_of
 from operators.errors import InputError, UnusableRowError
 from operators.schema import AUDIO, CONVERSATIONS
 from operators.simulate.rooms import LEAD_SAMPLES, responses
 from operators.simulate.signals.convolution import PlacedSignal, convolve
 from operators.simulate.signals.levels import SILENT, fade_edges, mean_square, scale_below_clipping, to_pcm16
 from operators.simulate.signals.noise import loop, pink_noise_blocks
+
+LONGEST_ENROLMENT_S = 10.0
+"""Enrolments are cut to so many seconds: no sample of a voice is longer."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class RenderedConversation:
     """(M, N) of each microphone; the first one's is the mixture."""
     stems: tuple[tuple[str, str, NDArray[np.int16]], ...]
     """Speaker, kind (reverberant or anechoic) and samples (N,)."""
+    enrolments: tuple[NDArray[np.int16], ...]
+    """Samples (N,) of each enrolment."""
     scale: float
     """Factor that keeps the mixture from clipping; 1 where none is needed."""
 
@@ -72,6 +77,9 @@ class Render:
                 [channels.T.ravel() if len(channels) > 1 else channels[0, :0] for channels in arrays]
             ),
             "stems": stems,
+            "enrolment_samples": pa.array(
+                [each.enrolments for each in rendered], AUDIO.field("enrolment_samples").type
+            ),
             "scale": pa.array([each.scale for each in rendered], pa.float32()),
         }
         return pa.table([columns[n] if n in columns else batch[n] for n in AUDIO.names], schema=AUDIO)
@@ -120,7 +128,27 @@ class Render:
             if each is not None
             for number, speaker in enumerate(speakers)
         ]
-        return RenderedConversation(to_pcm16(mixture.reshape(-1), scale).reshape(mixture.shape), tuple(named), scale)
+        samples = to_pcm16(mixture.reshape(-1), scale).reshape(mixture.shape)
+        return RenderedConversation(samples, tuple(named), self._enrolments(conversation, roots), scale)
+
+    def _enrolments(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> tuple[NDArray[np.int16], ...]:
+        """Return the first seconds of each enrolment, without a room, at the level of a turn of gain 0 dB.
+
+        Raises:
+            UnusableRowError: a recording cannot be used, or is silent.
+        """
+        found = []
+        for one in conversation["enrolments"] or ():
+            own_hz, rate_hz = one["source_rate_hz"], conversation["sample_rate_hz"]
+            length = min(one["source_num_samples"], round(LONGEST_ENROLMENT_S * own_hz))
+            source = read_source({**one, "source_num_samples": length}, roots)
+            samples = resample(source, own_hz, rate_hz, resampled_length(length, own_hz, rate_hz))
+            power = mean_square(samples)
+            if power <= SILENT:
+                raise UnusableRowError(f"utterance {one['utterance_id']} is silent")
+            samples = samples * np.float32(10 ** (self.level_dbfs / 20) / np.sqrt(power))
+            found.append(to_pcm16(samples, scale_below_clipping(float(np.abs(samples).max(initial=0.0)))))
+        return tuple(found)
 
     def _signals(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> Iterator[PlacedSignal]:
         """Yield each turn's signal at its speaker's level, by start.
@@ -186,7 +214,7 @@ class Render:
             raise UnusableRowError(f"recording {conversation['conversation_id']} is silent in all of its turns")
         samples = samples * np.float32(10 ** (self.level_dbfs / 20) / np.sqrt(power))
         scale = scale_below_clipping(float(np.abs(samples).max(initial=0.0)))
-        return RenderedConversation(to_pcm16(samples, scale)[None], (), scale)
+        return RenderedConversation(to_pcm16(samples, scale)[None], (), (), scale)
 
 
 def _lists(arrays: Sequence[NDArray[np.int16]]) -> pa.LargeListArray:

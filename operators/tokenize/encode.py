@@ -102,10 +102,13 @@ class Encode:
         wavs = [samples.values.to_numpy() for samples in batch["samples"]]
         stems = [list(listed) if self.stems else [] for listed in batch["stems"]]
         wavs += [stem["samples"].values.to_numpy() for listed in stems for stem in listed]
+        wavs += [samples.values.to_numpy() for listed in batch["enrolment_samples"] for samples in listed]
         coded = self.encode_all(wavs)
-        of_stems = iter(coded[batch.num_rows :])
+        further = iter(coded[batch.num_rows :])
+        codes_of_stems = [[next(further) for _ in listed] for listed in stems]
         rows = []
-        for i, row in enumerate(batch.drop_columns(["samples", "far_samples", "stems"]).to_pylist()):
+        without_audio = batch.drop_columns(["samples", "far_samples", "stems", "enrolment_samples"])
+        for i, row in enumerate(without_audio.to_pylist()):
             rows.append(
                 {
                     "conversation_id": row["conversation_id"],
@@ -121,9 +124,17 @@ class Encode:
                         {
                             "speaker": stem["speaker"].as_py(),
                             "kind": stem["kind"].as_py(),
-                            "codes": pack_codes(next(of_stems), self.spec.bits),
+                            "codes": pack_codes(codes, self.spec.bits),
                         }
-                        for stem in stems[i]
+                        for stem, codes in zip(stems[i], codes_of_stems[i], strict=True)
+                    ],
+                    "enrolments": [
+                        {
+                            "speaker": one["speaker"],
+                            "utterance_id": one["utterance_id"],
+                            "codes": pack_codes(next(further), self.spec.bits),
+                        }
+                        for one in row["enrolments"]
                     ],
                 }
             )

@@ -66,20 +66,23 @@ class Planning:
         """
         utterances, recipe = self.utterances, self.recipe
         values = {"casting": recipe.casting, "seed": recipe.seed, "index": self.index_digest, "version": cast.VERSION}
+        values["with_enrolments"] = recipe.needs_enrolments
         path = self.output.folder / "plans" / f"casts-{digest(values)[:16]}.arrow"
         if path.exists():
             with pa.memory_map(str(path)) as source:
                 columns = pa.ipc.open_file(source).read_all().to_pydict()
-            return [Cast(i, s, tuple(who), tuple(rows)) for i, s, who, rows in zip(*columns.values(), strict=True)]
-        casts = cast.plan_casts(utterances, self.splits, recipe.casting, recipe.seed)
+            return [Cast(i, s, *map(tuple, lists)) for i, s, *lists in zip(*columns.values(), strict=True)]
+        casts = cast.plan_casts(
+            utterances, self.splits, recipe.casting, recipe.seed, with_enrolments=recipe.needs_enrolments
+        )
         if len(casts) >= 2000:
             _keep_casts(casts, path)
         return casts
 
 
 def _keep_casts(casts: Sequence[Cast], path: Path) -> None:
-    names = ("conversation_id", "split", "speakers", "rows")
-    kinds = (pa.string(), pa.string(), pa.list_(pa.string()), pa.list_(pa.int64()))
+    names = ("conversation_id", "split", "speakers", "rows", "enrolments")
+    kinds = (pa.string(), pa.string(), pa.list_(pa.string()), pa.list_(pa.int64()), pa.list_(pa.int64()))
     columns = {name: pa.array([getattr(c, name) for c in casts], kind) for name, kind in zip(names, kinds, strict=True)}
     table = pa.table(columns)
     path.parent.mkdir(parents=True, exist_ok=True)

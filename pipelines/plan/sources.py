@@ -1,9 +1,10 @@
 """What a recipe reads: manifests, recorded conversations, the corpus that it makes itself, and where their audio is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from operators.corpus import joined, manifest, stories
-from operators.corpus.manifest import Manifest, corpus_roots
+from operators.corpus.manifest import Manifest, corpus_roots, same_people
 from operators.digest import digest
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
@@ -45,10 +46,17 @@ def made_corpus(recipe: Recipe, output: Output) -> Path | None:
     elif corpus.join is not None:
         from_ = manifest.manifests_digest(given_manifests(recipe))
         kind = "joined"
-        key = digest({"join": corpus.join, "seed": recipe.seed, "version": joined.VERSION, "manifests": from_})
+        made_of = {"join": corpus.join, "seed": recipe.seed, "version": joined.VERSION, "manifests": from_}
+        key = digest({**made_of, **people_of(recipe, given_manifests(recipe))})
     else:
         return None
     return output.folder.absolute() / "corpus" / f"{kind}-{key[:12]}"
+
+
+def people_of(recipe: Recipe, manifests: Sequence[Manifest]) -> dict[str, list[str]]:
+    """Return what keys hold of the rule by which one speaker id is one person: nothing where there is one folder."""
+    of_root = same_people(manifests, recipe.corpus.shared_speakers)
+    return {"people": [of_root[one.root] for one in manifests]} if len(of_root) > 1 else {}
 
 
 def audio_roots(recipe: Recipe, output: Output) -> dict[str, Path]:

@@ -8,10 +8,11 @@ from models.config.settings import BY_CONTENT, NO_RESULT, key_settings
 from models.config.shape import SIZES, Shape
 from operators.corpus.cast import Casting
 from operators.corpus.joined import Join
+from operators.corpus.manifest import SharedSpeakers
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
-from operators.documents.tasks import TaskName
+from operators.documents.tasks import TASKS, TaskName
 from operators.evaluate.options import Cut, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
@@ -25,7 +26,8 @@ class Corpus:
     """Recordings that are used."""
 
     manifests: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
-    """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH."""
+    """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH, where
+    SPLIT is train, validation (or dev) or test."""
     recorded: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
     files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
@@ -35,6 +37,9 @@ class Corpus:
     """Use a corpus of stories spoken by espeak-ng instead (written to the output folder)."""
     where: str | None = None
     """Keep utterances for which this holds: "gender == 'f' and duration_s < 20"."""
+    shared_speakers: SharedSpeakers = field(default="auto", metadata=BY_CONTENT)
+    """Whether one speaker id in several folders is one person: always, never, or (auto) where one folder is inside
+    the other, or they are named as splits beside each other (train=DIR/a test=DIR/b). Others are called ID@FOLDER."""
     language: str | None = None
     """Language of rows without one."""
     licence: str | None = None
@@ -114,6 +119,11 @@ class Recipe:
     model: Shape = field(default_factory=lambda: SIZES["tiny"])
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def needs_enrolments(self) -> bool:
+        """Whether a task needs voice samples, for which each conversation gets another utterance of each speaker."""
+        return any(TASKS[task].takes_voices for task in self.compose.tasks)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.corpus import index, normalizers, recorded
-from operators.corpus.index import index_utterances
+from operators.corpus.index import index_utterances, tell_apart
 from operators.corpus.manifest import corpus_roots, manifests_digest
 from operators.corpus.normalizers import NORMALIZER
 from operators.corpus.recorded import index_recorded
@@ -23,7 +23,7 @@ from pipelines.plan.context import RunContext, describe, refuse_above, report_st
 from pipelines.plan.job import PlannedPartition
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
-from pipelines.plan.sources import given_manifests, made_corpus, manifests_of, recorded_of
+from pipelines.plan.sources import given_manifests, made_corpus, manifests_of, people_of, recorded_of
 from pipelines.plan.stage import Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
@@ -56,7 +56,8 @@ def index_partition(recipe: Recipe, output: Output) -> Partition:
 
 def _utterances_partition(recipe: Recipe, output: Output) -> Partition:
     versions = {"manifest": index.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER}
-    contents = {"manifests": manifests_digest(manifests_of(recipe, output))}
+    manifests = manifests_of(recipe, output)
+    contents = {"manifests": manifests_digest(manifests), **people_of(recipe, manifests)}
     return Partition(
         partition_id="utterances-00000",
         row_ids=(),
@@ -96,8 +97,14 @@ def recordings_partition(recipe: Recipe) -> Partition:
             "licence": recipe.corpus.licence,
             "test_share": recipe.casting.test_speakers,
             "seed": recipe.seed,
+            **({"validation_share": share} if (share := _validation_share(recipe)) else {}),
         },
     )
+
+
+def _validation_share(recipe: Recipe) -> float:
+    """Return the share of recordings without a split that are drawn for the validation split: none by default."""
+    return recipe.casting.validation_speakers if recipe.casting.validation_conversations else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -106,6 +113,7 @@ def recordings_partition(recipe: Recipe) -> Partition:
 def make_utterances(context: RunContext, plan: StagePlan) -> None:
     """Index the utterances of single speakers; a corpus that the recipe makes itself is made first."""
     recipe, partition = context.recipe, plan.partitions[0]
+    told: dict[str, float] = {}
 
     def read() -> tuple[pa.Table, list[Quarantined]]:
         corpus = recipe.corpus
@@ -113,18 +121,30 @@ def make_utterances(context: RunContext, plan: StagePlan) -> None:
         utterances, bad = index_utterances(
             manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
         )
+        utterances, ids = tell_apart(utterances, manifests, corpus.shared_speakers)
+        told.update(ids_apart=len(ids.apart), ids_together=len(ids.together))
         utterances, lone = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
         return utterances, [*bad, *lone]
 
     def count(utterances: pa.Table) -> dict[str, float]:
         rates, lengths = utterances["source_rate_hz"].to_pylist(), utterances["source_num_samples"].to_pylist()
         seconds = sum(n / r for n, r in zip(lengths, rates, strict=True))
-        return {"audio_s": seconds, "speakers": len(set(utterances["speaker"].to_pylist()))}
+        return {"audio_s": seconds, "speakers": len(set(utterances["speaker"].to_pylist())), **told}
 
     receipt = _index(context, plan, partition, UTTERANCES, read, count)
     made = context.snapshots["utterances"]
     fresh = partition.key in plan.fresh
     report_stage("index", fresh, f"{describe(made)}, {receipt.counts['speakers']:.0f} speakers")
+    if number := receipt.counts.get("ids_apart"):
+        console.notice(
+            f"{number:.0f} speaker ids are in several corpora, and taken for another person in each (ID@CORPUS); if "
+            "they are the same people: --corpus.shared-speakers always"
+        )
+    if number := receipt.counts.get("ids_together"):
+        console.notice(
+            f"{number:.0f} speaker ids are in several folders, and taken for one person each; if they are not: "
+            "--corpus.shared-speakers never"
+        )
 
 
 def make_recordings(context: RunContext, plan: StagePlan) -> None:
@@ -140,6 +160,7 @@ def make_recordings(context: RunContext, plan: StagePlan) -> None:
             recipe.converse.sample_rate_hz,
             seed=recipe.seed,
             test_share=recipe.casting.test_speakers,
+            validation_share=_validation_share(recipe),
             language=corpus.language,
             licence=corpus.licence,
         )
@@ -200,7 +221,9 @@ def make_corpus(context: RunContext) -> None:
         console.line("corpus", f"espeak-ng speaks stories into {folder}")
         recipe.corpus.stories.speak(folder, num_processes=os.cpu_count() or 1)
     elif recipe.corpus.join is not None:
-        number = recipe.corpus.join.write(given_manifests(recipe), folder, recipe.seed, os.cpu_count() or 1)
+        number = recipe.corpus.join.write(
+            given_manifests(recipe), folder, recipe.seed, os.cpu_count() or 1, recipe.corpus.shared_speakers
+        )
         console.line("corpus", f"{console.count(number)} joined recordings written to {folder}")
 
 

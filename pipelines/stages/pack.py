@@ -45,29 +45,40 @@ class PackGroup:
 
 
 def plan_packs(planning: Planning) -> list[PlannedPartition]:
-    """Return a shard for each task and group of partitions of the train split.
+    """Return a shard for each task and group of partitions of the train split, then of the validation split.
 
     Simulated and recorded conversations, and tasks, are packed apart, so that the loader mixes them as it likes.
     """
-    recipe = planning.recipe
-    of_train = [partition for partition in planning.of("codes") if partition.partition_id.startswith("train-")]
-    recorded = [p for p in of_train if p.partition_id.startswith("train-recorded-")]
-    simulated = [p for p in of_train if not p.partition_id.startswith("train-recorded-")]
-    pack = key_settings(recipe.pack)
+    recipe, pack = planning.recipe, key_settings(planning.recipe.pack)
     return [
-        _shard(recipe, f"{prefix}{task}", task, number, group, pack)
-        for prefix, listed in (("", simulated), ("recorded-", recorded))
+        _shard(recipe, split, f"{prefix}{task}", task, number, group, pack)
+        for split in ("train", "validation")
+        for prefix, listed in _by_origin(planning.of("codes"), split)
         for number, group in enumerate(chunks(listed, recipe.partitions.partitions_per_pack_group))
         for task in recipe.compose.tasks
     ]
 
 
+def _by_origin(codes: Sequence[Partition], split: str) -> list[tuple[str, list[Partition]]]:
+    """Return a split's partitions of simulated and of recorded conversations, by prefix of their components' names."""
+    of_split = [partition for partition in codes if partition.partition_id.startswith(f"{split}-")]
+    recorded = [p for p in of_split if p.partition_id.startswith(f"{split}-recorded-")]
+    simulated = [p for p in of_split if not p.partition_id.startswith(f"{split}-recorded-")]
+    return [("", simulated), ("recorded-", recorded)]
+
+
 def _shard(
-    recipe: Recipe, component: str, task: str, number: int, group: Sequence[Partition], pack: dict[str, Any]
+    recipe: Recipe,
+    split: str,
+    component: str,
+    task: str,
+    number: int,
+    group: Sequence[Partition],
+    pack: dict[str, Any],
 ) -> PlannedPartition:
     compose = seeded_compose(recipe)
     partition = Partition(
-        partition_id=f"train-{component}-{number:05d}",
+        partition_id=f"{split}-{component}-{number:05d}",
         row_ids=tuple(p.partition_id for p in group),
         depends={
             "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},
@@ -92,7 +103,9 @@ def make_packs(job: Job) -> Receipt:
             for upstream in job.payload.codes:
                 for batch in source.batches(receipt_of(source, upstream)):
                     composed = apply_or_quarantine(compose, batch, writer).cast(DOCUMENTS)
-                    writer.count(documents=composed.num_rows, **compose.count_cuts(batch))
+                    writer.count(
+                        documents=composed.num_rows, **compose.count_cuts(batch), **compose.count_voices(batch)
+                    )
                     fits = recipe.pack.fits(composed)
                     for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
                         reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
@@ -142,17 +155,29 @@ def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def remarks_on_packs(_: RunContext, snapshot: Snapshot) -> Remarks:
-    """Say how often conversations were cut through speech, because it had no pause."""
-    names = ("windows", "cuts_in_speech", "split_words", "split_turns")
-    counts = {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
-    if not counts["cuts_in_speech"]:
-        return Remarks()
-    share = counts["cuts_in_speech"] / counts["windows"]
-    notice = (
-        f"{counts['cuts_in_speech']:,} of {counts['windows']:,} windows ({share:.1%}) end within speech without a "
-        f"pause for compose.window_s: {counts['split_words']:,} words and {counts['split_turns']:,} turns were split"
-    )
-    return Remarks(notices=[notice], figures={name: float(value) for name, value in counts.items()})
+    """Say how often conversations were cut through speech without a pause, and where voice samples are missing."""
+    notices: list[str] = []
+    figures: dict[str, float] = {}
+
+    def counted(*names: str) -> dict[str, int]:
+        return {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
+
+    if (cuts := counted("windows", "cuts_in_speech", "split_words", "split_turns"))["cuts_in_speech"]:
+        figures.update(cuts)
+        share = cuts["cuts_in_speech"] / cuts["windows"]
+        notices.append(
+            f"{cuts['cuts_in_speech']:,} of {cuts['windows']:,} windows ({share:.1%}) end within speech without a "
+            f"pause for compose.window_s: {cuts['split_words']:,} words and {cuts['split_turns']:,} turns were split"
+        )
+    voices = counted("voices", "voices_inside", "voices_missing")
+    if voices["voices_inside"] or voices["voices_missing"]:
+        figures.update(voices)
+        notices.append(
+            f"of {voices['voices']:,} voice samples {voices['voices_inside']:,} are of the same conversation, outside "
+            f"the window, for want of another recording of the speaker, and {voices['voices_missing']:,} are missing: "
+            "these make no instruction by voice, no extraction, and are left out of scripts"
+        )
+    return Remarks(notices=notices, figures=figures)
 
 
 PACKS_STAGE = Stage(

@@ -75,6 +75,8 @@ def plan_conversations(planning: Planning) -> list[PlannedPartition]:
     """
     planned = [*_plan_simulated(planning), *_plan_recorded(planning)]
     for split in SPLITS:
+        if split == "validation" and not planning.recipe.casting.validation_conversations:
+            continue
         if not any(one.partition.partition_id.startswith(split) for one in planned):
             raise InputError(
                 f"the {split} split has no conversation; name recordings for it as {split}=PATH, or raise "
@@ -110,18 +112,24 @@ def _plan_simulated(planning: Planning) -> Iterator[PlannedPartition]:
             # Only the rows that a partition uses, in order: not the whole manifest.
             used: dict[str, dict[str, str]] = {}
             for one in group:
-                for row in one.rows:
+                for row in (*one.rows, *one.enrolments):
                     used.setdefault(speaker_of[row], {})[str(row)] = row_digests[row]
             partition = Partition(
                 partition_id=f"{split}-{number:05d}",
                 row_ids=tuple(one.conversation_id for one in group),
                 depends={
                     **settings,
-                    "casts": digest_json([[c.speakers, [row_digests[row] for row in c.rows]] for c in group])[:32],
+                    "casts": digest_json([_digests_of(c, row_digests) for c in group])[:32],
                     "speakers": {s: digest_json(sorted(rows.values()))[:16] for s, rows in sorted(used.items())},
                 },
             )
             yield PlannedPartition(partition, SimulatedCasts(index, tuple(group)))
+
+
+def _digests_of(one: Cast, rows: Sequence[str]) -> list[Any]:
+    """Return a cast's speakers and the digests of the rows that it holds."""
+    lists = (one.rows, one.enrolments) if one.enrolments else (one.rows,)
+    return [one.speakers, *([rows[row] for row in listed] for listed in lists)]
 
 
 def _plan_recorded(planning: Planning) -> Iterator[PlannedPartition]:

@@ -11,7 +11,7 @@ from models.config.header import read_header
 from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
-from operators.store.shards import PackShards
+from operators.store.shards import PackShards, of_split
 from pipelines.plan.output import Output
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
@@ -48,11 +48,17 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
     """Return what contains a speaker's voice, in the newest snapshots of an output folder.
 
     Raises:
-        InputError: the folder is not the output of a run, or has no speaker of this name.
+        InputError: the folder is not the output of a run, or has no speaker of this name, or several.
     """
     recipe, output = recipe_of(folder), Output(folder)
     utterances = _newest(output, "utterances")
-    own = output.dataset("utterances").read(utterances).filter(pc.field("speaker") == speaker)
+    indexed = output.dataset("utterances").read(utterances)
+    # Who shares an id with somebody of another corpus is called ID@CORPUS.
+    people = {name for name in indexed["speaker"].to_pylist() if name == speaker or name.startswith(f"{speaker}@")}
+    if speaker not in people and len(people) > 1:
+        raise InputError(f"{speaker} is several people in {folder}: name one of {', '.join(sorted(people))}")
+    speaker = speaker if speaker in people or not people else people.pop()
+    own = indexed.filter(pc.field("speaker") == speaker)
     conversations = _newest(output, "conversations")
     talks, touched = _of_voice(output, conversations, speaker)
     if not own.num_rows and not talks:
@@ -144,7 +150,7 @@ def _training(
     shards = PackShards(dataset, snapshot, recipe.train.on_bad_shard)
     holds = [
         _holds(row, talks)
-        for receipt in snapshot.receipts
+        for receipt in of_split(snapshot.receipts, "train")
         for batch in dataset.batches(receipt)
         for row in batch.select(["documents"]).to_pylist()
     ]

@@ -306,7 +306,7 @@ def _codes(rows: list[dict[str, Any]], recipe: Recipe) -> tuple[Any, dict[str, l
         row_codes = unpack_codes(row.pop("codes"), spec.num_codebooks, spec.bits)
         heard = np.frombuffer(row.pop("levels"), np.uint8)
         figures[row["conversation_id"]] = [*_profile(row_codes), round(float(heard.mean()), 1)]
-        for number, stem in enumerate(row["stems"]):
+        for number, stem in enumerate([*row["stems"], *row["enrolments"]]):
             own = unpack_codes(stem.pop("codes"), spec.num_codebooks, spec.bits)
             stem["shape"] = list(own.shape)
             figures[f"{row['conversation_id']}/{number}"] = [round(float(own.mean()), 4)]

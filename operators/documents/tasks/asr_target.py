@@ -41,7 +41,8 @@ def instructions(scene: Scene) -> list[Instruction]:
     found = [Instruction("all", turns)]
     for speaker in speakers:
         found.append(Instruction(f"speaker {scene.arrivals.index(speaker) + 1}", turns_of[speaker]))
-        found.append(Instruction("voice", turns_of[speaker], speaker))
+        if scene.voice(speaker) is not None:
+            found.append(Instruction("voice", turns_of[speaker], speaker))
     for name in ("gender", "language"):
         values = sorted({t[name] for t in turns if t[name]})
         if len(values) > 1 and all(t[name] for t in turns):
@@ -61,6 +62,7 @@ class AsrTarget(Task):
     token = ByteTokenizer.ASR_TARGET
     example = Example()
     judged_by = "speakers"
+    takes_voices = True
 
     def documents(self, scene: Scene) -> Iterator[Document]:
         """Yield a document with one instruction: its kind is drawn first, then one of that kind."""
@@ -73,11 +75,8 @@ class AsrTarget(Task):
         document = Document(scene.layout, scene.codec)
         document.add_text([self.token, scene.tokenizer.INSTRUCTION, *scene.encode(chosen.text)])
         if chosen.voice is not None:
-            span = scene.solo(chosen.voice)
-            if span is None:
-                return  # no sample of the voice
             document.add_text([scene.tokenizer.ENROL])
-            document.add_audio(scene.mixture(*span))
+            document.add_audio(scene.voice(chosen.voice) or b"")
         document.add_text([scene.tokenizer.AUDIO])
         document.add_audio(prompt_codes(scene))
         document.add_text([scene.tokenizer.TEXT])

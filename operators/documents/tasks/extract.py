@@ -19,16 +19,17 @@ class Extract(Task):
     example = Example()
     predicts_audio = True
     needs_stems = True
+    takes_voices = True
 
     def documents(self, scene: Scene) -> Iterator[Document]:
         """Yield a document for one speaker, drawn from those with a voice sample; none where there is no sample."""
-        voices = {speaker: span for speaker in scene.window_speakers if (span := scene.solo(speaker)) is not None}
+        voices = {speaker: codes for speaker in scene.window_speakers if (codes := scene.voice(speaker)) is not None}
         if not voices:
             return
         speaker = sorted(voices)[int(scene.draw("extract").integers(len(voices)))]
         document = Document(scene.layout, scene.codec)
         document.add_text([self.token, scene.tokenizer.ENROL])
-        document.add_audio(scene.mixture(*voices[speaker]))
+        document.add_audio(voices[speaker])
         document.add_text([scene.tokenizer.TEXT])
         document.add_audio(scene.window_mixture)
         document.add_text([scene.tokenizer.AUDIO])

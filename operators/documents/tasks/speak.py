@@ -19,16 +19,17 @@ class Speak(Task):
     token = ByteTokenizer.SPEAK
     example = Example()
     predicts_audio = True
+    takes_voices = True
 
     def documents(self, scene: Scene) -> Iterator[Document]:
-        """Yield the script and the audio; speakers who never speak alone have no voice sample."""
+        """Yield the script and the audio; speakers of whom there is no voice sample have none."""
         document = Document(scene.layout, scene.codec)
         document.add_text([self.token])
         for speaker in scene.window_speakers:
-            span = scene.solo(speaker)
-            if span is not None:
+            voice = scene.voice(speaker)
+            if voice is not None:
                 document.add_text([scene.tag(speaker), scene.tokenizer.ENROL])
-                document.add_audio(scene.mixture(*span))
+                document.add_audio(voice)
         document.add_text([scene.tokenizer.TEXT, *arrival(scene, scene.window.turns), scene.tokenizer.AUDIO])
         document.add_audio(scene.window_mixture, targets_from=0)
         document.add_text([scene.tokenizer.AUDIO_END], weight=1.0)

@@ -41,6 +41,7 @@ class Case:
                 f"c{number}",
                 number,
                 stems=self.task.needs_stems if stems is None else stems,
+                enrolments=self.task.takes_voices,
                 words=self.task.needs_word_times if words is None else words,
             )
             for number in range(CONVERSATIONS)

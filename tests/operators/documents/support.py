@@ -31,7 +31,7 @@ def words_of(start, num_frames, text):
     ]
 
 
-def row_of(turns, num_frames, name="c0", seed=0, *, stems=False, words=False):
+def row_of(turns, num_frames, name="c0", seed=0, *, stems=False, words=False, enrolments=False):
     """A conversation of (start frame, frames, speaker, text), with random codes."""
     rng = np.random.default_rng(seed)
     speakers = list(dict.fromkeys(turn[2] for turn in turns))
@@ -62,6 +62,9 @@ def row_of(turns, num_frames, name="c0", seed=0, *, stems=False, words=False):
             for i, (start, length, speaker, text) in enumerate(turns)
         ],
         "stems": [{"speaker": s, "kind": "anechoic", "codes": codes()} for s in speakers] if stems else [],
+        "enrolments": [{"speaker": s, "utterance_id": f"{s}-9", "codes": codes()} for s in speakers]
+        if enrolments
+        else [],
     }
 
 

@@ -28,7 +28,7 @@ TURNS = (  # start, frames, speaker, text, words
 )
 
 
-def conversation(turns=TURNS, num_frames=160, name="c0", stems=True, words=True, seed=0):
+def conversation(turns=TURNS, num_frames=160, name="c0", stems=True, words=True, seed=0, enrolments=True):
     rng = np.random.default_rng(seed)
     speakers = list(dict.fromkeys(turn[2] for turn in turns))
     return {
@@ -58,6 +58,16 @@ def conversation(turns=TURNS, num_frames=160, name="c0", stems=True, words=True,
             for s in speakers
         ]
         if stems
+        else [],
+        "enrolments": [
+            {
+                "speaker": who,
+                "utterance_id": f"{who}-9",
+                "codes": pack_codes(np.random.default_rng(seed + 1000 + i).integers(0, 16, (4, 50 + 10 * i)), 4),
+            }
+            for i, who in enumerate(speakers)
+        ]
+        if enrolments
         else [],
     }
 
@@ -171,9 +181,7 @@ def test_extraction_goes_from_the_mixture_to_one_speakers_stem():
     assert np.array_equal(mixture, codes)
     own = [unpack_codes(stem["codes"], 4, 4) for stem in row["stems"]]
     who = next(i for i, stem in enumerate(own) if np.array_equal(target, stem))
-    # The sample is a turn that no other speaker overlaps.
-    spans = {"ann": (70, 100), "bob": (110, 150)}[row["speakers"][who]]
-    assert np.array_equal(enrolment, codes[:, spans[0] : spans[1]])
+    assert np.array_equal(enrolment, unpack_codes(row["enrolments"][who]["codes"], 4, 4))
     audio_spans = [s for s in made["loss_spans"] if s["kind"] == AUDIO]
     starts = [s["start_column"] for s in made["segments"] if s["kind"] == AUDIO]
     assert [s["start_column"] for s in audio_spans] == [starts[2]]
@@ -187,7 +195,7 @@ def test_a_dialogue_is_spoken_from_its_script_and_voice_samples():
     assert T.show(made["text_tokens"]).startswith("<speak>[s0]<enrol>[s1]<enrol><text>[s0]good morning[s1]hello there")
     *voices, target = audio_of(made)
     assert np.array_equal(target, unpack_codes(row["codes"], 4, 4))
-    assert [v.shape[1] for v in voices] == [30, 40]
+    assert [v.shape[1] for v in voices] == [50, 60]
     first = min(s["start_column"] for s in made["loss_spans"])
     assert first == next(s["start_column"] for s in made["segments"] if s["length"] == 160)
 

@@ -11,6 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.codecs.codec import pack_codes
 from operators.corpus.annotations import ctm, rttm, seglst, sot, stm
 from operators.corpus.cast import Casting, cast_table, plan_casts
 from operators.corpus.index import index_utterances
@@ -107,6 +108,57 @@ def test_stories_keep_their_order_and_unordered_utterances_are_drawn():
         runs = [np.diff(cast.rows[:4]).tolist() == [1, 1, 1] for cast in casts]
         assert all(runs) if consecutive else not any(runs)
         assert len({cast.rows for cast in casts}) == len(casts)
+
+
+@pytest.mark.parametrize("max_utterances", [3, 8])
+def test_an_enrolment_is_an_utterance_that_the_conversation_does_not_hold(utterances, max_utterances):
+    casting = replace(CASTING, max_utterances=max_utterances)
+    splits = split_rows(utterances, casting, 0)
+    plain, enrolled = (plan_casts(utterances, splits, casting, 0, with_enrolments=on) for on in (False, True))
+    speaker, split_of = utterances["speaker"].to_pylist(), {r: s for s, rows in splits.rows.items() for r in rows}
+    for before, after in zip(plain, enrolled, strict=True):
+        assert not before.enrolments
+        assert [speaker[row] for row in after.enrolments] == list(after.speakers)
+        assert not {*after.enrolments} & {*after.rows}
+        assert {split_of[row] for row in after.enrolments} == {after.split}
+        # Five utterances each: where all were taken, one is given back.
+        assert after.rows == before.rows if max_utterances == 3 else len(after.rows) == 8
+    (table,) = (cast_table(utterances, casts, 0) for casts in (enrolled,))
+    for one, row in zip(enrolled, table.to_pylist(), strict=True):
+        assert [e["utterance_id"] for e in row["enrolments"]] == [
+            utterances["utterance_id"][r].as_py() for r in one.enrolments
+        ]
+    assert not any(cast_table(utterances, plain, 0)["enrolments"].to_pylist())
+
+
+def test_an_enrolment_is_of_another_recording_where_there_is_one():
+    rows = made_up(4, 10).to_pylist()
+    for row in rows:  # one long recording of nine utterances, and another one
+        number = int(row["utterance_id"][-2:])
+        row["audio"] = f"{row['speaker']}-{'other' if number == 4 else 'long'}.wav"
+    table = pa.Table.from_pylist(rows, schema=UTTERANCES)
+    casting = replace(CASTING, test_speakers=0.5, max_utterances=3)
+    for one in plan_casts(table, split_rows(table, casting, 0), casting, 0, with_enrolments=True):
+        for who, row in zip(one.speakers, one.enrolments, strict=True):
+            heard = {rows[r]["audio"] for r in one.rows if rows[r]["speaker"] == who}
+            assert rows[row]["audio"] not in heard or len(heard) == 2
+
+
+def test_an_enrolment_is_heard_dry_at_the_level_of_turns_and_encoded_alone(corpus, utterances):
+    splits, roots = split_rows(utterances, CASTING, 0), corpus_roots([Manifest.parse(str(corpus))])
+    casts = plan_casts(utterances, splits, CASTING, 0, with_enrolments=True)[:2]
+    talks = Place(room="simulated")(Converse()(cast_table(utterances, casts, 0)))
+    audio = Render()(with_roots(talks, roots))
+    codes = Encode()(audio.select(AUDIO.names)).to_pylist()
+    for row, coded in zip(audio.to_pylist(), codes, strict=True):
+        assert [e["speaker"] for e in coded["enrolments"]] == [e["speaker"] for e in row["enrolments"]]
+        for one, samples, made in zip(row["enrolments"], row["enrolment_samples"], coded["enrolments"], strict=True):
+            heard = np.array(samples, np.float64) / 32768
+            assert len(heard) == one["source_num_samples"]
+            assert 10 * np.log10(np.mean(heard**2)) == pytest.approx(-26, abs=0.05)
+            assert np.corrcoef(heard, read_source(one, roots))[0, 1] > 0.9999
+            own = Encode().encode_all([np.array(samples, np.int16)])[0]
+            assert pack_codes(own, Encode().spec.bits) == made["codes"]
 
 
 def test_withdrawing_a_speaker_changes_only_that_speakers_conversations():

@@ -28,6 +28,7 @@ AFTER_CODES = {"codes", *AFTER_PACKS}
 AFTER_CONVERSATIONS = {"conversations", "audio", *AFTER_CODES}
 TEST_SPLIT = {"conversations", "audio", "codes", "hypotheses"}
 NOTHING = set()
+NOTHING_HERE = frozenset()  # counts, but only with another corpus or together with another field
 
 CHANGES = {
     "name": ("other", NOTHING),
@@ -35,6 +36,7 @@ CHANGES = {
     "corpus.manifests": ("OTHER", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.recorded": ("FEWER", {"recordings", *(AFTER_CONVERSATIONS)}),
     "corpus.where": ("speaker != 's1'", {"utterances", *AFTER_CONVERSATIONS}),
+    "corpus.shared_speakers": ("never", NOTHING_HERE),  # the corpus is in one folder
     "corpus.language": ("de", {"utterances", "recordings", *AFTER_CONVERSATIONS}),
     "corpus.licence": ("CC-BY-4.0", {"utterances", "recordings", *AFTER_CONVERSATIONS}),
     "corpus.allow_licences": (("CC0",), NOTHING),
@@ -42,12 +44,15 @@ CHANGES = {
     "corpus.min_utterances_per_speaker": (3, {"utterances"}),
     "corpus.max_bad_share": (0.5, NOTHING),
     "casting.train_conversations": (9, AFTER_CONVERSATIONS),
+    "casting.validation_conversations": (1, {"recordings", *AFTER_CONVERSATIONS}),  # speakers leave the train split
+    "casting.validation_speakers": (0.2, NOTHING_HERE),  # no validation conversation is asked for
     "casting.test_conversations": (3, TEST_SPLIT),
     "casting.min_speakers": (1, AFTER_CONVERSATIONS),
     "casting.max_speakers": (3, "REFUSED"),  # the test split has two speakers
     "casting.max_utterances": (2, AFTER_CONVERSATIONS),
     "casting.split": ("speaker", AFTER_CONVERSATIONS),
     "casting.test_speakers": (0.5, {"recordings"}),  # the manifest's own split is used
+    "casting.shared_text": ("allow", NOTHING_HERE),  # no text of the corpus has five words
     "casting.speakers_per_cohort": (2, AFTER_CONVERSATIONS),
     "converse.prior": ("telephone", AFTER_CONVERSATIONS),
     "converse.model": ("sasc", AFTER_CONVERSATIONS),
@@ -272,7 +277,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     assert changed != recipe
     assert stale(keys, recipe, changed) == expected
     # The identity of a recipe follows the same declarations.
-    declared = not expected or path in ("render.keep_audio", "evaluate.untrained")
+    declared = (not expected and expected is not NOTHING_HERE) or path in ("render.keep_audio", "evaluate.untrained")
     content = path in (
         *("encode.weights", "encode.num_codebooks"),
         *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices"),

@@ -9,18 +9,22 @@ import soundfile
 
 from operators.corpus import cast
 from operators.corpus.cast import Casting
-from operators.corpus.index import index_utterances
+from operators.corpus.index import index_utterances, tell_apart
 from operators.corpus.manifest import Manifest
 from operators.corpus.splits import split_rows
 from operators.documents.compose import Compose
+from operators.errors import InputError
 from operators.packing.pack import Pack
 from operators.schema import UTTERANCES
 from operators.simulate import render
+from operators.store.shards import PackShards
 from operators.tokenize import encode
 from pipelines.plan.output import Output
+from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Corpus, Partitions, Recipe
 from pipelines.stages import plan_recipe
 from pipelines.stages.index import index_partition
+from pipelines.upkeep.impact import impact
 from tests.conftest import write_corpus
 from tests.pipelines.support import make_stale
 
@@ -52,7 +56,9 @@ def build(recipe, folder):
     utterances = output.dataset("utterances")
     partition = index_partition(recipe, output)
     if utterances.committed(partition) is None:
-        table, bad = index_utterances([Manifest.parse(text) for text in recipe.corpus.manifests])
+        manifests = [Manifest.parse(text) for text in recipe.corpus.manifests]
+        table, bad = index_utterances(manifests)
+        table, _ = tell_apart(table, manifests, recipe.corpus.shared_speakers)
         assert not bad
         utterances.commit(partition, UTTERANCES, {}, lambda writer: writer.write(table))
     utterances.snapshot([utterances.committed(partition)], {}, {})
@@ -175,6 +181,47 @@ def assigned(recipe, folder):
         name = f"{one.split}-{number // size:05d}"
         found.setdefault(name, []).append((one.speakers, [ids[row] for row in one.rows]))
     return found
+
+
+def test_a_person_is_found_by_the_manifests_id_or_by_the_corpus_too(tmp_path):
+    manifests = []
+    for name in ("one", "two"):
+        manifests.append(write_corpus(tmp_path / name, num_speakers=8))
+        manifests[-1].write_text(manifests[-1].read_text().replace('"id": "', f'"id": "{name}-'))
+    manifests[1].write_text(manifests[1].read_text().replace('"s7"', '"t7"'))
+    recipe = recipe_for(manifests[0])
+    recipe = dataclasses.replace(recipe, corpus=Corpus(manifests=tuple(str(m.parent) for m in manifests)))
+    build(recipe, tmp_path / "out")
+    (tmp_path / "out/recipe.json").write_text(to_json(recipe))
+    for asked, name in (("s7", "s7"), ("t7", "t7"), ("s1@two", "s1@two")):
+        found = impact(tmp_path / "out", asked)
+        assert found["speaker"] == name
+        assert found["datasets"][0]["rows"] == 5
+    with pytest.raises(InputError, match=r"s1 is several people in .*: name one of s1@one, s1@two"):
+        impact(tmp_path / "out", "s1")
+
+
+def test_the_validation_split_is_packed_like_training_and_apart_from_it(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", num_speakers=12)
+    recipe = recipe_for(corpus)
+    casting = dataclasses.replace(recipe.casting, validation_conversations=4, validation_speakers=0.2)
+    made, _ = build(dataclasses.replace(recipe, casting=casting), tmp_path / "out")
+    assert {"validation-00000", "validation-00001"} <= made["conversations"] & made["codes"]
+    assert {"validation-asr-00000", "validation-asr-00001"} <= made["packs"]
+    packs = Output(tmp_path / "out").dataset("packs")
+    held_out = PackShards(packs, packs.latest(), split="validation")
+    trained = PackShards(packs, packs.latest())
+    assert len(held_out) + len(trained) == packs.latest().num_rows
+    rows = {row["pack_id"]: row["documents"] for row in packs.read().to_pylist()}
+    for shards, split in ((held_out, "validation"), (trained, "train")):
+        ids = [d["conversation_id"] for i in range(len(shards)) for d in rows[shards[i].pack_id]]
+        assert ids
+        assert {name.split("-")[0] for name in ids} == {split}
+    plan = plan_recipe(dataclasses.replace(recipe, casting=casting), Output(tmp_path / "out"))
+    (training,) = plan.stage("training").partitions
+    assert not [name for name in training.depends["packs"] if name.startswith("validation")]
+    hypotheses = plan.stage("hypotheses").partitions
+    assert {p.partition_id.split("-", 1)[1] for p in hypotheses} == {"test-00000", "test-00001"}
 
 
 @pytest.mark.parametrize("first", ["without", "with"])
