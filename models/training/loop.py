@@ -47,9 +47,9 @@ class Hooks:
     """Called on rank 0 after each step."""
     on_checkpoint: Callable[[int], None] = lambda _: None
     """Called on every rank when a checkpoint is about to be written."""
-    should_stop: Callable[[], bool] = lambda: False
-    """Asked after each step on every rank; where any returns true (the machine is to be taken away), a checkpoint is
-    written and training ends, to be continued later."""
+    should_save: Callable[[], bool] = lambda: False
+    """Asked before each step on every rank; where any returns true (a machine is about to be taken away), a checkpoint
+    is written after the step, and training goes on."""
 
 
 ALONE, NO_HOOKS = Process(), Hooks()
@@ -99,7 +99,7 @@ def train(
     with CheckpointWriter(place.folder, place.header, config, mirror) as writer:
         for packs in loader.steps(first + 1, config.steps):
             step, waited = packs.step, time.monotonic() - started
-            done = run_step(state, packs, config, process, should_stop=hooks.should_stop())
+            done = run_step(state, packs, config, process, should_save=hooks.should_save())
             bad = bad + 1 if done.fault else 0
             if done.fault:
                 names = [source[index].pack_id for index in loader.indices(step)]
@@ -112,14 +112,12 @@ def train(
             if metrics is not None:
                 metrics.append(record)
                 hooks.on_step(record)
-            if step % config.checkpoint_every == 0 or step == config.steps or done.stops:
+            if step % config.checkpoint_every == 0 or step == config.steps or done.saves:
                 # A copy is made on all ranks, where each holds a part.
                 copy = checkpoint.copy_state(model, state.optimizers, state.averages)
                 hooks.on_checkpoint(step)
                 if process.rank == 0:
                     writer.write(step, copy, _position(step, config, seed, source.digest, state.guard))
-                if done.stops:
-                    break
     return step
 
 

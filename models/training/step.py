@@ -58,8 +58,8 @@ class StepResult:
     lr: float
     fault: str | None
     """What was wrong with it, if its update was left out."""
-    stops: bool
-    """Whether any rank was asked to stop after it."""
+    saves: bool
+    """Whether any rank was asked for a checkpoint after it."""
 
 
 @dataclass
@@ -122,7 +122,7 @@ def accumulate(
 
 
 def run_step(
-    state: TrainingState, packs: StepPacks, config: Training, process: Process, *, should_stop: bool
+    state: TrainingState, packs: StepPacks, config: Training, process: Process, *, should_save: bool
 ) -> StepResult:
     """Do one optimizer step on this rank's batches; leave the update out where the step is bad.
 
@@ -131,7 +131,7 @@ def run_step(
         packs: this rank's share of a step.
         config: how to train.
         process: this rank.
-        should_stop: whether this rank is asked to stop after the step; every rank learns whether any was.
+        should_save: whether this rank is asked for a checkpoint after the step; every rank learns whether any was.
     """
     device = torch.device(process.device)
     _zero_gradients(state)
@@ -139,8 +139,8 @@ def run_step(
     for filler in packs.fillers:
         accumulate(state.model, [filler], state.backend, device, config, scale=0.0)
     gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
-    stop = torch.tensor([float(should_stop)], dtype=torch.float64)
-    on_device = torch.cat((sums, stop)).to(device=device, dtype=torch.float32)
+    save = torch.tensor([float(should_save)], dtype=torch.float64)
+    on_device = torch.cat((sums, save)).to(device=device, dtype=torch.float32)
     sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
     if process.world_size > 1:
         sums = on_device.double().cpu()[: StepSums.NUMBER]

@@ -95,7 +95,7 @@ def _job(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any]) -> TrainingJob
 
 
 def _trainer(plan: Plan, job: TrainingJob, session: Session, workers: Workers) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
@@ -110,9 +110,16 @@ def _trainer(plan: Plan, job: TrainingJob, session: Session, workers: Workers) -
         run_config=RunConfig(
             name=plan.training_key[:12],
             **_ray_storage(plan),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=failure_config(),
         ),
     )
+
+
+def failure_config() -> Any:
+    """Return how often Ray Train begins anew: after three failures, and after any number of preemptions."""
+    from ray.train import FailureConfig
+
+    return FailureConfig(max_failures=3, max_preemption_failures=-1)
 
 
 def _run_trainer(trainer: Any) -> None:

@@ -35,20 +35,32 @@ class TrainingJob:
 
 
 class Preemption:
-    """Checks every few steps whether the machine will be preempted: a check is a message to every worker and back."""
+    """Asks for one checkpoint where nodes are about to be taken away; training goes on until they are.
+
+    An error of ours would count towards Ray Train's `max_failures`. Ray Train itself restarts the workers when the node
+    is gone, and counts that towards `max_preemption_failures`, which is unlimited by default.
+    Source: the documentation of `ray.train.get_preemption_info`.
+    """
 
     EVERY = 20
+    """Steps between checks: a check is a message to every worker and back."""
 
     def __init__(self) -> None:
         """Start counting steps."""
         self._calls = 0
+        self._announced: set[str] = set()
 
     def __call__(self) -> bool:
-        """Return whether it will; every worker checks after the same steps."""
+        """Return whether a node is announced that was not before; every worker checks after the same steps."""
         import ray.train
 
         self._calls += 1
-        return self._calls % self.EVERY == 0 and ray.train.get_preemption_info() is not None
+        if self._calls % self.EVERY:
+            return False
+        info = ray.train.get_preemption_info()
+        new = set(info.preempted_node_ids) - self._announced if info is not None else set()
+        self._announced |= new
+        return bool(new)
 
 
 def train_worker(config: dict[str, "TrainingJob"]) -> None:
@@ -73,7 +85,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
     peak = peak_flops(torch.device(device))
     if peak and context.get_world_rank() == 0:
         (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
-    done = recipe.train.steps
+    done = 0
     try:
         done = train(
             model,
@@ -83,15 +95,11 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
             seed=recipe.seed,
             place=RunFolder(folder=folder, header=header, url=job.url),
             process=Process(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device),
-            hooks=Hooks(should_stop=Preemption()),
+            hooks=Hooks(should_save=Preemption()),
         )
     except FloatingPointError as error:
         # Every rank sees the same sums and stops at the same step; a retry would fail in the same way.
         (folder / FAILURE).write_text(str(error))
         if job.url:
             Mirror(folder, job.url).send_loose()
-    if done < recipe.train.steps:
-        raise RuntimeError(
-            f"stopped at step {done}: the machine is to be taken away"
-        )  # Ray Train begins anew elsewhere
     ray.train.report({"step": done})
