@@ -26,6 +26,8 @@ class Casting:
 
     train_conversations: int = 200
     """Conversations of the train split."""
+    validation_conversations: int = 0
+    """Conversations of the validation split, by which training is watched."""
     test_conversations: int = 24
     """Conversations of the test split."""
     min_speakers: int = 2
@@ -35,7 +37,10 @@ class Casting:
     max_utterances: int = 8
     """Most utterances one speaker is given."""
     split: Literal["auto", "manifest", "speaker"] = "auto"
-    """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them."""
+    """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them.
+    A manifest's dev, val, valid, validation and development are the validation split."""
+    validation_speakers: float = 0.1
+    """Share of speakers in the validation split, where it is drawn; at least as many as a conversation may need."""
     test_speakers: float = 0.2
     """Share of speakers in the test split, where it is drawn."""
     speakers_per_cohort: int = 64
@@ -47,6 +52,10 @@ class Casting:
             raise InputError("casting: 1 <= min_speakers <= max_speakers does not hold")
         if not 0 < self.test_speakers < 1:
             raise InputError("casting.test_speakers is a share between 0 and 1")
+        if not 0 < self.validation_speakers < 1 - self.test_speakers:
+            raise InputError("casting: validation_speakers is a share above 0; some must be left beside test_speakers")
+        if min(self.train_conversations, self.validation_conversations, self.test_conversations) < 0:
+            raise InputError("casting: conversations are counted from 0")
 
 
 @dataclass(frozen=True)
@@ -104,13 +113,16 @@ def plan_casts(utterances: pa.Table, splits: Splits, casting: Casting, seed: int
     casts: list[Cast] = []
     for split in SPLITS if utterances.num_rows else ():
         wanted = getattr(casting, f"{split}_conversations")
+        if not wanted:
+            continue
         shelves = _shelves(utterances, splits.rows[split])
         names = sorted(shelves)
         chapters = {name: hash64_many(list(shelf)) for name, shelf in shelves.items()}
-        if wanted and len(names) < casting.max_speakers:
+        if len(names) < casting.max_speakers:
+            share = f", raise --casting.{split}-speakers" if split in splits.drawn else ""
             raise InputError(
                 f"the {split} split has {len(names)} speaker(s), but conversations need up to {casting.max_speakers}; "
-                f"lower --casting.max-speakers or add speakers"
+                f"lower --casting.max-speakers{share} or add speakers"
             )
         hashes = hash64_many(names)
         num_cohorts = max(1, len(names) // casting.speakers_per_cohort)

@@ -18,13 +18,14 @@ from operators.corpus.normalizers import normalize
 from operators.corpus.segments import TranscribedSegment, read_rttm, read_stm
 from operators.corpus.sounds import SUFFIXES
 from operators.corpus.sources import read_header, resampled_length
+from operators.corpus.splits import SPLITS, split_named
 from operators.digest import digest_file
 from operators.errors import InputError
 from operators.rng import hash64
 from operators.schema import CONVERSATIONS, table
 from operators.store.dataset import Quarantined
 
-VERSION = "1"
+VERSION = "2"
 _ROUNDING_S = 0.1
 """How far a label may extend beyond the end of its recording."""
 
@@ -127,6 +128,7 @@ class _Defaults:
     rate_hz: int
     seed: int
     test_share: float
+    validation_share: float
     language: str | None
     licence: str | None
 
@@ -138,6 +140,7 @@ def index_recorded(
     *,
     seed: int,
     test_share: float,
+    validation_share: float = 0.0,
     language: str | None = None,
     licence: str | None = None,
 ) -> tuple[pa.Table, list[Quarantined]]:
@@ -149,6 +152,7 @@ def index_recorded(
         rate_hz: rate of the timeline.
         seed: seed of the drawn test split, where the manifests name none.
         test_share: share of the recordings drawn for that test split.
+        validation_share: share of the others drawn for a validation split.
         language: language of turns that name none.
         licence: licence of recordings that name none.
 
@@ -157,7 +161,7 @@ def index_recorded(
     """
     rows: list[dict[str, Any]] = []
     bad: list[Quarantined] = []
-    defaults = _Defaults(rate_hz, seed, test_share, language, licence)
+    defaults = _Defaults(rate_hz, seed, test_share, validation_share, language, licence)
     for manifest in manifests:
         recordings = _annotated(manifest) if annotation_files(manifest) else _from_lhotse(manifest)
         for recording in recordings:
@@ -195,7 +199,7 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
     return {
         "conversation_id": recording.recording_id,
         "origin": "recorded",
-        "split": recording.split or _drawn_split(recording.recording_id, defaults),
+        "split": _split(recording, defaults),
         "seed": defaults.seed,
         "sample_rate_hz": defaults.rate_hz,
         "num_samples": resampled_length(length, own_hz, defaults.rate_hz),
@@ -213,9 +217,17 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
     }
 
 
-def _drawn_split(recording_id: str, defaults: _Defaults) -> str:
-    drawn = hash64(f"{defaults.seed}:test-recordings:{recording_id}") < defaults.test_share * 2**64
-    return "test" if drawn else "train"
+def _split(recording: Recording, defaults: _Defaults) -> str:
+    """Return the split that a recording names, or a drawn one; raise ValueError where it names none that is known."""
+    if recording.split:
+        named = split_named(recording.split)
+        if named is None:
+            raise ValueError(f"split {recording.split} is none of {', '.join(SPLITS)}; name it by SPLIT=PATH")
+        return named
+    for split, share in (("test", defaults.test_share), ("validation", defaults.validation_share)):
+        if hash64(f"{defaults.seed}:{split}-recordings:{recording.recording_id}") < share * 2**64:
+            return split
+    return "train"
 
 
 def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: _Defaults) -> list[dict[str, Any]]:

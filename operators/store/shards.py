@@ -26,6 +26,12 @@ COMPONENT = "packs of "
 """Prefix of a receipt's counts of packs by component; packs of one component are contiguous in a shard."""
 GROUPED = "packs in windows sorted by cost"
 
+
+def of_split(receipts: Sequence[Receipt], split: Literal["train", "validation"]) -> list[Receipt]:
+    """Return the receipts of one split's packs: a snapshot holds those of all splits."""
+    return [receipt for receipt in receipts if receipt.partition_id.startswith(f"{split}-")]
+
+
 _OPEN_REMOTE_SHARDS = 16
 """Copies of remote shards held open at once: a mapped file keeps its disk space though it was evicted."""
 
@@ -102,7 +108,7 @@ class _BatchView:
 
 
 class PackShards:
-    """All packs of a snapshot, by index: a `models.training.loader.PackSource`."""
+    """All packs of one split of a snapshot, by index: a `models.training.loader.PackSource`."""
 
     def __init__(
         self,
@@ -110,21 +116,22 @@ class PackShards:
         snapshot: Snapshot,
         on_bad_shard: Literal["stop", "skip"] = "stop",
         cache: Cache | None = None,
+        split: Literal["train", "validation"] = "train",
     ) -> None:
         """Look at the shards; each is opened when first asked for.
 
         Raises:
-            InputError: there are no packs, or a shard is missing or not of the size that was committed, and the
-                policy is to stop.
+            InputError: there are no packs of the split, or a shard is missing or not of the size that was committed,
+                and the policy is to stop.
         """
         self._dataset = dataset
         self._cache = cache or Cache.default()
         self._remote = not storage.is_local(dataset.root)
-        receipts, self.skipped = self._usable(snapshot.receipts, on_bad_shard)
+        receipts, self.skipped = self._usable(of_split(snapshot.receipts, split), on_bad_shard)
         """Shards left out, and why."""
         self._receipts = [receipt for receipt in receipts if receipt.num_rows]
         if not self._receipts:
-            raise InputError(f"{dataset.url()} holds no packs")
+            raise InputError(f"{dataset.url()} holds no packs of the {split} split")
         self._starts = [0, *accumulate(receipt.num_rows for receipt in self._receipts)]
         self._views: dict[int, tuple[list[int], list[_BatchView]]] = {}
         self._coming: dict[int, Future[None]] = {}

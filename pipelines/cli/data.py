@@ -97,7 +97,7 @@ class ExportArguments:
     """Where the export goes."""
     format: Literal["lhotse", "shar"] = "lhotse"
     """lhotse: recordings (FLAC), supervisions and cuts; shar: lhotse's tar shards."""
-    split: Literal["train", "test"] | None = None
+    split: Literal["train", "validation", "test"] | None = None
     """Only this split."""
 
 

@@ -22,7 +22,8 @@ class Corpus:
     """Recordings that are used."""
 
     manifests: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
-    """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH."""
+    """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH, where
+    SPLIT is train, validation (or dev) or test."""
     recorded: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
     files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""

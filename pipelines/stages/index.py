@@ -96,8 +96,14 @@ def recordings_partition(recipe: Recipe) -> Partition:
             "licence": recipe.corpus.licence,
             "test_share": recipe.casting.test_speakers,
             "seed": recipe.seed,
+            **({"validation_share": share} if (share := _validation_share(recipe)) else {}),
         },
     )
+
+
+def _validation_share(recipe: Recipe) -> float:
+    """Return the share of recordings without a split that are drawn for the validation split: none by default."""
+    return recipe.casting.validation_speakers if recipe.casting.validation_conversations else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -140,6 +146,7 @@ def make_recordings(context: RunContext, plan: StagePlan) -> None:
             recipe.converse.sample_rate_hz,
             seed=recipe.seed,
             test_share=recipe.casting.test_speakers,
+            validation_share=_validation_share(recipe),
             language=corpus.language,
             licence=corpus.licence,
         )

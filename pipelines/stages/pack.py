@@ -46,21 +46,26 @@ class PackGroup:
 
 
 def plan_packs(planning: Planning) -> list[PlannedPartition]:
-    """Return a shard for each task and group of partitions of the train split.
+    """Return a shard for each task and group of partitions of the train split, then of the validation split.
 
     Simulated and recorded conversations, and tasks, are packed apart, so that the loader mixes them as it likes.
     """
-    recipe = planning.recipe
-    of_train = [partition for partition in planning.of("codes") if partition.partition_id.startswith("train-")]
-    recorded = [p for p in of_train if p.partition_id.startswith("train-recorded-")]
-    simulated = [p for p in of_train if not p.partition_id.startswith("train-recorded-")]
-    pack = key_settings(recipe.pack)
+    recipe, pack = planning.recipe, key_settings(planning.recipe.pack)
     return [
-        _shard(recipe, f"{prefix}{task}", task, number, group, pack)
-        for prefix, listed in (("", simulated), ("recorded-", recorded))
+        _shard(recipe, split, f"{prefix}{task}", task, number, group, pack)
+        for split in ("train", "validation")
+        for prefix, listed in _by_origin(planning.of("codes"), split)
         for number, group in enumerate(chunks(listed, recipe.partitions.partitions_per_pack_group))
         for task in recipe.compose.tasks
     ]
+
+
+def _by_origin(codes: Sequence[Partition], split: str) -> list[tuple[str, list[Partition]]]:
+    """Return a split's partitions of simulated and of recorded conversations, by prefix of their components' names."""
+    of_split = [partition for partition in codes if partition.partition_id.startswith(f"{split}-")]
+    recorded = [p for p in of_split if p.partition_id.startswith(f"{split}-recorded-")]
+    simulated = [p for p in of_split if not p.partition_id.startswith(f"{split}-recorded-")]
+    return [("", simulated), ("recorded-", recorded)]
 
 
 def seeded_compose(recipe: Recipe) -> Compose:
@@ -70,11 +75,17 @@ def seeded_compose(recipe: Recipe) -> Compose:
 
 
 def _shard(
-    recipe: Recipe, component: str, task: str, number: int, group: Sequence[Partition], pack: dict[str, Any]
+    recipe: Recipe,
+    split: str,
+    component: str,
+    task: str,
+    number: int,
+    group: Sequence[Partition],
+    pack: dict[str, Any],
 ) -> PlannedPartition:
     compose = seeded_compose(recipe)
     partition = Partition(
-        partition_id=f"train-{component}-{number:05d}",
+        partition_id=f"{split}-{component}-{number:05d}",
         row_ids=tuple(p.partition_id for p in group),
         depends={
             "operators": {"compose": compose.version, "pack": recipe.pack.version, "schema": SCHEMA_VERSION},

@@ -75,6 +75,8 @@ def plan_conversations(planning: Planning) -> list[PlannedPartition]:
     """
     planned = [*_plan_simulated(planning), *_plan_recorded(planning)]
     for split in SPLITS:
+        if split == "validation" and not planning.recipe.casting.validation_conversations:
+            continue
         if not any(one.partition.partition_id.startswith(split) for one in planned):
             raise InputError(
                 f"the {split} split has no conversation; name recordings for it as {split}=PATH, or raise "

@@ -35,7 +35,7 @@ def plan_training(planning: Planning) -> list[PlannedPartition]:
             "train": key_settings(recipe.train, {"start_from": start_digest(recipe)}),
             "model": key_settings(recipe.model, {"encoder": encoder}),
             "seed": recipe.seed,
-            "packs": {p.partition_id: p.key for p in planning.of("packs")},
+            "packs": {p.partition_id: p.key for p in planning.of("packs") if p.partition_id.startswith("train-")},
         },
     )
     return [PlannedPartition(partition)]

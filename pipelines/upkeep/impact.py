@@ -11,7 +11,7 @@ from models.config.header import read_header
 from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
-from operators.store.shards import PackShards
+from operators.store.shards import PackShards, of_split
 from pipelines.plan.output import Output
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
@@ -144,7 +144,7 @@ def _training(
     shards = PackShards(dataset, snapshot, recipe.train.on_bad_shard)
     holds = [
         _holds(row, talks)
-        for receipt in snapshot.receipts
+        for receipt in of_split(snapshot.receipts, "train")
         for batch in dataset.batches(receipt)
         for row in batch.select(["documents"]).to_pylist()
     ]

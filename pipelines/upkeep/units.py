@@ -11,6 +11,7 @@ from models.codecs.units import features_of, fit_units, save_units
 from operators.corpus.index import index_utterances
 from operators.corpus.manifest import Manifest, corpus_roots
 from operators.corpus.sources import read_source, resample, resampled_length
+from operators.corpus.splits import split_named
 from operators.errors import InputError, UnusableRowError
 from operators.rng import rendezvous_order
 from pipelines.reporting import console
@@ -26,7 +27,7 @@ def make_units(
     """
     manifests = [Manifest.parse(text) for text in listed]
     utterances, _ = index_utterances(manifests)
-    rows = [row for row in utterances.to_pylist() if row["split"] in (None, "train")]
+    rows = [row for row in utterances.to_pylist() if row["split"] is None or split_named(row["split"]) == "train"]
     if not rows:
         raise InputError("there is no utterance in the train split")
     roots = corpus_roots(manifests)

@@ -114,6 +114,21 @@ def test_a_recorded_conversation_is_rendered_unchanged_at_the_level_of_speech(tm
     check_labels(with_roots(table, roots), Render())
 
 
+def test_the_splits_of_recordings_are_known_ones(tmp_path):
+    folder = write_call(tmp_path / "calls")
+    roots = {folder.absolute(): "calls"}
+
+    def indexed_as(text, **options):
+        return index_recorded([Manifest.parse(text)], roots, 16_000, seed=0, test_share=0.0, **options)
+
+    assert indexed_as(f"dev={folder}")[0]["split"].to_pylist() == ["validation"]
+    rows, bad = indexed_as(f"held={folder}")
+    assert rows.num_rows == 0
+    assert "split held is none of train, validation, test" in bad[0].reason
+    assert indexed_as(str(folder), validation_share=1.0)[0]["split"].to_pylist() == ["validation"]
+    assert indexed_as(str(folder))[0]["split"].to_pylist() == ["train"]
+
+
 def test_labels_of_another_recording_stop_the_run(tmp_path):
     folder = write_call(tmp_path / "calls", seconds=16.0, shift_s=8.0)  # audio eight seconds after its labels
     table, _ = indexed(folder)

@@ -28,6 +28,7 @@ AFTER_CODES = {"codes", *AFTER_PACKS}
 AFTER_CONVERSATIONS = {"conversations", "audio", *AFTER_CODES}
 TEST_SPLIT = {"conversations", "audio", "codes", "hypotheses"}
 NOTHING = set()
+NOTHING_HERE = frozenset()  # counts, but only with another corpus or together with another field
 
 CHANGES = {
     "name": ("other", NOTHING),
@@ -42,6 +43,8 @@ CHANGES = {
     "corpus.min_utterances_per_speaker": (3, {"utterances"}),
     "corpus.max_bad_share": (0.5, NOTHING),
     "casting.train_conversations": (9, AFTER_CONVERSATIONS),
+    "casting.validation_conversations": (1, {"recordings", *AFTER_CONVERSATIONS}),  # speakers leave the train split
+    "casting.validation_speakers": (0.2, NOTHING_HERE),  # no validation conversation is asked for
     "casting.test_conversations": (3, TEST_SPLIT),
     "casting.min_speakers": (1, AFTER_CONVERSATIONS),
     "casting.max_speakers": (3, "REFUSED"),  # the test split has two speakers
@@ -265,7 +268,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     assert changed != recipe
     assert stale(keys, recipe, changed) == expected
     # The identity of a recipe follows the same declarations.
-    declared = not expected or path in ("render.keep_audio", "evaluate.untrained")
+    declared = (not expected and expected is not NOTHING_HERE) or path in ("render.keep_audio", "evaluate.untrained")
     content = path in ("encode.weights", "encode.num_codebooks")  # names of things are part of a recipe's identity
     assert (changed.digest == recipe.digest) == (declared and not content and path != "corpus.max_duration_s")
 

@@ -16,6 +16,7 @@ from operators.documents.compose import Compose
 from operators.packing.pack import Pack
 from operators.schema import UTTERANCES
 from operators.simulate import render
+from operators.store.shards import PackShards
 from operators.tokenize import encode
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Corpus, Partitions, Recipe
@@ -175,6 +176,29 @@ def assigned(recipe, folder):
         name = f"{one.split}-{number // size:05d}"
         found.setdefault(name, []).append((one.speakers, [ids[row] for row in one.rows]))
     return found
+
+
+def test_the_validation_split_is_packed_like_training_and_apart_from_it(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", num_speakers=12)
+    recipe = recipe_for(corpus)
+    casting = dataclasses.replace(recipe.casting, validation_conversations=4, validation_speakers=0.2)
+    made, _ = build(dataclasses.replace(recipe, casting=casting), tmp_path / "out")
+    assert {"validation-00000", "validation-00001"} <= made["conversations"] & made["codes"]
+    assert {"validation-asr-00000", "validation-asr-00001"} <= made["packs"]
+    packs = Output(tmp_path / "out").dataset("packs")
+    held_out = PackShards(packs, packs.latest(), split="validation")
+    trained = PackShards(packs, packs.latest())
+    assert len(held_out) + len(trained) == packs.latest().num_rows
+    rows = {row["pack_id"]: row["documents"] for row in packs.read().to_pylist()}
+    for shards, split in ((held_out, "validation"), (trained, "train")):
+        ids = [d["conversation_id"] for i in range(len(shards)) for d in rows[shards[i].pack_id]]
+        assert ids
+        assert {name.split("-")[0] for name in ids} == {split}
+    plan = plan_recipe(dataclasses.replace(recipe, casting=casting), Output(tmp_path / "out"))
+    (training,) = plan.stage("training").partitions
+    assert not [name for name in training.depends["packs"] if name.startswith("validation")]
+    hypotheses = plan.stage("hypotheses").partitions
+    assert {p.partition_id.split("-", 1)[1] for p in hypotheses} == {"test-00000", "test-00001"}
 
 
 @pytest.mark.parametrize("first", ["without", "with"])
