@@ -97,6 +97,11 @@ def read_metrics(path: Path) -> list[StepRecord]:
     return read_records(path, StepRecord)
 
 
+def validations_in(position: bytes) -> list[tuple[int, float]]:
+    """Return step and loss of each validation that a checkpoint's position (`models.config.header.POSITION`) holds."""
+    return [(step, loss) for step, loss in json.loads(position).get("validations", [])]
+
+
 def best_steps(validations: Sequence[tuple[int, float]], number: int) -> list[int]:
     """Return the steps with the lowest validation losses, lowest first, and of equal ones the earlier first.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from models.training.mirror import Mirror
 from operators.store.dataset import Dataset, Snapshot
-from operators.store.shards import PackShards
+from operators.store.shards import PackShards, of_split
 from pipelines.plan.header import header_of
 from pipelines.plan.start import load_start
 from pipelines.recipes.recipe import Recipe
@@ -63,6 +63,13 @@ class Preemption:
         return bool(new)
 
 
+def validation_packs(dataset: Dataset, packs: Snapshot, recipe: Recipe) -> PackShards | None:
+    """Return the packs of the validation split, where there is one and it is asked for."""
+    if not recipe.train.validate_every or not any(r.num_rows for r in of_split(packs.receipts, "validation")):
+        return None
+    return PackShards(dataset, packs, recipe.train.on_bad_shard, split="validation")
+
+
 def train_worker(config: dict[str, "TrainingJob"]) -> None:
     """Train on one worker: what Ray Train runs on each."""
     import ray.train
@@ -75,7 +82,9 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
 
     job = config["job"]
     recipe, folder = job.recipe, job.folder
-    shards = PackShards(Dataset(job.data, "packs"), job.packs, recipe.train.on_bad_shard)
+    dataset = Dataset(job.data, "packs")
+    shards = PackShards(dataset, job.packs, recipe.train.on_bad_shard)
+    validation = validation_packs(dataset, job.packs, recipe)
     header = header_of(recipe, job.lineage)
     context = ray.train.get_context()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,6 +102,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
             shards.grid,
             recipe.train,
             seed=recipe.seed,
+            validation=validation,
             place=RunFolder(folder=folder, header=header, url=job.url),
             process=Process(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device),
             hooks=Hooks(should_save=Preemption()),

@@ -1,6 +1,7 @@
 """The recipe: everything that a result depends on, as frozen dataclasses. Nothing is run here."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from models.config.options import Training
 from models.config.settings import BY_CONTENT, NO_RESULT, key_settings
@@ -63,6 +64,9 @@ class Partitions:
 class Evaluation:
     """How checkpoints are evaluated."""
 
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint is evaluated: after the last step, or the one with the lowest validation loss
+    (train.keep_best)."""
     max_tokens: int | None = None
     """Longest transcript of a window, in tokens; 20 for each second of the window by default, which is short for
     scripts of several bytes a letter with the tokenizer of bytes. Transcripts that reach it are cut, and counted."""
