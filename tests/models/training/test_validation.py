@@ -178,7 +178,7 @@ class GoneError(Exception):
     """The machine is gone."""
 
 
-@pytest.mark.parametrize("gone", [25, 65])
+@pytest.mark.parametrize("gone", [45])
 def test_training_ends_early_and_when_resumed_does_all_the_same(tmp_path, gone):
     config = replace(OVERFIT, keep_checkpoints=1, keep_best=2, patience=6, checkpoint_every=20)
 
