@@ -159,6 +159,20 @@ def validation_curve(plan: Plan) -> list[ValidationRecord]:
     return read_records(plan.output.training(plan.training_key) / "validation.jsonl", ValidationRecord)
 
 
+def validation_words(plan: Plan) -> str:
+    """Return what a training is validated on, how often, and what that decides; empty where there is no validation."""
+    config = plan.recipe.train
+    shards = [p for p in plan.stage("packs").partitions if p.partition_id.startswith("validation-")]
+    if not shards or not config.validate_every:
+        return ""
+    decided = [
+        f"the {config.keep_best} best checkpoints are kept" if config.keep_best else "",
+        f"training ends after {config.patience} without a lower loss" if config.patience else "",
+        f"the {plan.recipe.evaluate.checkpoint} checkpoint is evaluated",
+    ]
+    return f"every {config.validate_every} steps on {len(shards)} shards; {'; '.join(filter(None, decided))}"
+
+
 def summary(records: list[StepRecord], validations: Sequence[ValidationRecord] = ()) -> dict[str, float]:
     """Return first and last losses and the rate, over a tenth of the steps at each end; and of validation."""
     if not records:
