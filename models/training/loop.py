@@ -23,7 +23,7 @@ from models.training.mirror import Mirror
 from models.training.optimizers import make_optimizers
 from models.training.order import Stream
 from models.training.step import Process, StepResult, TrainingState, run_step
-from models.training.validation import Measure, Validator
+from models.training.validation import Validator
 from models.training.writer import CheckpointWriter
 
 
@@ -48,8 +48,6 @@ class Hooks:
     """Called on rank 0 after each step."""
     on_validation: Callable[[ValidationRecord], None] = lambda _: None
     """Called on rank 0 after each validation."""
-    measure: Measure | None = None
-    """Further figures of a validation, taken on rank 0 while the others wait; not where ranks hold parts of a model."""
     on_checkpoint: Callable[[int], None] = lambda _: None
     """Called on every rank when a checkpoint is about to be written."""
     should_save: Callable[[], bool] = lambda: False
@@ -129,7 +127,7 @@ def train(
             saves = step % config.checkpoint_every == 0 or done.saves
             best = None if validator is None else best_steps(state.validations, config.keep_best)
             if validator is not None and validator.is_due(step):
-                measured = validator(state, step, hooks.measure)
+                measured = validator(state, step)
                 state.validations.append((step, measured.loss))
                 if log is not None:
                     log.validation(measured)

@@ -49,15 +49,13 @@ class ValidationRecord:
     audio_loss: float
     components: dict[str, float]
     """Loss of each component of the packs: a task, or a task of one length bucket."""
-    figures: dict[str, float]
-    """What else was measured, by name."""
     seconds: float
 
     def values(self) -> dict[str, float]:
-        """Return the figures by the names of curves: `validation.loss`, `validation.loss.<component>` ..."""
+        """Return the losses by the names of curves: `validation.loss`, `validation.loss.<component>` ..."""
         losses = {name: getattr(self, name) for name in ("loss", "text_loss", "audio_loss", "seconds")}
         parts = {f"loss.{name}": loss for name, loss in self.components.items()}
-        return {f"validation.{name}": value for name, value in {**losses, **parts, **self.figures}.items()}
+        return {f"validation.{name}": value for name, value in {**losses, **parts}.items()}
 
 
 Record = TypeVar("Record", StepRecord, ValidationRecord)

@@ -1,7 +1,7 @@
 """Validation: the loss on fixed packs, computed by the code of the training loss, on every rank alike."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,14 +9,10 @@ import torch
 from models.config.options import Training
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec
-from models.speech_lm.model import SpeechLM
 from models.training.distributed import reshard, sum_over_ranks
 from models.training.loader import PackSource
 from models.training.metrics import ValidationRecord
 from models.training.step import Process, TrainingState, batch_loss, loss_parts
-
-Measure = Callable[[SpeechLM], Mapping[str, float]]
-"""Further figures of a model, by name: for instance the error rate of a few transcripts."""
 
 
 class Validator:
@@ -47,13 +43,12 @@ class Validator:
         every = self._config.validate_every
         return every > 0 and (step % every == 0 or step == self._config.steps)
 
-    def __call__(self, state: TrainingState, step: int, measure: Measure | None = None) -> ValidationRecord:
+    def __call__(self, state: TrainingState, step: int) -> ValidationRecord:
         """Return the losses after a step; every rank must call this.
 
         Args:
             state: its weights are used, and are the same afterwards.
             step: steps done.
-            measure: further figures, taken on rank 0 with the same weights.
 
         Raises:
             ValueError: nothing in the packs is predicted.
@@ -61,7 +56,6 @@ class Validator:
         started = time.monotonic()
         with torch.no_grad(), _weights_for_use(state, self._config):
             sums = self._sums(state)
-            figures = measure(state.model) if measure is not None and self._process.rank == 0 else {}
         total = sums.sum(0)
         if not total[1] > 0:
             raise ValueError("nothing in the validation packs is predicted, so there is no validation loss")
@@ -70,7 +64,7 @@ class Validator:
             name: _means(row)[0] for name, row in zip(self._components, sums.tolist(), strict=True) if row[1] > 0
         }
         seconds = time.monotonic() - started
-        return ValidationRecord(step, loss, text_loss, audio_loss, components, dict(figures), seconds)
+        return ValidationRecord(step, loss, text_loss, audio_loss, components, seconds)
 
     def _sums(self, state: TrainingState) -> torch.Tensor:
         """Return losses and weights, summed over all packs of each component and over ranks; float64 (C, 6)."""

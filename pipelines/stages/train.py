@@ -187,7 +187,6 @@ def summary(records: list[StepRecord], validations: Sequence[ValidationRecord] =
             "validation_loss": validations[-1].loss,
             "best_validation_loss": next(one.loss for one in validations if one.step == best),
             "best_step": best,
-            **{f"validation_{name}": value for name, value in validations[-1].figures.items()},
         }
     return {
         **held_out,
