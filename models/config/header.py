@@ -8,6 +8,9 @@ from typing import Any
 from models.codecs.codec import CodecSpec
 from models.config.shape import Shape, Vocabulary
 
+POSITION = "loader.json"
+"""File of a checkpoint that holds its position in the stream of packs, and the validations so far."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Header:

@@ -84,7 +84,13 @@ class Training:
     keep_checkpoints: int = field(default=2, metadata=NO_RESULT)
     """Number of newest checkpoints to keep, in addition to the untrained one."""
     keep_best: int = field(default=0, metadata=NO_RESULT)
-    """Number of further checkpoints to keep: those with the lowest mean loss before them."""
+    """Number of further checkpoints to keep: those with the lowest validation loss, or without a validation split those
+    with the lowest mean training loss before them."""
+    validate_every: int = field(default=100, metadata=NO_RESULT)
+    """Steps between validations, where there is a validation split; the last step is followed by one too. With 0 there
+    are none."""
+    patience: int = 0
+    """Validations in a row without a lowest loss after which training ends early; with 0 it never does."""
     attention: Backend = field(default="auto", metadata=NO_RESULT)
     """Attention backend; auto for the best available."""
     num_threads: int = field(default=0, metadata=NO_RESULT)
@@ -97,6 +103,10 @@ class Training:
         """Check values and combinations."""
         if min(self.steps, self.packs_per_step, self.packs_per_pass, self.checkpoint_every, self.keep_checkpoints) < 1:
             raise ValueError("train: steps, packs and checkpoint intervals must be at least 1")
+        if min(self.validate_every, self.patience, self.keep_best) < 0:
+            raise ValueError("train: validate_every, patience and keep_best must be at least 0")
+        if self.patience and not self.validate_every:
+            raise ValueError("train.patience counts validations, and train.validate_every 0 makes none")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("train.lr must be positive")
         if self.optimizer == "muon" and self.shard == "full":

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.config.header import Header, read_header, steps
+from models.config.header import POSITION, Header, read_header, steps
 from models.speech_lm.front_end import encoder_digest
 from models.speech_lm.model import SpeechLM
 from models.training.distributed import gather_full, shard_like
@@ -27,6 +27,8 @@ class StreamPosition(TypedDict):
     """Digest of the stream's packs."""
     grad_norms: list[float]
     """Gradient norms of recent steps, which spikes are measured against."""
+    validations: list[tuple[int, float]]
+    """Step and loss of each validation so far: they decide which checkpoints are best, and when training ends."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def save(folder: Path, step: int, state: State, header: Header, place: StreamPos
         if state.moments:
             save_file(state.moments, str(staged / "optimizer.safetensors"))
         if place is not None:
-            (staged / "loader.json").write_text(json.dumps(place))
+            (staged / POSITION).write_text(json.dumps(place))
         if header.tokenizer_file is not None:
             shutil.copyfile(header.tokenizer_file, staged / "tokenizer.json")
         text = json.dumps({"step": step, **asdict(header)}, indent=1, sort_keys=True)
@@ -144,20 +146,25 @@ def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.O
             }
 
 
-def check_position(path: Path, packs: str, seed: int) -> list[float]:
-    """Check that a checkpoint's position is in the same stream of packs; return the recent gradient norms.
+def check_position(path: Path, packs: str, seed: int) -> StreamPosition:
+    """Return a checkpoint's position, after checking that it is one in the same stream of packs.
 
     Raises:
         ValueError: it was trained on different packs, or on the same ones in a different order.
     """
-    place = json.loads((path / "loader.json").read_text())
+    place = json.loads((path / POSITION).read_text())
     if (place["packs"], place["seed"]) != (packs, seed):
         raise ValueError(
             f"{path} was trained on packs {place['packs'][:12]} with seed {place['seed']}, "
             f"not on packs {packs[:12]} with seed {seed}; train into another folder"
         )
-    norms: list[float] = place.get("grad_norms", [])
-    return norms
+    return {
+        "position": place["position"],
+        "seed": seed,
+        "packs": packs,
+        "grad_norms": place.get("grad_norms", []),
+        "validations": [(step, loss) for step, loss in place.get("validations", [])],
+    }
 
 
 def prune(folder: Path, keep: int, best: Sequence[int] = ()) -> None:

@@ -51,6 +51,15 @@ def shard(model: SpeechLM, precision: str) -> None:
             module.set_force_sum_reduction_for_comms(enable=True)
 
 
+def reshard(model: SpeechLM) -> None:
+    """Free whole parameters that were gathered for a pass without a backward pass."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _is_spread(tensor: torch.Tensor) -> bool:
     """Return whether a tensor is a DTensor, without half a second of imports where there is none."""
     return hasattr(tensor, "full_tensor")

@@ -18,11 +18,12 @@ from models.training.augment import Augment
 from models.training.distributed import broadcast_from_first_rank, shard, shard_like
 from models.training.guard import MOST_BAD_STEPS, StepGuard
 from models.training.loader import Loader, PackSource, StepPacks
-from models.training.metrics import MetricsFile, StepRecord
+from models.training.metrics import MetricsFile, StepRecord, ValidationRecord, best_steps, is_over
 from models.training.mirror import Mirror
 from models.training.optimizers import make_optimizers
 from models.training.order import Stream
 from models.training.step import Process, StepResult, TrainingState, run_step
+from models.training.validation import Validator
 from models.training.writer import CheckpointWriter
 
 
@@ -31,7 +32,7 @@ class RunFolder:
     """Where a training keeps its checkpoints and metrics."""
 
     folder: Path
-    """Checkpoints and `metrics.jsonl`; every rank sees it, rank 0 writes."""
+    """Checkpoints, `metrics.jsonl` and `validation.jsonl`; every rank sees it, rank 0 writes."""
     header: Header
     """Written with every checkpoint."""
     url: str | None = None
@@ -45,11 +46,13 @@ class Hooks:
 
     on_step: Callable[[StepRecord], None] = lambda _: None
     """Called on rank 0 after each step."""
+    on_validation: Callable[[ValidationRecord], None] = lambda _: None
+    """Called on rank 0 after each validation."""
     on_checkpoint: Callable[[int], None] = lambda _: None
     """Called on every rank when a checkpoint is about to be written."""
-    should_stop: Callable[[], bool] = lambda: False
-    """Asked after each step on every rank; where any returns true (the machine is to be taken away), a checkpoint is
-    written and training ends, to be continued later."""
+    should_save: Callable[[], bool] = lambda: False
+    """Asked before each step on every rank; where any returns true (a machine is about to be taken away), a checkpoint
+    is written after the step, and training goes on."""
 
 
 ALONE, NO_HOOKS = Process(), Hooks()
@@ -63,10 +66,13 @@ def train(
     *,
     seed: int,
     place: RunFolder,
+    validation: PackSource | None = None,
     process: Process = ALONE,
     hooks: Hooks = NO_HOOKS,
 ) -> int:
     """Train from the newest checkpoint in a folder, or from the beginning; return the last step done.
+
+    That is `config.steps`, or fewer where the validation loss has not improved for as long as `config.patience`.
 
     Args:
         model: initialized; its weights are replaced where there is a checkpoint.
@@ -75,31 +81,38 @@ def train(
         config: how to train.
         seed: root of the order of packs.
         place: where checkpoints and metrics go.
+        validation: packs that are never trained on; their loss decides which checkpoints are best.
         process: this process among those that share a step's packs.
         hooks: what is called on the way.
 
     Raises:
         FloatingPointError: a step was bad and the policy is to stop, or 20 in a row were.
-        ValueError: the mixture cannot be read, or the checkpoint to continue from was trained on other packs.
+        ValueError: the mixture cannot be read, there is a patience but no validation, or the checkpoint to continue
+            from was trained on other packs.
         OSError: a checkpoint cannot be written; earlier ones stay.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     if config.stream_weights and len(config.stream_weights) != grid.layout.num_streams:
         raise ValueError(f"train.stream_weights: the layout has {grid.layout.num_streams} streams")
+    if validation is None and config.patience:
+        raise ValueError("train.patience counts validations, but there are no validation packs")
     model.to(process.device).train()
     model.recompute = config.recompute
     loader = make_loader(source, grid, config, model.shape.dim, seed, process)
     mirror = Mirror(place.folder, place.url) if place.url else None
     state, first = restore(model, config, place, process, mirror, digest=source.digest, seed=seed)
-    metrics = MetricsFile(place.folder / "metrics.jsonl", keep_until=first) if process.rank == 0 else None
+    validator = None if validation is None else Validator(validation, grid, config, process)
+    log = RunLog(place.folder, first, hooks, validates=validator is not None) if process.rank == 0 else None
     if mirror and first == 0 and process.rank == 0:
         mirror.send(0)
     step, bad, started = first, 0, time.monotonic()
+    if is_over(state.validations, config.patience):
+        return first
     with CheckpointWriter(place.folder, place.header, config, mirror) as writer:
         for packs in loader.steps(first + 1, config.steps):
             step, waited = packs.step, time.monotonic() - started
-            done = run_step(state, packs, config, process, should_stop=hooks.should_stop())
+            done = run_step(state, packs, config, process, should_save=hooks.should_save())
             bad = bad + 1 if done.fault else 0
             if done.fault:
                 names = [source[index].pack_id for index in loader.indices(step)]
@@ -109,18 +122,49 @@ def train(
                     writer.log_bad_step({"step": step, "fault": done.fault, "packs": names})
             record = _record(done, packs, process, seconds=time.monotonic() - started, waited=waited)
             started = time.monotonic()
-            if metrics is not None:
-                metrics.append(record)
-                hooks.on_step(record)
-            if step % config.checkpoint_every == 0 or step == config.steps or done.stops:
+            if log is not None:
+                log.step(record)
+            saves = step % config.checkpoint_every == 0 or done.saves
+            best = None if validator is None else best_steps(state.validations, config.keep_best)
+            if validator is not None and validator.is_due(step):
+                measured = validator(state, step)
+                state.validations.append((step, measured.loss))
+                if log is not None:
+                    log.validation(measured)
+                best = best_steps(state.validations, config.keep_best)
+                saves = saves or step in best
+                started = time.monotonic()
+            ends = step == config.steps or is_over(state.validations, config.patience)
+            if saves or ends:
                 # A copy is made on all ranks, where each holds a part.
                 copy = checkpoint.copy_state(model, state.optimizers, state.averages)
                 hooks.on_checkpoint(step)
                 if process.rank == 0:
-                    writer.write(step, copy, _position(step, config, seed, source.digest, state.guard))
-                if done.stops:
-                    break
+                    writer.write(step, copy, _position(step, config, seed, source.digest, state), best)
+            if ends:
+                break
     return step
+
+
+class RunLog:
+    """What rank 0 writes and tells of steps and validations."""
+
+    def __init__(self, folder: Path, keep_until: int, hooks: Hooks, *, validates: bool) -> None:
+        """Open the files of a training's folder; what a resumed run will repeat is dropped."""
+        self._hooks = hooks
+        self._steps = MetricsFile(folder / "metrics.jsonl", StepRecord, keep_until)
+        if validates:
+            self._validations = MetricsFile(folder / "validation.jsonl", ValidationRecord, keep_until)
+
+    def step(self, record: StepRecord) -> None:
+        """Write a step."""
+        self._steps.append(record)
+        self._hooks.on_step(record)
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Write a validation."""
+        self._validations.append(record)
+        self._hooks.on_validation(record)
 
 
 def make_loader(source: PackSource, grid: GridSpec, config: Training, dim: int, seed: int, process: Process) -> Loader:
@@ -174,12 +218,13 @@ def restore(
     found = complete(place.folder)
     first = broadcast_from_first_rank(found[-1] if found else -1)  # another rank may have written while this one looked
     path = place.folder / f"step-{first:06d}"
-    guard, kept = StepGuard(config.spike_factor), dict[str, torch.Tensor]()
+    guard, kept, validations = StepGuard(config.spike_factor), dict[str, torch.Tensor](), list[tuple[int, float]]()
     if first >= 0:
         model.load_state_dict(checkpoint.load(path, process.device, raw=True)[0].state_dict())
         kept = checkpoint.load(path, process.device)[0].state_dict()
         if first > 0:
-            guard.norms = checkpoint.check_position(path, digest[:32], seed)
+            position = checkpoint.check_position(path, digest[:32], seed)
+            guard.norms, validations = position["grad_norms"], position["validations"]
     elif process.rank == 0:
         checkpoint.save(place.folder, 0, checkpoint.copy_state(model), place.header)
     if config.shard == "full":
@@ -190,7 +235,7 @@ def restore(
     if first > 0:
         checkpoint.load_moments(path, model, optimizers)
     backend = choose_backend(torch.device(process.device).type, config.attention)
-    state = TrainingState(model, optimizers, guard, backend)
+    state = TrainingState(model, optimizers, guard, backend, validations=validations)
     if config.ema_decay:
         state.averages = {
             name: shard_like(kept[name], parameter) if name in kept else parameter.detach().clone()
@@ -206,12 +251,13 @@ def compile_blocks(model: SpeechLM) -> None:
             setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
 
 
-def _position(step: int, config: Training, seed: int, digest: str, guard: StepGuard) -> checkpoint.StreamPosition:
+def _position(step: int, config: Training, seed: int, digest: str, state: TrainingState) -> checkpoint.StreamPosition:
     return {
         "position": step * config.packs_per_step,
         "seed": seed,
         "packs": digest[:32],
-        "grad_norms": guard.norms,
+        "grad_norms": state.guard.norms,
+        "validations": list(state.validations),
     }
 
 

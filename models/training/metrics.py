@@ -1,9 +1,12 @@
-"""Metrics of every training step, as a file of JSON lines that survives kills. Free of torch."""
+"""Metrics of training steps and validations, as files of JSON lines that survive kills. Free of torch."""
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True)
@@ -36,30 +39,87 @@ class StepRecord:
     """Workers that shared the step's packs."""
 
 
-class MetricsFile:
-    """One JSON line per step; lines of steps that a resumed run will repeat are dropped first."""
+@dataclass(frozen=True)
+class ValidationRecord:
+    """Losses on the validation packs after a step, means over their cells as in a step's metrics."""
 
-    def __init__(self, path: Path, keep_until: int) -> None:
+    step: int
+    loss: float
+    text_loss: float
+    audio_loss: float
+    components: dict[str, float]
+    """Loss of each component of the packs: a task, or a task of one length bucket."""
+    seconds: float
+
+    def values(self) -> dict[str, float]:
+        """Return the losses by the names of curves: `validation.loss`, `validation.loss.<component>` ..."""
+        losses = {name: getattr(self, name) for name in ("loss", "text_loss", "audio_loss", "seconds")}
+        parts = {f"loss.{name}": loss for name, loss in self.components.items()}
+        return {f"validation.{name}": value for name, value in {**losses, **parts}.items()}
+
+
+Record = TypeVar("Record", StepRecord, ValidationRecord)
+
+
+class MetricsFile(Generic[Record]):
+    """One JSON line per record; lines of steps that a resumed run will repeat are dropped first."""
+
+    def __init__(self, path: Path, kind: type[Record], keep_until: int) -> None:
         """Open the file, keeping the steps that the checkpoint covers."""
-        kept = [record for record in read_metrics(path) if record.step <= keep_until]
+        kept = [record for record in read_records(path, kind) if record.step <= keep_until]
         staged = path.with_name(f".{path.name}.{os.getpid()}")
         staged.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
         os.replace(staged, path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
-    def append(self, record: StepRecord) -> None:
-        """Append one step."""
+    def append(self, record: Record) -> None:
+        """Append one record."""
         self._file.write(json.dumps(asdict(record)) + "\n")
         self._file.flush()
 
 
-def read_metrics(path: Path) -> list[StepRecord]:
-    """Return the steps of a metrics file, up to a line that a kill cut short."""
-    records: list[StepRecord] = []
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Return the records of a file, up to a line that a kill cut short."""
+    records: list[Record] = []
     if path.exists():
         for line in path.read_text().splitlines():
             try:
-                records.append(StepRecord(**json.loads(line)))
+                records.append(kind(**json.loads(line)))
             except (json.JSONDecodeError, TypeError):
                 break
     return records
+
+
+def read_metrics(path: Path) -> list[StepRecord]:
+    """Return the steps of a metrics file."""
+    return read_records(path, StepRecord)
+
+
+def validations_in(position: bytes) -> list[tuple[int, float]]:
+    """Return step and loss of each validation that a checkpoint's position (`models.config.header.POSITION`) holds."""
+    return [(step, loss) for step, loss in json.loads(position).get("validations", [])]
+
+
+def best_steps(validations: Sequence[tuple[int, float]], number: int) -> list[int]:
+    """Return the steps with the lowest validation losses, lowest first, and of equal ones the earlier first.
+
+    >>> best_steps([(100, 3.0), (200, 2.0), (300, 2.5), (400, 2.0)], 2)
+    [200, 400]
+    """
+
+    def rank(one: tuple[int, float]) -> tuple[float, int]:
+        return (one[1] if math.isfinite(one[1]) else math.inf, one[0])
+
+    return [step for step, _ in sorted(validations, key=rank)[:number]]
+
+
+def is_over(validations: Sequence[tuple[int, float]], patience: int) -> bool:
+    """Return whether the loss was not lower than ever before in as many of the last validations as the patience; 0: no.
+
+    >>> [is_over([(1, 3.0), (2, 2.0), (3, 2.5), (4, 2.0)], patience) for patience in (0, 2, 3)]
+    [False, True, False]
+    """
+    if not (patience and validations):
+        return False
+    (best,) = best_steps(validations, 1)
+    return sum(step > best for step, _ in validations) >= patience

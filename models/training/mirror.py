@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-_LOOSE = ("metrics.jsonl", "bad_steps.jsonl", "start.json", "device.json", "failure.txt")
+_LOOSE = ("metrics.jsonl", "validation.jsonl", "bad_steps.jsonl", "start.json", "device.json", "failure.txt")
 """Files next to the checkpoints."""
 
 
@@ -34,6 +34,11 @@ class Mirror:
         found = filesystem.glob(f"{path}/step-*/checkpoint.json")
         filesystem.invalidate_cache()
         return sorted(int(name.rsplit("/", 2)[1][5:]) for name in found)
+
+    def read(self, step: int, name: str) -> bytes:
+        """Return a file of a checkpoint at the URL."""
+        filesystem, path = self._remote()
+        return bytes(filesystem.cat_file(f"{path}/step-{step:06d}/{name}"))
 
     def beside(self) -> list["Mirror"]:
         """Return the other trainings next to this one at the URL."""

@@ -12,7 +12,7 @@ import torch
 from models.config.options import Backend, Training
 from models.sequence.batch import Batch
 from models.speech_lm.flops import training_flops
-from models.speech_lm.model import SpeechLM
+from models.speech_lm.model import Loss, SpeechLM
 from models.training.distributed import local_value, sum_over_ranks
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
@@ -58,8 +58,8 @@ class StepResult:
     lr: float
     fault: str | None
     """What was wrong with it, if its update was left out."""
-    stops: bool
-    """Whether any rank was asked to stop after it."""
+    saves: bool
+    """Whether any rank was asked for a checkpoint after it."""
 
 
 @dataclass
@@ -72,6 +72,8 @@ class TrainingState:
     backend: Backend
     averages: dict[str, torch.Tensor] = field(default_factory=dict)
     """Running mean of the trained parameters by name; empty where none is kept."""
+    validations: list[tuple[int, float]] = field(default_factory=list)
+    """Step and loss of each validation so far."""
 
     def __post_init__(self) -> None:
         """Collect the trained parameters."""
@@ -100,29 +102,46 @@ def accumulate(
         ValueError: a text token is not in the model's vocabulary.
     """
     sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64)
-    streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
-    for masked in batches:
-        batch = masked if config.document_mask else masked.unmasked()
-        if config.tag_weight != 1.0:
-            batch = batch.with_tag_weight(config.tag_weight)
-        known = model.vocabulary.text_size
-        if len(batch.text) and int(batch.text.max()) >= known:  # checked here: a GPU would only report that it stopped
-            raise ValueError(
-                f"a text token is {int(batch.text.max())}, but the model knows {known}; is this another tokenizer?"
-            )
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight, config.activity_weight)
-        (loss.total if scale == 1.0 else loss.total * scale).backward()
-        parts = (loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight)
-        sums[: len(parts)] += torch.stack([part.detach() for part in parts]).double().cpu()
+    for given in batches:
+        loss, batch = batch_loss(model, given, backend, device, config)
+        (loss.total if scale == 1.0 else loss.total * scale).backward()  # type: ignore[no-untyped-call]
+        parts = loss_parts(loss)
         flops = training_flops(model.shape, model.vocabulary, batch)
         counts = [len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops]
-        sums[len(parts) :] += torch.tensor(counts, dtype=torch.float64)
+        sums += torch.cat((parts, torch.tensor(counts, dtype=torch.float64)))
     return sums
 
 
+def batch_loss(
+    model: SpeechLM, batch: Batch, backend: Backend, device: torch.device, config: Training
+) -> tuple[Loss, Batch]:
+    """Return the summed loss of a batch, and the batch with the mask and the weights that training gives it.
+
+    Raises:
+        ValueError: a text token is not in the model's vocabulary.
+    """
+    batch = batch if config.document_mask else batch.unmasked()
+    if config.tag_weight != 1.0:
+        batch = batch.with_tag_weight(config.tag_weight)
+    known = model.vocabulary.text_size
+    if len(batch.text) and int(batch.text.max()) >= known:  # checked here: a GPU would only report that it stopped
+        raise ValueError(
+            f"a text token is {int(batch.text.max())}, but the model knows {known}; is this another tokenizer?"
+        )
+    streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight, config.activity_weight)
+    return loss, batch
+
+
+def loss_parts(loss: Loss) -> torch.Tensor:
+    """Return losses and weights of a batch, as `StepSums` begins; float64 (6,), on the CPU."""
+    parts = (loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight)
+    return torch.stack([part.detach() for part in parts]).double().cpu()
+
+
 def run_step(
-    state: TrainingState, packs: StepPacks, config: Training, process: Process, *, should_stop: bool
+    state: TrainingState, packs: StepPacks, config: Training, process: Process, *, should_save: bool
 ) -> StepResult:
     """Do one optimizer step on this rank's batches; leave the update out where the step is bad.
 
@@ -131,7 +150,7 @@ def run_step(
         packs: this rank's share of a step.
         config: how to train.
         process: this rank.
-        should_stop: whether this rank is asked to stop after the step; every rank learns whether any was.
+        should_save: whether this rank is asked for a checkpoint after the step; every rank learns whether any was.
     """
     device = torch.device(process.device)
     _zero_gradients(state)
@@ -139,8 +158,8 @@ def run_step(
     for filler in packs.fillers:
         accumulate(state.model, [filler], state.backend, device, config, scale=0.0)
     gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
-    stop = torch.tensor([float(should_stop)], dtype=torch.float64)
-    on_device = torch.cat((sums, stop)).to(device=device, dtype=torch.float32)
+    save = torch.tensor([float(should_save)], dtype=torch.float64)
+    on_device = torch.cat((sums, save)).to(device=device, dtype=torch.float32)
     sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
     if process.world_size > 1:
         sums = on_device.double().cpu()[: StepSums.NUMBER]

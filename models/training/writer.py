@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -38,22 +39,40 @@ class CheckpointWriter:
             self._pending.result()
             self._pending = None
 
-    def write(self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition) -> None:
-        """Write a copy of the state once the previous one is written."""
-        self._wait()
-        self._pending = self._pool.submit(self._write, step, state, position)
+    def write(
+        self,
+        step: int,
+        state: checkpoint.State,
+        position: checkpoint.StreamPosition,
+        best: Sequence[int] | None = None,
+    ) -> None:
+        """Write a copy of the state once the previous one is written.
 
-    def _write(self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition) -> None:
+        Args:
+            step: steps done.
+            state: what is written.
+            position: in the stream of packs.
+            best: steps to keep beside the newest; None for those before which the mean training loss was lowest.
+        """
+        self._wait()
+        self._pending = self._pool.submit(self._write, step, state, position, best)
+
+    def _write(
+        self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition, best: Sequence[int] | None
+    ) -> None:
         checkpoint.save(self._folder, step, state, self._header, position)
-        checkpoint.prune(self._folder, self._config.keep_checkpoints, self._best())
+        best = self._best() if best is None else best
+        checkpoint.prune(self._folder, self._config.keep_checkpoints, best)
         if self._mirror:
             self._mirror.send(step)
             kept = complete(self._folder)
             copied = [number for number in self._mirror.steps() if number]
-            self._mirror.drop(number for number in copied[: -self._config.keep_checkpoints] if number not in kept)
+            # This machine may not hold the best ones, which another wrote.
+            needed = {*kept, *best}
+            self._mirror.drop(number for number in copied[: -self._config.keep_checkpoints] if number not in needed)
 
     def _best(self) -> list[int]:
-        """Return the steps before which the mean loss was lowest."""
+        """Return the steps before which the mean training loss was lowest: all that is known without validation."""
         if not self._config.keep_best:
             return []
         records = read_metrics(self._folder / "metrics.jsonl")

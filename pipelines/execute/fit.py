@@ -12,7 +12,7 @@ from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
-from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker
+from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker, validation_packs
 from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
 from pipelines.plan.stage import Plan
@@ -62,9 +62,12 @@ def _check_packs(plan: Plan, snapshot: Snapshot) -> None:
     Raises:
         InputError: one cannot, or it does not.
     """
-    config = plan.recipe.train
-    shards = PackShards(plan.output.dataset("packs"), snapshot, config.on_bad_shard)
-    for fault in shards.skipped.values():
+    config, dataset = plan.recipe.train, plan.output.dataset("packs")
+    shards = PackShards(dataset, snapshot, config.on_bad_shard)
+    validation = validation_packs(dataset, snapshot, plan.recipe)
+    if validation is None and config.patience:
+        raise InputError("train.patience goes by the validation loss, but no validation pack holds a document")
+    for fault in {**shards.skipped, **(validation.skipped if validation else {})}.values():
         console.notice(f"{fault}; training continues without it (train.on_bad_shard skip)")
     try:
         Stream(shards.components, plan.recipe.seed, config.mixture, config.packs_per_step, config.steps)
@@ -95,7 +98,7 @@ def _job(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any]) -> TrainingJob
 
 
 def _trainer(plan: Plan, job: TrainingJob, session: Session, workers: Workers) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
@@ -110,9 +113,16 @@ def _trainer(plan: Plan, job: TrainingJob, session: Session, workers: Workers) -
         run_config=RunConfig(
             name=plan.training_key[:12],
             **_ray_storage(plan),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=failure_config(),
         ),
     )
+
+
+def failure_config() -> Any:
+    """Return how often Ray Train begins anew: after three failures, and after any number of preemptions."""
+    from ray.train import FailureConfig
+
+    return FailureConfig(max_failures=3, max_preemption_failures=-1)
 
 
 def _run_trainer(trainer: Any) -> None:

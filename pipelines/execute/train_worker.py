@@ -7,7 +7,7 @@ from typing import Any
 
 from models.training.mirror import Mirror
 from operators.store.dataset import Dataset, Snapshot
-from operators.store.shards import PackShards
+from operators.store.shards import PackShards, of_split
 from pipelines.plan.header import header_of
 from pipelines.plan.start import load_start
 from pipelines.recipes.recipe import Recipe
@@ -35,20 +35,39 @@ class TrainingJob:
 
 
 class Preemption:
-    """Checks every few steps whether the machine will be preempted: a check is a message to every worker and back."""
+    """Asks for one checkpoint where nodes are about to be taken away; training goes on until they are.
+
+    An error of ours would count towards Ray Train's `max_failures`. Ray Train itself restarts the workers when the node
+    is gone, and counts that towards `max_preemption_failures`, which is unlimited by default.
+    Source: the documentation of `ray.train.get_preemption_info`.
+    """
 
     EVERY = 20
+    """Steps between checks: a check is a message to every worker and back."""
 
     def __init__(self) -> None:
         """Start counting steps."""
         self._calls = 0
+        self._announced: set[str] = set()
 
     def __call__(self) -> bool:
-        """Return whether it will; every worker checks after the same steps."""
+        """Return whether a node is announced that was not before; every worker checks after the same steps."""
         import ray.train
 
         self._calls += 1
-        return self._calls % self.EVERY == 0 and ray.train.get_preemption_info() is not None
+        if self._calls % self.EVERY:
+            return False
+        info = ray.train.get_preemption_info()
+        new = set(info.preempted_node_ids) - self._announced if info is not None else set()
+        self._announced |= new
+        return bool(new)
+
+
+def validation_packs(dataset: Dataset, packs: Snapshot, recipe: Recipe) -> PackShards | None:
+    """Return the packs of the validation split, where there is one and it is asked for."""
+    if not recipe.train.validate_every or not any(r.num_rows for r in of_split(packs.receipts, "validation")):
+        return None
+    return PackShards(dataset, packs, recipe.train.on_bad_shard, split="validation")
 
 
 def train_worker(config: dict[str, "TrainingJob"]) -> None:
@@ -63,7 +82,9 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
 
     job = config["job"]
     recipe, folder = job.recipe, job.folder
-    shards = PackShards(Dataset(job.data, "packs"), job.packs, recipe.train.on_bad_shard)
+    dataset = Dataset(job.data, "packs")
+    shards = PackShards(dataset, job.packs, recipe.train.on_bad_shard)
+    validation = validation_packs(dataset, job.packs, recipe)
     header = header_of(recipe, job.lineage)
     context = ray.train.get_context()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,7 +94,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
     peak = peak_flops(torch.device(device))
     if peak and context.get_world_rank() == 0:
         (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
-    done = recipe.train.steps
+    done = 0
     try:
         done = train(
             model,
@@ -81,17 +102,14 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
             shards.grid,
             recipe.train,
             seed=recipe.seed,
+            validation=validation,
             place=RunFolder(folder=folder, header=header, url=job.url),
             process=Process(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device),
-            hooks=Hooks(should_stop=Preemption()),
+            hooks=Hooks(should_save=Preemption()),
         )
     except FloatingPointError as error:
         # Every rank sees the same sums and stops at the same step; a retry would fail in the same way.
         (folder / FAILURE).write_text(str(error))
         if job.url:
             Mirror(folder, job.url).send_loose()
-    if done < recipe.train.steps:
-        raise RuntimeError(
-            f"stopped at step {done}: the machine is to be taken away"
-        )  # Ray Train begins anew elsewhere
     ray.train.report({"step": done})

@@ -13,6 +13,7 @@ from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import STAGES, check_stages, dataset_names, plan_recipe
+from pipelines.stages.train import validation_words
 
 
 def show(recipe: Recipe, output: Output, workers: int) -> None:
@@ -28,6 +29,8 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         return
     plan = plan_recipe(recipe, output)
     console.line("splits", plan.splits.describe())
+    if validation := validation_words(plan):
+        console.line("validation", validation)
     rows, total_s = [], 0.0
     for stage in plan.stages:
         expected = estimate(stage, recipe, output, workers)

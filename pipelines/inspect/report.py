@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.training.metrics import StepRecord, read_metrics
+from models.training.metrics import StepRecord, ValidationRecord, read_metrics, read_records
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.inspect import graph
@@ -103,9 +103,15 @@ def _headline(
         f"<p class='big'>{title} {value} <small>({interval}) on {rate['num_recordings']} "
         f"conversations; of {base}</small></p><p>{_corpus(recipe, snapshots)} "
         f"{html.escape(metrics['splits'][:1].upper() + metrics['splits'][1:])}. Model of "
-        f"{size}, {recipe.train.steps:,} steps on {recipe.encode.codec} codes. Recipe {recipe.digest[:12]}, seed "
+        f"{size}, {_steps(recipe, metrics):,} steps on {recipe.encode.codec} codes. Recipe {recipe.digest[:12]}, seed "
         f"{recipe.seed}, {where}{warn}.</p>"
     )
+
+
+def _steps(recipe: Recipe, metrics: Mapping[str, Any]) -> int:
+    """Return after how many steps the checkpoint was taken, which the best one and early stopping make fewer."""
+    name = Path(metrics["trained"]["checkpoint"]).name
+    return int(name[5:]) if name.startswith("step-") else recipe.train.steps
 
 
 def _corpus(recipe: Recipe, snapshots: Mapping[str, Snapshot]) -> str:
@@ -182,23 +188,42 @@ def _training(plan: Plan, metrics: Mapping[str, Any]) -> str:
     records = read_metrics(folder / "metrics.jsonl")
     if not records:
         return "<p>The curve is not here: the checkpoint was trained elsewhere.</p>"
-    rows: list[list[Any]] = [[name.replace("_", " "), float(value)] for name, value in summary(records).items()]
+    validations = read_records(folder / "validation.jsonl", ValidationRecord)
+    figures = summary(records, validations)
+    rows: list[list[Any]] = [[name.replace("_", " "), float(value)] for name, value in figures.items()]
     device = folder / "device.json"
     if device.exists():
         data = json.loads(device.read_text())
         flops = sum(record.flops for record in records) / sum(record.seconds for record in records)
         rows.append([f"MFU on {data['name']} (models/speech_lm/flops.py)", f"{flops / data['peak_flops']:.1%}"])
-    curves = "".join(
-        f"<figure>{curve(records, name)}<figcaption>{name.replace('_', ' ')}</figcaption></figure>"
-        for name in ("loss", "grad_norm", "lr")
-    )
+    held_out = [(one.step, one.loss) for one in validations]
+    shown = {
+        "loss" + (" of training (blue) and validation (orange)" if held_out else ""): curve(records, "loss", held_out),
+        "gradient norm": curve(records, "grad_norm"),
+        "learning rate": curve(records, "lr"),
+    }
+    curves = "".join(f"<figure>{svg}<figcaption>{name}</figcaption></figure>" for name, svg in shown.items())
     return curves + table(["figure", "value"], rows)
 
 
-def curve(records: Sequence[StepRecord], name: str, width: int = 680, height: int = 180) -> str:
-    """Draw one value of all steps as SVG, with its range; what jumps about is drawn pale under its running mean."""
+def curve(
+    records: Sequence[StepRecord],
+    name: str,
+    validation: Sequence[tuple[int, float]] = (),
+    width: int = 680,
+    height: int = 180,
+) -> str:
+    """Draw one value of all steps as SVG, with its range; what jumps about is drawn pale under its running mean.
+
+    Args:
+        records: the steps.
+        name: of the value.
+        validation: step and value of each validation, drawn in another colour.
+        width: of the drawing, in pixels.
+        height: of the drawing, in pixels.
+    """
     values = [(record.step, float(getattr(record, name))) for record in records]
-    ranked = sorted(v for _, v in values)
+    ranked = sorted([v for _, v in values] + [v for _, v in validation])
     low, high = ranked[0], ranked[int(0.98 * (len(ranked) - 1))]  # the first steps would flatten all that follow
     span, last = max(high - low, 1e-12), max(values[-1][0], 2)
 
@@ -215,12 +240,15 @@ def curve(records: Sequence[StepRecord], name: str, width: int = 680, height: in
         smooth.append((step, mean))
     thin = values[:: max(1, len(values) // 1500)]
     text = "font-family='system-ui' font-size='11' fill='#555' text-anchor='end'"
+    line = f"<polyline points='{points(validation)}' fill='none' stroke='#ef8536' stroke-width='1.6'/>"
+    held_out = line if validation else ""
     return (
         f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img' aria-label='{name}'>"
         f"<polyline points='{points(thin)}' fill='none' stroke='#4269d0' stroke-opacity='.3'/>"
         f"<polyline points='{points(smooth[:: max(1, len(smooth) // 1500)])}' fill='none' stroke='#4269d0' "
-        f"stroke-width='1.6'/><text x='46' y='16' {text}>{high:.3g}</text><text x='46' y='{height - 22}' {text}>"
-        f"{low:.3g}</text><text x='{width - 10}' y='{height - 6}' {text}>step {last}</text></svg>"
+        f"stroke-width='1.6'/>{held_out}<text x='46' y='16' {text}>{high:.3g}</text>"
+        f"<text x='46' y='{height - 22}' {text}>{low:.3g}</text>"
+        f"<text x='{width - 10}' y='{height - 6}' {text}>step {last}</text></svg>"
     )
 
 

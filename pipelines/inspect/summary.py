@@ -16,7 +16,7 @@ def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
     console.table("", ["data set", "rows", "partitions", "Merkle root", "where"], rows)
     plan = result.plan
     if result.training:
-        folder = plan.output.training(plan.training_key) / f"step-{plan.recipe.train.steps:06d}"
+        folder = plan.checkpoint_of("trained") if result.metrics else plan.last_checkpoint()
         console.line("checkpoint", str(folder))
     if result.metrics:
         console.table("", SCORE_COLUMNS, score_rows(result.metrics, SHORT))

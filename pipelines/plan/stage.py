@@ -20,6 +20,7 @@ from pipelines.plan.context import RunContext
 from pipelines.plan.job import Job, PlannedPartition
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
+from pipelines.plan.trained import BEST, evaluated_name, last_name, located, training_committed
 from pipelines.recipes.recipe import Recipe
 
 
@@ -152,35 +153,40 @@ class Plan:
         return digest([*(partition.key for partition in self.stage("hypotheses").partitions), scoring])
 
     def checkpoint_of(self, which: str) -> Path:
-        """Return the folder of the trained or the untrained checkpoint."""
+        """Return the folder of the trained checkpoint that is evaluated, or of the untrained one."""
         if self.checkpoint is not None:
             return self.checkpoint
-        step = self.recipe.train.steps if which == "trained" else 0
-        return self.output.training(self.training_key) / f"step-{step:06d}"
+        return self._trained("step-000000" if which == "untrained" else evaluated_name(self.recipe))
+
+    def last_checkpoint(self) -> Path:
+        """Return the folder of the checkpoint after the last step; training is done."""
+        return self._trained(last_name(self.recipe))
+
+    def best_checkpoint(self) -> Path | None:
+        """Return the folder of the checkpoint with the lowest validation loss, where it is kept; training is done."""
+        has_best = "validation" in self.stage("training").partitions[0].depends and self.recipe.train.keep_best
+        return self._trained(BEST) if has_best else None
+
+    def _trained(self, name: str) -> Path:
+        key = self.training_key
+        return located(self.output.training(key) / name, self.output.training_url(key))
 
     def training_done(self) -> bool:
-        """Return whether the last checkpoint exists, here or in the store."""
+        """Return whether training is done, here or in the store."""
         return bool(training_committed(self.recipe, self.output, self.training_key))
 
     def fetch_training(self) -> None:
         """Fetch a finished training from the store, where this machine lacks it."""
         url = self.output.training_url(self.training_key)
         if url is not None:
-            mirror = Mirror(self.output.training(self.training_key), url)
-            mirror.fetch([0, self.recipe.train.steps])
-            mirror.fetch_loose()
+            for name in ("step-000000", last_name(self.recipe)):
+                self._trained(name)
+            self.best_checkpoint()
+            Mirror(self.output.training(self.training_key), url).fetch_loose()
 
     def evaluation_done(self) -> bool:
         """Return whether the metrics exist."""
         return (self.output.evaluation(self.evaluation_key) / "metrics.json").exists()
-
-
-def training_committed(recipe: Recipe, output: Output, key: str) -> bool:
-    """Return whether a training's last checkpoint exists, here or in the store."""
-    folder, step = output.training(key), recipe.train.steps
-    url = output.training_url(key)
-    here = (folder / f"step-{step:06d}" / "checkpoint.json").exists()
-    return here or (url is not None and step in Mirror(folder, url).steps())
 
 
 def plan_stage(stage: Stage, planning: Planning) -> StagePlan:

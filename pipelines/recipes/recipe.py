@@ -88,6 +88,9 @@ class Evaluation:
     likeness of their codes. By none, each window is scored as a session of its own."""
     overlap_s: float | None = None
     """Seconds of audio that two windows share; compose.overlap_s by default, or a fifth of a window (at most 4 s)."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint is evaluated: after the last step, or the one with the lowest validation loss
+    (train.keep_best)."""
     max_tokens: int | None = None
     """Longest transcript of a window, in tokens; 20 for each second of the window by default, which is short for
     scripts of several bytes a letter with the tokenizer of bytes. Transcripts that reach it are cut, and counted."""

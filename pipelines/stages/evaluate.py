@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from models.config.header import read_header
 from models.config.settings import key_settings
-from models.training.mirror import Mirror
 from operators.digest import canonical_json, digest, digest_file
 from operators.documents.compose import Compose
 from operators.documents.tasks import EVALUATED, TASKS, transcription
@@ -28,6 +27,7 @@ from pipelines.plan.context import RunContext, report_stage
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
+from pipelines.plan.trained import evaluated_name, located
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import StageRun
@@ -155,11 +155,11 @@ def _checkpoints(planning: Planning) -> list[tuple[str, Path, dict[str, Any]]]:
         }
         return [("trained", given, identity)]
     (training,) = planning.of("training")
-    steps = {"trained": planning.recipe.train.steps, "untrained": 0}
+    names = {"trained": evaluated_name(planning.recipe), "untrained": "step-000000"}
     folder = planning.output.training(training.key).absolute()
     return [
-        (which, folder / f"step-{step:06d}", {"training": training.key, "step": step})
-        for which, step in steps.items()
+        (which, folder / name, {"training": training.key, "checkpoint": name})
+        for which, name in names.items()
         if which == "trained" or planning.recipe.evaluate.untrained
     ]
 
@@ -230,9 +230,7 @@ def make_hypotheses(job: Job) -> Receipt:
 def _local_checkpoint(job: Job) -> str:
     """Return the checkpoint's folder on this machine, fetched from the store where it is missing."""
     path = Path(job.payload.checkpoint)
-    if not path.exists() and job.output.store:
-        Mirror(path.parent, storage.join(job.output.store, "checkpoints", path.parent.name)).fetch([int(path.name[5:])])
-    return str(path)
+    return str(located(path, job.output.training_url(path.parent.name)))
 
 
 def _device() -> str:

@@ -1,14 +1,15 @@
 """train: packs -> `training`, a folder of checkpoints."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from models.config.header import read_header, steps
 from models.config.settings import key_settings
-from models.training.metrics import StepRecord, read_metrics
+from models.training.metrics import StepRecord, ValidationRecord, best_steps, read_metrics, read_records
+from operators.errors import InputError
 from operators.store.dataset import Partition
 from pipelines.execute.fit import Workers, fit
 from pipelines.plan.context import RunContext, report_stage
@@ -16,8 +17,9 @@ from pipelines.plan.header import check_training, digest_of_encoder
 from pipelines.plan.job import PlannedPartition
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
-from pipelines.plan.stage import Plan, Stage, StagePlan, training_committed
+from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.plan.start import start_digest
+from pipelines.plan.trained import training_committed
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import StageRun
@@ -25,7 +27,10 @@ from pipelines.reporting.mlflow_runs import StageRun
 
 def plan_training(planning: Planning) -> list[PlannedPartition]:
     """Return the one training of a recipe, whose key decides its folder."""
-    recipe = planning.recipe
+    recipe, packs = planning.recipe, planning.of("packs")
+    validation = {p.partition_id: p.key for p in packs if p.partition_id.startswith("validation-")}
+    _check_validation(recipe, validation)
+    decides = validation and recipe.train.validate_every and (recipe.train.keep_best or recipe.train.patience)
     encoder = digest_of_encoder(recipe.model.encoder) or None
     partition = Partition(
         partition_id="training",
@@ -35,10 +40,30 @@ def plan_training(planning: Planning) -> list[PlannedPartition]:
             "train": key_settings(recipe.train, {"start_from": start_digest(recipe)}),
             "model": key_settings(recipe.model, {"encoder": encoder}),
             "seed": recipe.seed,
-            "packs": {p.partition_id: p.key for p in planning.of("packs") if p.partition_id.startswith("train-")},
+            "packs": {p.partition_id: p.key for p in packs if p.partition_id.startswith("train-")},
+            # Only where it decides which checkpoints are kept and when training ends; the steps are the same.
+            **({"validation": {"packs": validation, "every": recipe.train.validate_every}} if decides else {}),
         },
     )
     return [PlannedPartition(partition)]
+
+
+def _check_validation(recipe: Recipe, validation: Mapping[str, str]) -> None:
+    """Check that there is a validation where one decides something.
+
+    Raises:
+        InputError: names the option that needs it, and what to do.
+    """
+    is_watched = validation and recipe.train.validate_every
+    best = recipe.evaluate.checkpoint == "best"
+    for name, asked in (("train.patience", recipe.train.patience > 0), ("evaluate.checkpoint best", best)):
+        if asked and not is_watched:
+            raise InputError(
+                f"{name} goes by the validation loss, but there is no validation split: "
+                "--casting.validation-conversations N, and --train.validate-every above 0"
+            )
+    if best and not recipe.train.keep_best:
+        raise InputError("evaluate.checkpoint best needs the best checkpoint to be kept: --train.keep-best 1")
 
 
 def committed_trainings(recipe: Recipe, output: Output, partitions: Sequence[Partition]) -> frozenset[str]:
@@ -55,8 +80,11 @@ def run_training(context: RunContext, plan: Plan, stage: StagePlan) -> None:
     else:
         plan.fetch_training()
         fresh = True
-    figures = context.training = summary(curve(plan))
+    figures = context.training = summary(curve(plan), validation_curve(plan))
     text = f"{figures['steps']:.0f} steps, loss {figures['first_loss']:.3f} -> {figures['last_loss']:.3f}"
+    if "validation_loss" in figures:
+        text += f", validation {figures['validation_loss']:.3f}"
+        text += f" (lowest {figures['best_validation_loss']:.3f} at step {figures['best_step']:.0f})"
     report_stage("train", fresh, f"{text}, {console.count(figures['columns_per_s'])} columns/s")
 
 
@@ -68,11 +96,11 @@ def _train(context: RunContext, plan: Plan, run: StageRun, *, is_done: bool) -> 
             options = context.options
             workers = Workers(fewest=options.min_train_workers or options.train_workers, most=options.train_workers)
             fit(plan, packs, _lineage(context, run), context.session(), workers)
-    folder = plan.output.training(plan.training_key)
-    for step in (0, recipe.train.steps):
+    folder, last, best = plan.output.training(plan.training_key), plan.last_checkpoint(), plan.best_checkpoint()
+    for path in dict.fromkeys((folder / "step-000000", last, best or last)):
         tags = {"hubbub.packs": packs.merkle_root}
-        run.model(folder / f"step-{step:06d}", f"{recipe.name}-step-{step}", tags)
-    run.metrics(summary(curve(plan)), step=recipe.train.steps, prefix="summary.")
+        run.model(path, f"{recipe.name}-step-{int(path.name[5:])}", tags)
+    run.metrics(summary(curve(plan), validation_curve(plan)), step=int(last.name[5:]), prefix="summary.")
 
 
 def _lineage(context: RunContext, run: StageRun) -> dict[str, Any]:
@@ -88,23 +116,27 @@ def _lineage(context: RunContext, run: StageRun) -> dict[str, Any]:
 
 @contextmanager
 def _watched(plan: Plan, run: StageRun, bar: console.Bar) -> Iterator[None]:
-    """Follow the metrics file during training: update the progress bar, and record the curves in batches."""
+    """Follow the metrics files during training: update the progress bar, and record the curves in batches."""
     stop = threading.Event()
-    sent = run.last_step("loss")
+    sent, validated = run.last_step("loss"), run.last_step("validation.loss")
 
     def follow() -> None:
-        nonlocal sent
+        nonlocal sent, validated
         while True:
             finished = stop.wait(1.0)
-            records = curve(plan)
+            records, validations = curve(plan), validation_curve(plan)
             if records:
                 recent = records[-20:]
                 rate = sum(r.num_columns for r in recent) / max(sum(r.seconds for r in recent), 1e-9)
-                bar.to(records[-1].step, f"loss {records[-1].loss:.3f}, {rate:,.0f} columns/s")
+                held_out = f", validation {validations[-1].loss:.3f}" if validations else ""
+                bar.to(records[-1].step, f"loss {records[-1].loss:.3f}{held_out}, {rate:,.0f} columns/s")
             new = [(record.step, as_metrics(record)) for record in records if record.step > sent]
             if len(new) >= 50 or (finished and new):
                 run.curve(new)
                 sent = new[-1][0]
+            if later := [(record.step, record.values()) for record in validations if record.step > validated]:
+                run.curve(later)
+                validated = later[-1][0]
             if finished:
                 return
 
@@ -122,14 +154,42 @@ def curve(plan: Plan) -> list[StepRecord]:
     return read_metrics(plan.output.training(plan.training_key) / "metrics.jsonl")
 
 
-def summary(records: list[StepRecord]) -> dict[str, float]:
-    """Return first and last losses and the rate, over a tenth of the steps at each end."""
+def validation_curve(plan: Plan) -> list[ValidationRecord]:
+    """Return the validations so far."""
+    return read_records(plan.output.training(plan.training_key) / "validation.jsonl", ValidationRecord)
+
+
+def validation_words(plan: Plan) -> str:
+    """Return what a training is validated on, how often, and what that decides; empty where there is no validation."""
+    config = plan.recipe.train
+    shards = [p for p in plan.stage("packs").partitions if p.partition_id.startswith("validation-")]
+    if not shards or not config.validate_every:
+        return ""
+    decided = [
+        f"the {config.keep_best} best checkpoints are kept" if config.keep_best else "",
+        f"training ends after {config.patience} without a lower loss" if config.patience else "",
+        f"the {plan.recipe.evaluate.checkpoint} checkpoint is evaluated",
+    ]
+    return f"every {config.validate_every} steps on {len(shards)} shards; {'; '.join(filter(None, decided))}"
+
+
+def summary(records: list[StepRecord], validations: Sequence[ValidationRecord] = ()) -> dict[str, float]:
+    """Return first and last losses and the rate, over a tenth of the steps at each end; and of validation."""
     if not records:
         return {}
     ends = max(1, len(records) // 10)
     first, last = records[:ends], records[-ends:]
     seconds = sum(record.seconds for record in records)
+    held_out = {}
+    if validations:
+        (best,) = best_steps([(one.step, one.loss) for one in validations], 1)
+        held_out = {
+            "validation_loss": validations[-1].loss,
+            "best_validation_loss": next(one.loss for one in validations if one.step == best),
+            "best_step": best,
+        }
     return {
+        **held_out,
         "steps": len(records),
         "first_loss": sum(r.loss for r in first) / ends,
         "last_loss": sum(r.loss for r in last) / ends,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from models.config.header import read_header
+from models.config.header import POSITION, read_header
+from models.training.metrics import is_over, validations_in
 from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
@@ -156,7 +157,9 @@ def _training(
     ]
     config = recipe.train
     stream = Stream(shards.components, recipe.seed, config.mixture, config.packs_per_step, config.steps)
-    positions = range(config.steps * config.packs_per_step)
+    position = steps[-1].parent / POSITION
+    ended = position.exists() and is_over(validations_in(position.read_bytes()), config.patience)
+    positions = range((int(steps[-1].parent.name[5:]) if ended else config.steps) * config.packs_per_step)
     first = next((p // config.packs_per_step + 1 for p in positions if holds[stream.at(p)]), None)
     after = tuple(f"{folder.name}/{path.parent.name}" for path in steps if first and int(path.parent.name[5:]) >= first)
     return Trained(name, root, first, after)

@@ -241,7 +241,7 @@ def ray_loop():
 
         from tests.bench.train import training as go
 
-        seconds = go(config["folder"], should_stop=Preemption())
+        seconds = go(config["folder"], should_save=Preemption())
         Path(config["folder"], "seconds.json").write_text(json.dumps(seconds))
         ray.train.report({"done": 1})
 

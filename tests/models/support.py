@@ -156,7 +156,7 @@ def header(grid):
     )
 
 
-def train_flat(model, source, grid, config, *, seed, folder, header, url=None, **options):
+def train_flat(model, source, grid, config, *, seed, folder, header, url=None, validation=None, **options):
     """`models.training.loop.train`, its groups of arguments spread out."""
     from models.training.loop import Hooks, RunFolder, train
     from models.training.step import Process
@@ -164,7 +164,8 @@ def train_flat(model, source, grid, config, *, seed, folder, header, url=None, *
     process = {name: options.pop(name) for name in ("rank", "world_size", "device") if name in options}
     place = RunFolder(folder=folder, header=header, url=url)
     hooks = Hooks(**options)
-    return train(model, source, grid, config, seed=seed, place=place, process=Process(**process), hooks=hooks)
+    mine = Process(**process)
+    return train(model, source, grid, config, seed=seed, place=place, validation=validation, process=mine, hooks=hooks)
 
 
 def save_small_whisper(folder):

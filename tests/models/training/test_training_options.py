@@ -1,5 +1,6 @@
 """What training can be told: precision, sharding, running means, bad steps, preemption; each against plain training."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -155,17 +156,20 @@ def test_a_spike_is_told_from_what_is_usual():
     assert "nan" in judge.fault(1.0, float("nan"))
 
 
-def test_a_machine_that_is_taken_away_leaves_a_checkpoint(tmp_path):
+def test_before_a_machine_is_taken_away_a_checkpoint_is_written_and_training_goes_on(tmp_path):
     run(tmp_path / "whole")
-    asked = iter([False, False, False, False, True])
-    model = model_for(GRID, dtype=torch.float32)
-    arguments = {"seed": 7, "header": header(GRID), "folder": tmp_path / "cut"}
-    (tmp_path / "cut").mkdir()
-    last = train_flat(model, Source(packs(), (4, 5)), GRID, CONFIG, **arguments, should_stop=lambda: next(asked))
-    assert last == 5
-    assert steps(tmp_path / "cut")[-1] == 5
+    asked = itertools.count(1)
+
+    def stop(record):
+        if record.step == 7:  # the machine is gone
+            raise KeyboardInterrupt
+
+    config = changed(checkpoint_every=10)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", config, should_save=lambda: next(asked) == 5, on_step=stop)
+    assert steps(tmp_path / "cut") == [0, 5]
     source = Source(packs(), (4, 5))
-    run(tmp_path / "cut", source=source)
+    run(tmp_path / "cut", config, source=source)
     assert len(source.read) == 5 * 4
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 

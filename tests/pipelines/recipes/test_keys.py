@@ -163,6 +163,8 @@ CHANGES = {
     "train.checkpoint_every": (2, NOTHING),
     "train.keep_checkpoints": (3, NOTHING),
     "train.keep_best": (1, NOTHING),
+    "train.validate_every": (50, NOTHING),
+    "train.patience": (2, "REFUSED"),  # there is no validation split
     "train.attention": ("loop", NOTHING),
     "train.num_threads": (1, NOTHING),
     "evaluate.tasks": (("asr",), NOTHING),
@@ -172,6 +174,7 @@ CHANGES = {
     "evaluate.cut": ("fixed", {"hypotheses"}),
     "evaluate.join": ((), {"hypotheses"}),
     "evaluate.overlap_s": (0.5, {"hypotheses"}),
+    "evaluate.checkpoint": ("best", "REFUSED"),  # there is no validation split
     "evaluate.max_tokens": (13, {"hypotheses"}),
     "evaluate.batch_size": (3, NOTHING),
     "evaluate.constrain": (False, {"hypotheses"}),
@@ -262,7 +265,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     folder, recipe, keys = base
     value, expected = CHANGES[path]
     if expected == "REFUSED":
-        with pytest.raises(ValueError, match="speaker"):
+        with pytest.raises(ValueError, match=r"speaker|no validation split"):
             keys(with_field(recipe, path, value))
         return
     if isinstance(value, str) and value.isupper() and path != "corpus.licence":
@@ -283,6 +286,26 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
         *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices"),
     )  # names of things are part of a recipe's identity
     assert (changed.digest == recipe.digest) == (declared and not content and path != "corpus.max_duration_s")
+
+
+def test_the_validation_split_counts_where_it_decides_what_is_kept(base):
+    _, recipe, keys = base
+    watched = with_field(recipe, "casting.validation_conversations", 1)
+    kept = with_field(watched, "train.keep_best", 1)
+    patient = with_field(watched, "train.patience", 2)
+    more = with_field(watched, "casting.validation_conversations", 2)
+    data = {"conversations", "audio", "codes", "packs"}
+    assert stale(keys, watched, more) == data
+    assert stale(keys, kept, with_field(more, "train.keep_best", 1)) == {*data, *AFTER_TRAINING}
+    assert stale(keys, patient, with_field(more, "train.patience", 2)) == {*data, *AFTER_TRAINING}
+    for before, expected in ((watched, NOTHING), (kept, AFTER_TRAINING), (patient, AFTER_TRAINING)):
+        assert stale(keys, before, with_field(before, "train.validate_every", 50)) == expected
+    assert stale(keys, kept, with_field(kept, "evaluate.checkpoint", "best")) == {"hypotheses"}
+    assert stale(keys, kept, with_field(kept, "train.keep_best", 2)) == NOTHING
+    with pytest.raises(ValueError, match=r"--train\.keep-best 1"):
+        keys(with_field(watched, "evaluate.checkpoint", "best"))
+    with pytest.raises(ValueError, match=r"--train\.validate-every above 0"):
+        keys(with_field(with_field(kept, "train.validate_every", 0), "evaluate.checkpoint", "best"))
 
 
 def test_files_count_by_their_content_not_by_where_they_are(base):

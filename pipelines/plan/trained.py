@@ -1,0 +1,60 @@
+"""Checkpoints of a training that is done: its last one, and its best. Either may be known only afterwards."""
+
+from pathlib import Path
+
+from models.config.header import POSITION, steps
+from models.training.metrics import best_steps, is_over, validations_in
+from models.training.mirror import Mirror
+from pipelines.plan.output import Output
+from pipelines.recipes.recipe import Recipe
+
+LAST, BEST = "last", "best"
+"""Names of checkpoints whose steps are not known before a training is done."""
+
+
+def last_name(recipe: Recipe) -> str:
+    """Return the name of the last checkpoint's folder: its step, or `last` where validation may end training early."""
+    return LAST if recipe.train.patience else f"step-{recipe.train.steps:06d}"
+
+
+def evaluated_name(recipe: Recipe) -> str:
+    """Return the name of the folder of the checkpoint that a recipe evaluates, as `last_name` does."""
+    return BEST if recipe.evaluate.checkpoint == "best" else last_name(recipe)
+
+
+def located(path: Path, url: str | None) -> Path:
+    """Return the folder of a done training's checkpoint on this machine, by its step, fetched where it is missing.
+
+    Args:
+        path: the training's folder, with `step-<step>`, `last` or `best`.
+        url: of the training in the store, if there is one.
+    """
+    mirror = Mirror(path.parent, url) if url is not None else None
+    if path.name in (LAST, BEST):
+        if mirror:
+            mirror.fetch_newest()
+        step = max(steps(path.parent), default=0)
+        if path.name == BEST:
+            step = best_steps(_validations(path.parent, step), 1)[0]
+        path = path.with_name(f"step-{step:06d}")
+    if mirror and not path.exists():
+        mirror.fetch([int(path.name[5:])])
+    return path
+
+
+def _validations(folder: Path, step: int) -> list[tuple[int, float]]:
+    position = folder / f"step-{step:06d}" / POSITION
+    return validations_in(position.read_bytes()) if position.exists() else []
+
+
+def training_committed(recipe: Recipe, output: Output, key: str) -> bool:
+    """Return whether a training is done: whether its last checkpoint exists, here or in the store."""
+    folder, url, patience = output.training(key), output.training_url(key), recipe.train.patience
+    here = steps(folder)
+    if recipe.train.steps in here or (here and is_over(_validations(folder, here[-1]), patience)):
+        return True
+    mirror = Mirror(folder, url) if url is not None else None
+    there = mirror.steps() if mirror else []
+    if mirror is None or not there or recipe.train.steps in there:
+        return bool(there)
+    return bool(patience and there[-1] and is_over(validations_in(mirror.read(there[-1], POSITION)), patience))
