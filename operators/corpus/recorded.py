@@ -4,10 +4,11 @@ Reads a lhotse manifest whose recordings have supervisions of several speakers, 
 files (with transcripts) or RTTM files (without) that name them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import soundfile
@@ -17,16 +18,44 @@ from operators.corpus.manifest import Manifest
 from operators.corpus.normalizers import normalize
 from operators.corpus.segments import TranscribedSegment, read_rttm, read_stm
 from operators.corpus.sounds import SUFFIXES
-from operators.corpus.sources import read_header, resampled_length
+from operators.corpus.sources import AudioHeader, read_header, resampled_length
 from operators.digest import digest_file
 from operators.errors import InputError
 from operators.rng import hash64
 from operators.schema import CONVERSATIONS, table
 from operators.store.dataset import Quarantined
 
-VERSION = "1"
+VERSION = "2"
 _ROUNDING_S = 0.1
 """How far a label may extend beyond the end of its recording."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What rows get that their list does not name, the timeline they are put on, and where audio is looked for."""
+
+    rate_hz: int
+    seed: int
+    test_share: float
+    language: str | None
+    licence: str | None
+    corpora: Mapping[Path, str]
+    """Corpus name of each folder that audio paths start from."""
+    headers: dict[Path, AudioHeader] = field(default_factory=dict)
+    """Of the files read so far."""
+
+
+class Listed(Protocol):
+    """A conversation as a list names it: a recording with labels, or a mixture to be made."""
+
+    @property
+    def recording_id(self) -> str:
+        """The conversation's id."""
+        ...
+
+    def row(self, root: Path, defaults: Defaults) -> dict[str, Any]:
+        """Return the row of CONVERSATIONS, for a list in the folder `root`; raise ValueError where it is unusable."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +69,12 @@ class Recording:
     licence: str | None
     byte_offset: int = 0
     byte_length: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else its list says of it, for slices of scores."""
+
+    def row(self, root: Path, defaults: Defaults) -> dict[str, Any]:
+        """Return the recording's row of CONVERSATIONS; raise ValueError where it cannot be used."""
+        return _conversation(self, root, defaults.corpora[root], defaults)
 
 
 def annotation_files(manifest: Manifest) -> list[Path]:
@@ -51,13 +86,27 @@ def annotation_files(manifest: Manifest) -> list[Path]:
     return []
 
 
-def files_digest(manifests: Sequence[Manifest]) -> list[str]:
-    """Return split, name and digest of each file that labels recordings."""
-    return [
-        f"{m.split or ''}:{path.name}:{digest_file(path)}"
-        for m in manifests
-        for path in annotation_files(m) or m.files()
-    ]
+def label_files(manifest: Manifest) -> list[Path]:
+    """Return the files that label the recordings of a manifest or folder: STM, RTTM, or a lhotse manifest's.
+
+    Raises:
+        InputError: the folder contains none.
+    """
+    return annotation_files(manifest) or manifest.files()
+
+
+def files_digest(manifests: Sequence[Manifest], files: Callable[[Manifest], Sequence[Path]] = label_files) -> list[str]:
+    """Return split, name and digest of each file that labels recordings; `files` finds them."""
+    return [f"{m.split or ''}:{path.name}:{digest_file(path)}" for m in manifests for path in files(m)]
+
+
+def read_labels(manifest: Manifest) -> list[Recording]:
+    """Return the recordings of a folder with STM or RTTM files, or of a lhotse manifest.
+
+    Raises:
+        InputError: a file cannot be read, or a recording is missing.
+    """
+    return _annotated(manifest) if annotation_files(manifest) else from_lhotse(manifest, manifest_rows(manifest))
 
 
 def _annotated(manifest: Manifest) -> list[Recording]:
@@ -83,10 +132,16 @@ def _annotated(manifest: Manifest) -> list[Recording]:
     ]
 
 
-def _from_lhotse(manifest: Manifest) -> list[Recording]:
-    """Return the recordings of a lhotse manifest: one per file, with all its supervisions."""
+def from_lhotse(
+    manifest: Manifest, rows_of: Iterable[dict[str, Any]], columns: Mapping[str, Any] | None = None
+) -> list[Recording]:
+    """Return the recordings of rows of a lhotse manifest: one per file, with all its supervisions.
+
+    Raises:
+        InputError: a supervision has no sound file.
+    """
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in manifest_rows(manifest):
+    for row in rows_of:
         if row.get("audio_problem") or not row.get("audio"):
             raise InputError(f"{manifest.path}: supervision {row['utterance_id']} has no sound file")
         found.setdefault((str(row["audio"]), int(row.get("byte_offset", 0))), []).append(row)
@@ -115,20 +170,10 @@ def _from_lhotse(manifest: Manifest) -> list[Recording]:
                 licence=first.get("licence"),
                 byte_offset=offset,
                 byte_length=int(first.get("byte_length", 0)),
+                columns=columns or {},
             )
         )
     return sorted(recordings, key=lambda r: r.recording_id)
-
-
-@dataclass(frozen=True)
-class _Defaults:
-    """What rows get that their recording does not name, and the timeline they are put on."""
-
-    rate_hz: int
-    seed: int
-    test_share: float
-    language: str | None
-    licence: str | None
 
 
 def index_recorded(
@@ -140,31 +185,32 @@ def index_recorded(
     test_share: float,
     language: str | None = None,
     licence: str | None = None,
+    read: Callable[[Manifest], Sequence[Listed]] = read_labels,
 ) -> tuple[pa.Table, list[Quarantined]]:
-    """Return recorded conversations as a table of CONVERSATIONS, sorted by id, and the unusable ones.
+    """Return recorded or given conversations as a table of CONVERSATIONS, sorted by id, and the unusable ones.
 
     Args:
         manifests: the manifests or folders to read.
-        corpora: the corpus name of each manifest's root.
+        corpora: the corpus name of each manifest's root, and of other folders where audio is looked for.
         rate_hz: rate of the timeline.
         seed: seed of the drawn test split, where the manifests name none.
         test_share: share of the recordings drawn for that test split.
         language: language of turns that name none.
         licence: licence of recordings that name none.
+        read: reads one manifest; `operators.corpus.sets` holds others.
 
     Raises:
         InputError: a manifest cannot be read, or two recordings have the same id.
     """
     rows: list[dict[str, Any]] = []
     bad: list[Quarantined] = []
-    defaults = _Defaults(rate_hz, seed, test_share, language, licence)
+    defaults = Defaults(rate_hz, seed, test_share, language, licence, corpora)
     for manifest in manifests:
-        recordings = _annotated(manifest) if annotation_files(manifest) else _from_lhotse(manifest)
-        for recording in recordings:
+        for listed in read(manifest):
             try:
-                rows.append(_conversation(recording, manifest.root, corpora[manifest.root], defaults))
+                rows.append(listed.row(manifest.root, defaults))
             except ValueError as error:
-                bad.append(Quarantined(row_id=recording.recording_id, reason=str(error)))
+                bad.append(Quarantined(row_id=listed.recording_id, reason=str(error)))
     rows.sort(key=lambda row: row["conversation_id"])
     ids = [row["conversation_id"] for row in rows]
     if len(set(ids)) != len(ids):
@@ -173,7 +219,7 @@ def index_recorded(
     return table(rows, CONVERSATIONS), bad
 
 
-def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defaults) -> dict[str, Any]:
+def _conversation(recording: Recording, root: Path, corpus: str, defaults: Defaults) -> dict[str, Any]:
     """Return the row of a recording; raise ValueError where it cannot be used."""
     audio = recording.audio
     try:
@@ -195,7 +241,7 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
     return {
         "conversation_id": recording.recording_id,
         "origin": "recorded",
-        "split": recording.split or _drawn_split(recording.recording_id, defaults),
+        "split": recording.split or drawn_split(recording.recording_id, defaults),
         "seed": defaults.seed,
         "sample_rate_hz": defaults.rate_hz,
         "num_samples": resampled_length(length, own_hz, defaults.rate_hz),
@@ -208,39 +254,55 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
             "source_start_sample": 0,
             "source_num_samples": length,
         },
+        "user_columns": columns_json(recording.columns),
         "num_clipped_offsets": 0,
         "num_dropped_pieces": 0,
     }
 
 
-def _drawn_split(recording_id: str, defaults: _Defaults) -> str:
+def columns_json(columns: Mapping[str, Any]) -> str | None:
+    """Return a list's own columns as the text that tables keep; None where there are none."""
+    return json.dumps(columns, sort_keys=True, ensure_ascii=False) if columns else None
+
+
+def drawn_split(recording_id: str, defaults: Defaults) -> str:
+    """Return the split of a conversation whose list names none."""
     drawn = hash64(f"{defaults.seed}:test-recordings:{recording_id}") < defaults.test_share * 2**64
     return "test" if drawn else "train"
 
 
-def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: _Defaults) -> list[dict[str, Any]]:
+def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: Defaults) -> list[dict[str, Any]]:
     """Return the turns of a recording of `length` samples by start, each with its transition."""
     own_hz = source["source_rate_hz"]
     turns: list[dict[str, Any]] = []
-    floor: dict[str, Any] | None = None
     for number, segment in enumerate(sorted(recording.segments, key=lambda s: (s.start_s, s.end_s, s.speaker))):
         if segment.end_s > length / own_hz + _ROUNDING_S or segment.start_s < 0 or segment.end_s <= segment.start_s:
             raise ValueError(
                 f"{segment.speaker} speaks from {segment.start_s:.2f} s to {segment.end_s:.2f} s, but "
                 f"{recording.audio.name} lasts {length / own_hz:.2f} s"
             )
-        turn = {
-            "utterance_id": f"{recording.recording_id}-{number:05d}",
-            **_timed(segment, source, length, defaults),
-            "licence": recording.licence or defaults.licence,
-        }
+        turns.append(
+            {
+                "utterance_id": f"{recording.recording_id}-{number:05d}",
+                **_timed(segment, source, length, defaults),
+                "licence": recording.licence or defaults.licence,
+            }
+        )
+    name_transitions(turns)
+    return turns
+
+
+def name_transitions(turns: Sequence[dict[str, Any]]) -> None:
+    """Set each turn's transition and its offset to the end of the floor; turns are by start."""
+    floor: dict[str, Any] | None = None
+    for turn in turns:
         floor_end = floor["start_sample"] + floor["num_samples"] if floor else 0
         turn["offset_samples"] = turn["start_sample"] - floor_end
         # The same definition of the floor as operators.simulate.turn_taking: a turn inside another speaker's turn
         # does not take it.
         if floor is None:
             turn["transition"] = "start"
-        elif segment.speaker == floor["speaker"]:
+        elif turn["speaker"] == floor["speaker"]:
             turn["transition"] = "hold"
         elif turn["start_sample"] + turn["num_samples"] <= floor_end:
             turn["transition"] = "backchannel"
@@ -248,11 +310,9 @@ def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: 
             turn["transition"] = "switch_gap" if turn["offset_samples"] >= 0 else "switch_overlap"
         if turn["transition"] != "backchannel":
             floor = turn
-        turns.append(turn)
-    return turns
 
 
-def _timed(segment: TranscribedSegment, source: dict[str, Any], length: int, defaults: _Defaults) -> dict[str, Any]:
+def _timed(segment: TranscribedSegment, source: dict[str, Any], length: int, defaults: Defaults) -> dict[str, Any]:
     """Return a turn's place on the timeline and in its recording of `length` samples, and its transcript."""
     own_hz, rate_hz = source["source_rate_hz"], defaults.rate_hz
     num_samples = resampled_length(length, own_hz, rate_hz)
