@@ -132,16 +132,14 @@ def _annotated(manifest: Manifest) -> list[Recording]:
     ]
 
 
-def from_lhotse(
-    manifest: Manifest, rows_of: Iterable[dict[str, Any]], columns: Mapping[str, Any] | None = None
-) -> list[Recording]:
+def from_lhotse(manifest: Manifest, listed: Iterable[dict[str, Any]]) -> list[Recording]:
     """Return the recordings of rows of a lhotse manifest: one per file, with all its supervisions.
 
     Raises:
         InputError: a supervision has no sound file.
     """
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows_of:
+    for row in listed:
         if row.get("audio_problem") or not row.get("audio"):
             raise InputError(f"{manifest.path}: supervision {row['utterance_id']} has no sound file")
         found.setdefault((str(row["audio"]), int(row.get("byte_offset", 0))), []).append(row)
@@ -170,7 +168,6 @@ def from_lhotse(
                 licence=first.get("licence"),
                 byte_offset=offset,
                 byte_length=int(first.get("byte_length", 0)),
-                columns=columns or {},
             )
         )
     return sorted(recordings, key=lambda r: r.recording_id)

@@ -255,7 +255,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     folder, recipe, keys = base
     value, expected = CHANGES[path]
     if expected == "REFUSED":
-        with pytest.raises(ValueError, match="speaker|no list"):
+        with pytest.raises(ValueError, match=r"speaker|no list"):
             keys(with_field(recipe, path, value))
         return
     if isinstance(value, str) and value.isupper() and path != "corpus.licence":
