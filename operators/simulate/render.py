@@ -52,7 +52,7 @@ class Render:
 
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = AUDIO
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "3"
 
     def __post_init__(self) -> None:
         """Check the values."""

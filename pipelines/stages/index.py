@@ -14,6 +14,7 @@ from operators.corpus.index import index_utterances
 from operators.corpus.manifest import corpus_roots, manifests_digest
 from operators.corpus.normalizers import NORMALIZER
 from operators.corpus.recorded import index_recorded
+from operators.corpus.sets import layouts
 from operators.corpus.sets.layouts import LAYOUTS
 from operators.digest import digest
 from operators.errors import InputError
@@ -90,7 +91,12 @@ def recordings_partition(recipe: Recipe) -> Partition:
         partition_id="recordings-00000",
         row_ids=(),
         depends={
-            "operators": {"recorded": recorded.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER},
+            "operators": {
+                "recorded": recorded.VERSION,
+                "sets": layouts.VERSION,
+                "schema": SCHEMA_VERSION,
+                "normalizer": normalizers.NORMALIZER,
+            },
             "manifests": recorded.files_digest(recorded_of(recipe), LAYOUTS[recipe.corpus.layout].files),
             "layout": recipe.corpus.layout,
             "audio_roots": [folder.path.name for folder in audio_roots_of(recipe)],

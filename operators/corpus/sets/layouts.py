@@ -11,6 +11,8 @@ from operators.corpus.recorded import Listed, label_files, read_labels
 from operators.corpus.sets import meetings, mixtures
 from operators.corpus.sets.given import list_files, read_given
 
+VERSION = "1"
+"""Raised where a reader's result changes."""
 LayoutName = Literal[
     "labels",
     "given",

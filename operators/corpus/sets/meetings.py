@@ -205,6 +205,7 @@ def read_notsofar(manifest: Manifest) -> list[Recording]:
                     "microphone": re.sub(r"_\d+$", "", device.name),
                     "talkers": len({segment.speaker for segment in segments}),
                     "conditions": str(about.get("Hashtags") or ""),
+                    "meeting_type": str(about.get("MtgType") or ""),
                 },
             )
             for device in sorted(meeting.glob("sc_*"))

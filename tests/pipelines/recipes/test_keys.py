@@ -310,7 +310,8 @@ def test_every_version_is_part_of_a_key(base, monkeypatch):
     """Each stage's versions, raised one by one, make it stale and what follows, and nothing before it."""
     _, recipe, keys = base
     from models.config.options import Training
-    from operators.corpus import cast
+    from operators.corpus import cast, recorded
+    from operators.corpus.sets import layouts
     from operators.documents.compose import Compose
     from operators.evaluate.transcribe import Transcribe
     from operators.packing.pack import Pack
@@ -322,6 +323,8 @@ def test_every_version_is_part_of_a_key(base, monkeypatch):
     before = keys(recipe)
     for number, (owner, name, expected) in enumerate(
         (
+            (recorded, "VERSION", {"recordings"}),
+            (layouts, "VERSION", {"recordings"}),
             (cast, "VERSION", AFTER_CONVERSATIONS),
             (Converse, "version", AFTER_CONVERSATIONS),
             (Place, "version", AFTER_CONVERSATIONS),

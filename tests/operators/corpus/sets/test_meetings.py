@@ -67,7 +67,7 @@ def notsofar(folder):
     ]
     (meeting / "gt_transcription.json").write_text(json.dumps(segments))
     (meeting / "gt_meeting_metadata.json").write_text(
-        json.dumps({"MeetingId": "MTG_30830", "Hashtags": "#NaturalMeeting, #TransientNoise=high"})
+        json.dumps({"MeetingId": "MTG_30830", "MtgType": "mtg", "Hashtags": "#NaturalMeeting, #TransientNoise=high"})
     )
     return folder
 
@@ -197,6 +197,7 @@ def test_notsofar_is_one_conversation_for_each_single_channel_device(tmp_path):
     assert set(rows) == {"MTG_30830_sc_plaza_0", "MTG_30830_sc_rockfall_2"}
     row = rows["MTG_30830_sc_rockfall_2"]
     assert columns(row)["microphone"] == "sc_rockfall"
+    assert columns(row)["meeting_type"] == "mtg"
     assert columns(row)["conditions"] == "#NaturalMeeting, #TransientNoise=high"
     assert said(row) == [("Olivia", 0.5, 1.0, "So hello."), ("Jim", 1.25, 1.25, "Hi there")]
     assert [w["word"] for w in row["turns"][0]["words"]] == ["So", "hello."]
