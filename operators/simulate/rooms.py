@@ -326,6 +326,8 @@ def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...], rir_id: str | No
     )
     room.add_source(np.array(seat_mm) / 1000)
     room.add_microphone_array(microphones.T)
+    # Threads sum images in parts: with as many as there are cores, samples would depend on the machine.
+    pyroomacoustics.constants.set("num_threads", 1)
     room.compute_rir()
     half = pyroomacoustics.constants.get("frac_delay_length") // 2
     distance = float(np.linalg.norm(np.array(seat_mm) / 1000 - microphones[0]))
