@@ -36,7 +36,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "4"
+SCHEMA_VERSION = "5"
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -100,6 +100,7 @@ TURN = pa.struct(
         "start_sample": pa.int64(),
         "num_samples": pa.int64(),
         "gain_db": pa.float32(),  # over the level that all speakers share
+        "gain": pa.float64(),  # factor of the samples as recorded, instead; null where they are scaled to that level
         **_SOURCE,
         "text": pa.string(),
         "text_normalized": pa.string(),
@@ -149,6 +150,9 @@ CONVERSATIONS = _schema(
     noise_audio=pa.string(),  # below the folder of the user's noises
     noise_start_sample=pa.int64(),  # at the conversation's rate
     snr_db=pa.float32(),
+    mixing=pa.string(),  # of a given mixture: float32 or float64, the arithmetic of its sum; null elsewhere
+    background=pa.struct({**_SOURCE, "gain": pa.float64()}),  # added to a given mixture as it is, times its gain
+    user_columns=pa.string(),  # JSON of what else a given or recorded conversation's list says of it
     num_clipped_offsets=pa.int32(),  # drawn offsets that a constraint changed
     num_dropped_pieces=pa.int32(),  # utterances (or parts) too long for what was left of the conversation
 )
@@ -193,6 +197,7 @@ CODES = _schema(
     conversation_id=pa.string(),
     origin=pa.string(),
     split=pa.string(),
+    user_columns=pa.string(),  # as in CONVERSATIONS
     num_samples=pa.int64(),
     num_frames=pa.int32(),
     codes=pa.large_binary(),  # frame by frame, K codes each, `bits` bits a code: models.codecs.codec.unpack_codes

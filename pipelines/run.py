@@ -13,6 +13,7 @@ from pipelines.execute.partitions import run_partitions
 from pipelines.plan.context import RunContext, RunOptions, lock_folder, write_quarantine
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
+from pipelines.plan.sets import check_training_split, fitted, is_set
 from pipelines.plan.stage import Plan, plan_stage
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
@@ -52,6 +53,8 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
     Raises:
         InputError: the user can fix it; nothing already made is lost.
     """
+    if options.checkpoint is not None and is_set(recipe):
+        recipe = fitted(recipe, options.checkpoint)
     check_recipe(recipe)
     check_stages(recipe)
     if until == "evaluate":
@@ -86,6 +89,10 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
     if checkpoint is not None:
         checkpoint = check_checkpoint(newest_checkpoint(checkpoint), recipe)
     plan = plan_recipe(recipe, output, checkpoint)
+    if checkpoint is None and until in ("pack", "train", "evaluate"):
+        check_training_split(
+            recipe, any(one.partition_id.startswith("train") for one in plan.stage("conversations").partitions)
+        )
     if any(stage.stale for stage in plan.stages):
         context.expect_work()
     console.line("splits", plan.splits.describe())

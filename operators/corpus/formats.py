@@ -79,7 +79,7 @@ def manifest_rows(manifest: Manifest) -> Iterator[dict[str, Any]]:
     """
     files = manifest.files()
     if any("recordings" in path.name or "supervisions" in path.name for path in files):
-        yield from _from_lhotse_pair(manifest, files)
+        yield from lhotse_pair_rows(manifest, files)
         return
     for path in files:
         members = _shar_members(path)
@@ -99,8 +99,12 @@ def _from_plain(row: dict[str, Any], index: int) -> dict[str, Any]:
     return out
 
 
-def _from_lhotse_pair(manifest: Manifest, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of lhotse's recordings and supervisions."""
+def lhotse_pair_rows(manifest: Manifest, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of lhotse's recordings and supervisions, as `manifest_rows` does.
+
+    Raises:
+        InputError: a file cannot be read, or a supervision's recording is missing.
+    """
     recordings = {row["id"]: row for path in files if "recordings" in path.name for row in json_lines(path)}
     supervisions = [path for path in files if "supervisions" in path.name]
     if not recordings or not supervisions:

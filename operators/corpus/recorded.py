@@ -4,10 +4,11 @@ Reads a lhotse manifest whose recordings have supervisions of several speakers, 
 files (with transcripts) or RTTM files (without) that name them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import soundfile
@@ -17,7 +18,7 @@ from operators.corpus.manifest import Manifest
 from operators.corpus.normalizers import normalize
 from operators.corpus.segments import TranscribedSegment, read_rttm, read_stm
 from operators.corpus.sounds import SUFFIXES
-from operators.corpus.sources import read_header, resampled_length
+from operators.corpus.sources import AudioHeader, read_header, resampled_length
 from operators.corpus.splits import SPLITS, split_named
 from operators.digest import digest_file
 from operators.errors import InputError
@@ -31,6 +32,35 @@ _ROUNDING_S = 0.1
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What rows get that their list does not name, the timeline they are put on, and where audio is looked for."""
+
+    rate_hz: int
+    seed: int
+    test_share: float
+    validation_share: float
+    language: str | None
+    licence: str | None
+    corpora: Mapping[Path, str]
+    """Corpus name of each folder that audio paths start from."""
+    headers: dict[Path, AudioHeader] = field(default_factory=dict)
+    """Of the files read so far."""
+
+
+class Listed(Protocol):
+    """A conversation as a list names it: a recording with labels, or a mixture to be made."""
+
+    @property
+    def recording_id(self) -> str:
+        """The conversation's id."""
+        ...
+
+    def row(self, root: Path, defaults: Defaults) -> dict[str, Any]:
+        """Return the row of CONVERSATIONS, for a list in the folder `root`; raise ValueError where it is unusable."""
+        ...
+
+
+@dataclass(frozen=True)
 class Recording:
     """A sound file and its labels."""
 
@@ -41,6 +71,12 @@ class Recording:
     licence: str | None
     byte_offset: int = 0
     byte_length: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else its list says of it, for slices of scores."""
+
+    def row(self, root: Path, defaults: Defaults) -> dict[str, Any]:
+        """Return the recording's row of CONVERSATIONS; raise ValueError where it cannot be used."""
+        return _conversation(self, root, defaults.corpora[root], defaults)
 
 
 def annotation_files(manifest: Manifest) -> list[Path]:
@@ -52,13 +88,27 @@ def annotation_files(manifest: Manifest) -> list[Path]:
     return []
 
 
-def files_digest(manifests: Sequence[Manifest]) -> list[str]:
-    """Return split, name and digest of each file that labels recordings."""
-    return [
-        f"{m.split or ''}:{path.name}:{digest_file(path)}"
-        for m in manifests
-        for path in annotation_files(m) or m.files()
-    ]
+def label_files(manifest: Manifest) -> list[Path]:
+    """Return the files that label the recordings of a manifest or folder: STM, RTTM, or a lhotse manifest's.
+
+    Raises:
+        InputError: the folder contains none.
+    """
+    return annotation_files(manifest) or manifest.files()
+
+
+def files_digest(manifests: Sequence[Manifest], files: Callable[[Manifest], Sequence[Path]] = label_files) -> list[str]:
+    """Return split, name and digest of each file that labels recordings; `files` finds them."""
+    return [f"{m.split or ''}:{path.name}:{digest_file(path)}" for m in manifests for path in files(m)]
+
+
+def read_labels(manifest: Manifest) -> list[Recording]:
+    """Return the recordings of a folder with STM or RTTM files, or of a lhotse manifest.
+
+    Raises:
+        InputError: a file cannot be read, or a recording is missing.
+    """
+    return _annotated(manifest) if annotation_files(manifest) else from_lhotse(manifest, manifest_rows(manifest))
 
 
 def _annotated(manifest: Manifest) -> list[Recording]:
@@ -84,10 +134,14 @@ def _annotated(manifest: Manifest) -> list[Recording]:
     ]
 
 
-def _from_lhotse(manifest: Manifest) -> list[Recording]:
-    """Return the recordings of a lhotse manifest: one per file, with all its supervisions."""
+def from_lhotse(manifest: Manifest, listed: Iterable[dict[str, Any]]) -> list[Recording]:
+    """Return the recordings of rows of a lhotse manifest: one per file, with all its supervisions.
+
+    Raises:
+        InputError: a supervision has no sound file.
+    """
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in manifest_rows(manifest):
+    for row in listed:
         if row.get("audio_problem") or not row.get("audio"):
             raise InputError(f"{manifest.path}: supervision {row['utterance_id']} has no sound file")
         found.setdefault((str(row["audio"]), int(row.get("byte_offset", 0))), []).append(row)
@@ -121,18 +175,6 @@ def _from_lhotse(manifest: Manifest) -> list[Recording]:
     return sorted(recordings, key=lambda r: r.recording_id)
 
 
-@dataclass(frozen=True)
-class _Defaults:
-    """What rows get that their recording does not name, and the timeline they are put on."""
-
-    rate_hz: int
-    seed: int
-    test_share: float
-    validation_share: float
-    language: str | None
-    licence: str | None
-
-
 def index_recorded(
     manifests: Sequence[Manifest],
     corpora: dict[Path, str],
@@ -143,32 +185,33 @@ def index_recorded(
     validation_share: float = 0.0,
     language: str | None = None,
     licence: str | None = None,
+    read: Callable[[Manifest], Sequence[Listed]] = read_labels,
 ) -> tuple[pa.Table, list[Quarantined]]:
-    """Return recorded conversations as a table of CONVERSATIONS, sorted by id, and the unusable ones.
+    """Return recorded or given conversations as a table of CONVERSATIONS, sorted by id, and the unusable ones.
 
     Args:
         manifests: the manifests or folders to read.
-        corpora: the corpus name of each manifest's root.
+        corpora: the corpus name of each manifest's root, and of other folders where audio is looked for.
         rate_hz: rate of the timeline.
         seed: seed of the drawn test split, where the manifests name none.
         test_share: share of the recordings drawn for that test split.
         validation_share: share of the others drawn for a validation split.
         language: language of turns that name none.
         licence: licence of recordings that name none.
+        read: reads one manifest; `operators.corpus.sets` holds others.
 
     Raises:
         InputError: a manifest cannot be read, or two recordings have the same id.
     """
     rows: list[dict[str, Any]] = []
     bad: list[Quarantined] = []
-    defaults = _Defaults(rate_hz, seed, test_share, validation_share, language, licence)
+    defaults = Defaults(rate_hz, seed, test_share, validation_share, language, licence, corpora)
     for manifest in manifests:
-        recordings = _annotated(manifest) if annotation_files(manifest) else _from_lhotse(manifest)
-        for recording in recordings:
+        for listed in read(manifest):
             try:
-                rows.append(_conversation(recording, manifest.root, corpora[manifest.root], defaults))
+                rows.append(listed.row(manifest.root, defaults))
             except ValueError as error:
-                bad.append(Quarantined(row_id=recording.recording_id, reason=str(error)))
+                bad.append(Quarantined(row_id=listed.recording_id, reason=str(error)))
     rows.sort(key=lambda row: row["conversation_id"])
     ids = [row["conversation_id"] for row in rows]
     if len(set(ids)) != len(ids):
@@ -177,7 +220,7 @@ def index_recorded(
     return table(rows, CONVERSATIONS), bad
 
 
-def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defaults) -> dict[str, Any]:
+def _conversation(recording: Recording, root: Path, corpus: str, defaults: Defaults) -> dict[str, Any]:
     """Return the row of a recording; raise ValueError where it cannot be used."""
     audio = recording.audio
     try:
@@ -199,7 +242,7 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
     return {
         "conversation_id": recording.recording_id,
         "origin": "recorded",
-        "split": _split(recording, defaults),
+        "split": split_of(recording.recording_id, recording.split, defaults),
         "seed": defaults.seed,
         "sample_rate_hz": defaults.rate_hz,
         "num_samples": resampled_length(length, own_hz, defaults.rate_hz),
@@ -213,47 +256,66 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: _Defa
             "source_start_sample": 0,
             "source_num_samples": length,
         },
+        "user_columns": columns_json(recording.columns),
         "num_clipped_offsets": 0,
         "num_dropped_pieces": 0,
     }
 
 
-def _split(recording: Recording, defaults: _Defaults) -> str:
-    """Return the split that a recording names, or a drawn one; raise ValueError where it names none that is known."""
-    if recording.split:
-        named = split_named(recording.split)
+def split_of(recording_id: str, split: str | None, defaults: Defaults) -> str:
+    """Return the split that a list names for a conversation, or a drawn one.
+
+    Raises:
+        ValueError: the list names none that is known.
+    """
+    if split:
+        named = split_named(split)
         if named is None:
-            raise ValueError(f"split {recording.split} is none of {', '.join(SPLITS)}; name it by SPLIT=PATH")
+            raise ValueError(f"split {split} is none of {', '.join(SPLITS)}; name it by SPLIT=PATH")
         return named
-    for split, share in (("test", defaults.test_share), ("validation", defaults.validation_share)):
-        if hash64(f"{defaults.seed}:{split}-recordings:{recording.recording_id}") < share * 2**64:
-            return split
+    for drawn, share in (("test", defaults.test_share), ("validation", defaults.validation_share)):
+        if hash64(f"{defaults.seed}:{drawn}-recordings:{recording_id}") < share * 2**64:
+            return drawn
     return "train"
 
 
-def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: _Defaults) -> list[dict[str, Any]]:
+def columns_json(columns: Mapping[str, Any]) -> str | None:
+    """Return a list's own columns as the text that tables keep; None where there are none."""
+    return json.dumps(columns, sort_keys=True, ensure_ascii=False) if columns else None
+
+
+def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: Defaults) -> list[dict[str, Any]]:
     """Return the turns of a recording of `length` samples by start, each with its transition."""
     own_hz = source["source_rate_hz"]
     turns: list[dict[str, Any]] = []
-    floor: dict[str, Any] | None = None
     for number, segment in enumerate(sorted(recording.segments, key=lambda s: (s.start_s, s.end_s, s.speaker))):
         if segment.end_s > length / own_hz + _ROUNDING_S or segment.start_s < 0 or segment.end_s <= segment.start_s:
             raise ValueError(
                 f"{segment.speaker} speaks from {segment.start_s:.2f} s to {segment.end_s:.2f} s, but "
                 f"{recording.audio.name} lasts {length / own_hz:.2f} s"
             )
-        turn = {
-            "utterance_id": f"{recording.recording_id}-{number:05d}",
-            **_timed(segment, source, length, defaults),
-            "licence": recording.licence or defaults.licence,
-        }
+        turns.append(
+            {
+                "utterance_id": f"{recording.recording_id}-{number:05d}",
+                **_timed(segment, source, length, defaults),
+                "licence": recording.licence or defaults.licence,
+            }
+        )
+    name_transitions(turns)
+    return turns
+
+
+def name_transitions(turns: Sequence[dict[str, Any]]) -> None:
+    """Set each turn's transition and its offset to the end of the floor; turns are by start."""
+    floor: dict[str, Any] | None = None
+    for turn in turns:
         floor_end = floor["start_sample"] + floor["num_samples"] if floor else 0
         turn["offset_samples"] = turn["start_sample"] - floor_end
         # The same definition of the floor as operators.simulate.turn_taking: a turn inside another speaker's turn
         # does not take it.
         if floor is None:
             turn["transition"] = "start"
-        elif segment.speaker == floor["speaker"]:
+        elif turn["speaker"] == floor["speaker"]:
             turn["transition"] = "hold"
         elif turn["start_sample"] + turn["num_samples"] <= floor_end:
             turn["transition"] = "backchannel"
@@ -261,11 +323,9 @@ def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: 
             turn["transition"] = "switch_gap" if turn["offset_samples"] >= 0 else "switch_overlap"
         if turn["transition"] != "backchannel":
             floor = turn
-        turns.append(turn)
-    return turns
 
 
-def _timed(segment: TranscribedSegment, source: dict[str, Any], length: int, defaults: _Defaults) -> dict[str, Any]:
+def _timed(segment: TranscribedSegment, source: dict[str, Any], length: int, defaults: Defaults) -> dict[str, Any]:
     """Return a turn's place on the timeline and in its recording of `length` samples, and its transcript."""
     own_hz, rate_hz = source["source_rate_hz"], defaults.rate_hz
     num_samples = resampled_length(length, own_hz, rate_hz)

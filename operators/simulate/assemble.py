@@ -85,7 +85,8 @@ def conversations_table(
         for cast, p in zip(casts, planned, strict=True)
     ]
     number, rate_hz = len(planned), utterances.rate_hz
-    unknown = ("recording", "room", "noise_id", "noise_audio", "noise_start_sample", "snr_db")
+    unknown: tuple[str, ...] = ("recording", "room", "noise_id", "noise_audio", "noise_start_sample", "snr_db")
+    unknown += ("mixing", "background", "user_columns")
     values: dict[str, Any] = {
         "conversation_id": [cast["conversation_id"] for cast in casts],
         "origin": ["simulated"] * number,
@@ -130,6 +131,7 @@ def _turn_array(turns: _Turns, utterances: Utterances) -> pa.StructArray:
         "start_sample": pa.array(turns.start),
         "num_samples": pa.array(turns.length),
         "gain_db": pa.array(turns.gain_db.astype(np.float32)),
+        "gain": pa.nulls(len(turns.row), pa.float64()),
         "source_start_sample": pa.array(source_start),
         "source_num_samples": pa.array(source_length),
         "text": texts,

@@ -108,12 +108,14 @@ def check_labels(conversations: pa.Table, render: Render) -> list[Agreement]:
         # are enough: the stems of hours would not fit in memory.
         limit = min(row["num_samples"], round(LONGEST_S * row["sample_rate_hz"]))
         turns = [turn for turn in row["turns"] if turn["start_sample"] + turn["num_samples"] <= limit]
-        plain = {**row, "room": None, "noise_id": None, "turns": turns, "num_samples": limit}
+        plain = {**row, "room": None, "noise_id": None, "background": None, "turns": turns, "num_samples": limit}
         segments = [s for s in segments if s.end_s <= limit / row["sample_rate_hz"] + 1e-6]
         rendered = replace(render, stems="anechoic").render_conversation(plain, roots)
         level = render.level_dbfs + 20 * np.log10(rendered.scale)
         gains = {turn["speaker"]: turn["gain_db"] for turn in turns}
         quietest = level + min(gains.values(), default=0.0)
+        if row["mixing"]:
+            quietest = _level_of_turns(rendered.stems, turns)
         measured = agreement({s: x for s, _, x in rendered.stems}, segments, row["sample_rate_hz"], quietest)
         if measured.outside_s > 0 or measured.silent_turns:
             raise InputError(
@@ -124,6 +126,16 @@ def check_labels(conversations: pa.Table, render: Render) -> list[Agreement]:
             )
         found.append(measured)
     return found
+
+
+def _level_of_turns(stems: Sequence[tuple[str, str, NDArray[np.int16]]], turns: Sequence[Mapping[str, Any]]) -> float:
+    """Return the median level in dBFS of the turns of a given mixture, whose speakers have levels of their own."""
+    sound = {speaker: samples for speaker, _, samples in stems}
+    levels = [
+        10 * np.log10(np.mean((sound[t["speaker"]][t["start_sample"] :][: t["num_samples"]] / 32768.0) ** 2) + 1e-12)
+        for t in turns
+    ]
+    return float(np.median(levels)) if levels else 0.0
 
 
 def _check_recorded(

@@ -16,8 +16,15 @@ from operators.errors import InputError, UnusableRowError
 from operators.schema import AUDIO, CONVERSATIONS
 from operators.simulate.rooms import LEAD_SAMPLES, responses
 from operators.simulate.signals.convolution import PlacedSignal, convolve
-from operators.simulate.signals.levels import SILENT, fade_edges, mean_square, scale_below_clipping, to_pcm16
-from operators.simulate.signals.noise import loop, pink_noise_blocks
+from operators.simulate.signals.levels import (
+    SILENT,
+    as_written,
+    fade_edges,
+    mean_square,
+    scale_below_clipping,
+    to_pcm16,
+)
+from operators.simulate.signals.noise import extend, loop, pink_noise_blocks
 
 LONGEST_ENROLMENT_S = 10.0
 """Enrolments are cut to so many seconds: no sample of a voice is longer."""
@@ -102,8 +109,10 @@ class Render:
         anechoic = self.stems in ("anechoic", "both")
         reverberant = self.stems in ("reverberant", "both")
         dry = wet = None
+        # A given mixture is summed in the arithmetic of the script that defines it.
+        given = conversation["mixing"]
         if conversation["room"] is None:
-            mixture = np.zeros((1, num_samples), np.float32)
+            mixture = np.zeros((1, num_samples), given or np.float32)
             for signal in self._signals(conversation, roots):
                 mixture[0, signal.start : signal.end] += signal.samples
         else:
@@ -113,22 +122,29 @@ class Render:
             longer = num_samples + LEAD_SAMPLES
             mixture = convolve(self._signals(conversation, roots), rirs, longer)[0][:, LEAD_SAMPLES:]
             if reverberant:
-                stems = convolve(self._signals(conversation, roots), rirs[:, :1], longer, apart=True)
-                wet = stems[:, 0, LEAD_SAMPLES:]
+                wet = convolve(self._signals(conversation, roots), rirs[:, :1], longer, apart=True)[:, 0, LEAD_SAMPLES:]
         if anechoic or (reverberant and wet is None):
             dry = self._dry(conversation, roots)
         kept = [("anechoic", dry)] if anechoic else []
         if reverberant:
             kept.append(("reverberant", dry if wet is None else wet))
         self._add_noise(mixture, conversation, roots)
-        scale = scale_below_clipping(max(float(mixture.max(initial=0.0)), -float(mixture.min(initial=0.0))))
+        scale = 1.0
+        if given:
+            _add_background(mixture, conversation, roots)
+        else:
+            scale = scale_below_clipping(max(float(mixture.max(initial=0.0)), -float(mixture.min(initial=0.0))))
+
+        def integers(samples: NDArray[Any]) -> NDArray[np.int16]:
+            return as_written(samples) if given else to_pcm16(samples, scale)
+
         named = [
-            (speaker, kind, to_pcm16(each[number], scale))
+            (speaker, kind, integers(each[number]))
             for kind, each in kept
             if each is not None
             for number, speaker in enumerate(speakers)
         ]
-        samples = to_pcm16(mixture.reshape(-1), scale).reshape(mixture.shape)
+        samples = integers(mixture.reshape(-1)).reshape(mixture.shape)
         return RenderedConversation(samples, tuple(named), self._enrolments(conversation, roots), scale)
 
     def _enrolments(self, conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> tuple[NDArray[np.int16], ...]:
@@ -164,6 +180,10 @@ class Render:
             power = mean_square(samples)
             if power <= SILENT:
                 raise UnusableRowError(f"utterance {turn['utterance_id']} is silent")
+            if turn["gain"] is not None:
+                own = samples.astype(conversation["mixing"] or np.float32)
+                yield PlacedSignal(number_of[turn["speaker"]], turn["start_sample"], own * own.dtype.type(turn["gain"]))
+                continue
             gain = 10 ** ((self.level_dbfs + turn["gain_db"]) / 20) / np.sqrt(power)
             if turn["is_part"]:
                 samples = fade_edges(samples, rate_hz)
@@ -215,6 +235,21 @@ class Render:
         samples = samples * np.float32(10 ** (self.level_dbfs / 20) / np.sqrt(power))
         scale = scale_below_clipping(float(np.abs(samples).max(initial=0.0)))
         return RenderedConversation(to_pcm16(samples, scale)[None], (), (), scale)
+
+
+def _add_background(mixture: NDArray[Any], conversation: Mapping[str, Any], roots: Mapping[str, Path]) -> None:
+    """Add the background of a given mixture to every channel (M, N), times its gain."""
+    background = conversation["background"]
+    if background is None:
+        return
+    rate_hz, own_hz = conversation["sample_rate_hz"], background["source_rate_hz"]
+    source = read_source(background, roots)
+    noise = resample(source, own_hz, rate_hz, resampled_length(len(source), own_hz, rate_hz))
+    try:
+        noise = extend(noise, mixture.shape[1], rate_hz)
+    except ValueError as error:
+        raise UnusableRowError(f"background {background['audio']}: {error}") from error
+    mixture += noise * noise.dtype.type(background["gain"])
 
 
 def _lists(arrays: Sequence[NDArray[np.int16]]) -> pa.LargeListArray:

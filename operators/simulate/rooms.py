@@ -228,6 +228,11 @@ class Place:
             ],
         }
 
+    def room_of(self, seed: int, conversation_id: str, speakers: Sequence[str], rate_hz: int) -> dict[str, Any]:
+        """Return the room of one conversation, with a seat for each speaker: a ROOM of CONVERSATIONS."""
+        row = {"seed": seed, "conversation_id": conversation_id, "speakers": list(speakers), "sample_rate_hz": rate_hz}
+        return self._room(row)
+
     def _recorded_room(self, row: dict[str, Any]) -> dict[str, Any]:
         rooms = self.lists()["rirs"].rooms(len(row["speakers"]))
         if not rooms:
@@ -294,13 +299,14 @@ class Geometry:
         return digest([Place.version, self.size_mm, self.t60_ms, self.microphones_mm, self.rate_hz, seat_mm])[:16]
 
 
-def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.float32]:
+def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...], rir_id: str | None = None) -> NDArray[np.float32]:
     """Return the response (M, L) float32 from a seat to each microphone: images, then a diffuse tail.
 
     Images up to the sixth order are exact in time and level. Where they become incomplete, they are continued by
     Gaussian noise that decays by 60 dB in T60 and has the level of a diffuse field, 4 pi c / V per second (its energy
     in a room whose direct sound is 1/d), and its coherence between microphones, sinc(2 f d / c). The direct sound at
-    the first microphone is at `LEAD_SAMPLES`; delays between microphones are kept; L is T60 plus the lead.
+    the first microphone is at `LEAD_SAMPLES`; delays between microphones are kept; L is T60 plus the lead. The tail is
+    drawn by `rir_id`: a conversation that keeps its ids keeps its samples.
 
     Sources: Allen & Berkley 1979, "Image method for efficiently simulating small-room acoustics", J. Acoust. Soc. Am.
     65(4) (pyroomacoustics); Lehmann & Johansson 2010, "Diffuse reverberation model for efficient image-source
@@ -320,6 +326,8 @@ def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.fl
     )
     room.add_source(np.array(seat_mm) / 1000)
     room.add_microphone_array(microphones.T)
+    # Threads sum images in parts: with as many as there are cores, samples would depend on the machine.
+    pyroomacoustics.constants.set("num_threads", 1)
     room.compute_rir()
     half = pyroomacoustics.constants.get("frac_delay_length") // 2
     distance = float(np.linalg.norm(np.array(seat_mm) / 1000 - microphones[0]))
@@ -335,7 +343,7 @@ def simulated_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.fl
     complete = IMAGE_ORDER * float(size.min()) / SPEED_OF_SOUND
     share = np.clip((time - complete) / _CROSSFADE_S + 1.0, 0.0, 1.0)
     level = np.sqrt(4 * np.pi * SPEED_OF_SOUND / volume / hz) * np.exp(-3 * np.log(10) * np.maximum(time, 0) / t60)
-    draw = rng(0, "rir-tail", geometry.rir_id(seat_mm))
+    draw = rng(0, "rir-tail", rir_id or geometry.rir_id(seat_mm))
     tail = _diffuse(draw.standard_normal((len(microphones), length)), microphones, hz)
     return np.asarray(early * np.sqrt(1 - share) + tail * level * np.sqrt(share), dtype=np.float32)
 
@@ -353,8 +361,8 @@ def _diffuse(white: Floats, microphones_m: Floats, rate_hz: int) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _cached_rir(geometry: Geometry, seat_mm: tuple[int, ...]) -> NDArray[np.float32]:
-    return simulated_rir(geometry, seat_mm)
+def _cached_rir(geometry: Geometry, seat_mm: tuple[int, ...], rir_id: str | None) -> NDArray[np.float32]:
+    return simulated_rir(geometry, seat_mm, rir_id)
 
 
 @lru_cache(maxsize=64)
@@ -390,7 +398,7 @@ def responses(
     for seat in (seats[speaker] for speaker in speakers):
         if seat["rir_audio"] is None:
             geometry = Geometry.of(room["size_m"], room["t60_s"], room["microphones_m"], rate_hz)
-            found.append(_cached_rir(geometry, _mm(seat["position_m"])))
+            found.append(_cached_rir(geometry, _mm(seat["position_m"]), seat["rir_id"]))
         else:
             found.append(_cached_recording((rirs_root or Path()) / seat["rir_audio"], rate_hz, num_microphones))
     length = max(response.shape[1] for response in found)

@@ -114,6 +114,7 @@ class Encode:
                     "conversation_id": row["conversation_id"],
                     "origin": row["origin"],
                     "split": row["split"],
+                    "user_columns": row["user_columns"],
                     "num_samples": row["num_samples"],
                     "num_frames": coded[i].shape[1],
                     "codes": pack_codes(coded[i], self.spec.bits),

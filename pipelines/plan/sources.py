@@ -6,6 +6,7 @@ from pathlib import Path
 from operators.corpus import joined, manifest, stories
 from operators.corpus.manifest import Manifest, corpus_roots, same_people
 from operators.digest import digest
+from operators.errors import InputError
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
 
@@ -38,6 +39,21 @@ def recorded_of(recipe: Recipe) -> list[Manifest]:
     return [Manifest.parse(text) for text in recipe.corpus.recorded]
 
 
+def audio_roots_of(recipe: Recipe) -> list[Manifest]:
+    """Return the folders that audio paths of given conversations start from, besides their list's own.
+
+    Raises:
+        InputError: one does not exist.
+    """
+    found = []
+    for text in recipe.corpus.audio_roots:
+        path = Path(text).expanduser().absolute()
+        if not path.is_dir():
+            raise InputError(f"--corpus.audio-roots {text} is no folder; it names folders that audio paths start from")
+        found.append(Manifest(path=path))
+    return found
+
+
 def made_corpus(recipe: Recipe, output: Output) -> Path | None:
     """Return the folder of the corpus that the recipe makes (spoken stories, joined utterances), existing or not."""
     corpus = recipe.corpus
@@ -61,4 +77,5 @@ def people_of(recipe: Recipe, manifests: Sequence[Manifest]) -> dict[str, list[s
 
 def audio_roots(recipe: Recipe, output: Output) -> dict[str, Path]:
     """Return the folder of every audio source, by the name that data sets use for it."""
-    return {**corpus_roots([*manifests_of(recipe, output), *recorded_of(recipe)]), **recipe.place.roots()}
+    manifests = [*manifests_of(recipe, output), *recorded_of(recipe), *audio_roots_of(recipe)]
+    return {**corpus_roots(manifests), **recipe.place.roots()}

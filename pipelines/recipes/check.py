@@ -1,6 +1,7 @@
 """What is checked of a recipe before anything is started: rules that involve several of its sections."""
 
 from models.codecs import codec_entry
+from operators.corpus.sets.layouts import LAYOUTS
 from operators.documents.tasks import TASKS
 from operators.errors import InputError
 from pipelines.recipes.recipe import Recipe
@@ -25,6 +26,11 @@ def check_recipe(recipe: Recipe) -> None:
             f"{recipe.pack.capacity}; raise --pack.capacity, lower --compose.window-s or raise --compose.group"
         )
     spoken = recipe.corpus.manifests or recipe.corpus.stories is not None
+    if not spoken and not recipe.corpus.recorded and recipe.corpus.layout != "labels":
+        raise InputError(
+            f"recipe {recipe.name} needs to know where the set is: --corpus.recorded test=PATH of "
+            f"{LAYOUTS[recipe.corpus.layout].about} (docs/sets.md)"
+        )
     if not spoken and not recipe.corpus.recorded:
         raise InputError(
             "the recipe names no corpus: --corpus.manifests PATH ... of single speakers, --corpus.recorded PATH ... of "

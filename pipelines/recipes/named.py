@@ -12,6 +12,7 @@ from operators.documents.compose import Compose
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
+from pipelines.recipes.sets import SETS
 
 
 def tiny() -> Recipe:
@@ -158,5 +159,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "speechocean": speechocean,
     "fsdd": fsdd,
+    **SETS,
     "custom": Recipe,
 }

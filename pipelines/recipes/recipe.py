@@ -9,6 +9,7 @@ from models.config.shape import SIZES, Shape
 from operators.corpus.cast import Casting
 from operators.corpus.joined import Join
 from operators.corpus.manifest import SharedSpeakers
+from operators.corpus.sets.layouts import LayoutName
 from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
@@ -31,6 +32,10 @@ class Corpus:
     recorded: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
     files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
+    layout: LayoutName = "labels"
+    """How `recorded` is laid out: STM, RTTM or lhotse (labels), a list of given mixtures, or a set's own layout."""
+    audio_roots: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
+    """Folders that audio paths of `recorded` start from, besides the list's own: LibriSpeech, WHAM."""
     join: Join | None = field(default=None, metadata=BY_CONTENT)
     """First join each speaker's utterances to longer ones, in the output folder: for corpora of single words."""
     stories: Stories | None = field(default=None, metadata=BY_CONTENT)

@@ -14,6 +14,8 @@ from operators.corpus.index import index_utterances, tell_apart
 from operators.corpus.manifest import corpus_roots, manifests_digest
 from operators.corpus.normalizers import NORMALIZER
 from operators.corpus.recorded import index_recorded
+from operators.corpus.sets import layouts
+from operators.corpus.sets.layouts import LAYOUTS
 from operators.digest import digest
 from operators.errors import InputError
 from operators.schema import CONVERSATIONS, SCHEMA_VERSION, UTTERANCES
@@ -23,7 +25,14 @@ from pipelines.plan.context import RunContext, describe, refuse_above, report_st
 from pipelines.plan.job import PlannedPartition
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
-from pipelines.plan.sources import given_manifests, made_corpus, manifests_of, people_of, recorded_of
+from pipelines.plan.sources import (
+    audio_roots_of,
+    given_manifests,
+    made_corpus,
+    manifests_of,
+    people_of,
+    recorded_of,
+)
 from pipelines.plan.stage import Stage, StagePlan
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
@@ -90,8 +99,15 @@ def recordings_partition(recipe: Recipe) -> Partition:
         partition_id="recordings-00000",
         row_ids=(),
         depends={
-            "operators": {"recorded": recorded.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER},
-            "manifests": recorded.files_digest(recorded_of(recipe)),
+            "operators": {
+                "recorded": recorded.VERSION,
+                "sets": layouts.VERSION,
+                "schema": SCHEMA_VERSION,
+                "normalizer": normalizers.NORMALIZER,
+            },
+            "manifests": recorded.files_digest(recorded_of(recipe), LAYOUTS[recipe.corpus.layout].files),
+            "layout": recipe.corpus.layout,
+            "audio_roots": [folder.path.name for folder in audio_roots_of(recipe)],
             "sample_rate_hz": recipe.converse.sample_rate_hz,
             "language": recipe.corpus.language,
             "licence": recipe.corpus.licence,
@@ -152,8 +168,10 @@ def make_recordings(context: RunContext, plan: StagePlan) -> None:
     recipe, partition = context.recipe, plan.partitions[0]
 
     def read() -> tuple[pa.Table, list[Quarantined]]:
-        manifests, corpus = recorded_of(recipe), recipe.corpus
-        roots = {path: name for name, path in corpus_roots([*manifests_of(recipe, context.output), *manifests]).items()}
+        manifests, corpus, others = recorded_of(recipe), recipe.corpus, audio_roots_of(recipe)
+        named = corpus_roots([*manifests_of(recipe, context.output), *manifests, *others])
+        roots = {path: name for name, path in named.items()}
+        layout, folders = LAYOUTS[corpus.layout], [folder.path for folder in others]
         return index_recorded(
             manifests,
             roots,
@@ -163,6 +181,7 @@ def make_recordings(context: RunContext, plan: StagePlan) -> None:
             validation_share=_validation_share(recipe),
             language=corpus.language,
             licence=corpus.licence,
+            read=lambda manifest: layout.read(manifest, folders),
         )
 
     def count(conversations: pa.Table) -> dict[str, float]:

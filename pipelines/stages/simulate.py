@@ -24,6 +24,7 @@ from operators.store.dataset import Partition, Receipt, RowWriter, Snapshot
 from pipelines.plan.context import RunContext
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
+from pipelines.plan.sets import is_set
 from pipelines.plan.stage import Plan, Remarks, Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.notices import long_utterances, turn_taking
@@ -74,7 +75,8 @@ def plan_conversations(planning: Planning) -> list[PlannedPartition]:
         InputError: a split has no conversation.
     """
     planned = [*_plan_simulated(planning), *_plan_recorded(planning)]
-    for split in SPLITS:
+    tests_only = planning.checkpoint is not None or is_set(planning.recipe)
+    for split in ("test",) if tests_only else SPLITS:
         if split == "validation" and not planning.recipe.casting.validation_conversations:
             continue
         if not any(one.partition.partition_id.startswith(split) for one in planned):

@@ -31,6 +31,7 @@ from operators.corpus.cast import Casting
 from operators.corpus.index import index_utterances
 from operators.corpus.manifest import corpus_roots
 from operators.corpus.recorded import index_recorded
+from operators.corpus.sets.layouts import LAYOUTS
 from operators.digest import digest, to_jsonable
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS
@@ -235,6 +236,7 @@ def index_corpus(road: Road) -> None:
         test_share=recipe.casting.test_speakers,
         language=corpus.language,
         licence=corpus.licence,
+        read=lambda manifest: LAYOUTS[corpus.layout].read(manifest, []),
     )
     assert not bad, bad
     assert not worse, worse

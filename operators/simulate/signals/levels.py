@@ -35,6 +35,17 @@ def fade_edges(samples: NDArray[np.float32], rate_hz: int, fade_s: float = 0.005
     return out
 
 
+def as_written(samples: NDArray[np.floating]) -> NDArray[np.int16]:
+    """Return samples (N,) as the 16-bit integers that soundfile writes to a PCM_16 file, so that given mixtures agree.
+
+    libsndfile scales by 2^31 in the samples' own precision, rounds, clips, and drops the lower half: sums of 16-bit
+    samples are written as they are.
+    """
+    scaled = np.rint(samples * samples.dtype.type(2.0**31))
+    clipped = np.clip(scaled.astype(np.float64), -(2.0**31), 2.0**31 - 1)
+    return (clipped.astype(np.int64) >> 16).astype(np.int16)
+
+
 def to_pcm16(samples: NDArray[np.float32], scale: float) -> NDArray[np.int16]:
     """Return samples (N,) times a scale as 16-bit integers; 1 is 32,767."""
     return np.asarray(kernels.to_pcm16(samples, np.float32(scale * 32767)))

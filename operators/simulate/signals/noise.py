@@ -45,6 +45,27 @@ def pink_noise(num_samples: int, seed: int, name: str) -> NDArray[np.float32]:
     return np.concatenate([np.zeros(0, np.float32), *pink_noise_blocks(num_samples, seed, name)])
 
 
+def extend(noise: NDArray[np.float32], num_samples: int, rate_hz: int) -> NDArray[np.floating]:
+    """Return noise (N,) repeated to (num_samples,), each seam cross-faded by the halves of a Hann window of a second.
+
+    This is how LibriMix lengthens noises (Cosentino et al. 2020, "LibriMix", arXiv:2005.11262): its samples are the
+    same, and double precision where anything was repeated.
+
+    Raises:
+        ValueError: the noise is no longer than a seam.
+    """
+    if len(noise) >= num_samples:
+        return noise[:num_samples]
+    rise = np.hanning(rate_hz // 2 * 2 + 1)[: rate_hz // 2 + 1]
+    if len(noise) <= len(rise):
+        raise ValueError(f"noise of {len(noise) / rate_hz:.2f} s is too short to be repeated")
+    out: NDArray[np.floating] = noise
+    while len(out) < num_samples:
+        seam = out[-len(rise) :] * rise[::-1] + noise[: len(rise)] * rise
+        out = np.concatenate([out[: -len(rise)], seam, noise[len(rise) :]])
+    return out[:num_samples]
+
+
 def loop(noise: NDArray[np.float32], num_samples: int, rate_hz: int) -> NDArray[np.float32]:
     """Return noise (N, channels) looped to (num_samples, channels), with cross-fades of at most half a second."""
     if len(noise) >= num_samples:

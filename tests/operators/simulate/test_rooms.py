@@ -98,6 +98,23 @@ def test_the_diffuse_tail_continues_at_the_level_of_all_images():
     assert 10 * np.log10(energy[0] / energy[1]) == pytest.approx(0, abs=2.0)
 
 
+def test_a_response_does_not_depend_on_the_number_of_cores(monkeypatch):
+    import pyroomacoustics
+
+    constants = pyroomacoustics.constants
+    before, set_one = simulated_rir(ROOM, SEAT), constants.set
+    try:
+        for cores in (2, 7):
+            set_one("num_threads", cores)
+            assert np.array_equal(simulated_rir(ROOM, SEAT), before)
+        # Without that, it would.
+        monkeypatch.setattr(constants, "set", lambda *_: None)
+        set_one("num_threads", 7)
+        assert not np.array_equal(simulated_rir(ROOM, SEAT), before)
+    finally:
+        set_one("num_threads", 1)
+
+
 def test_a_plausible_room_scores_higher_than_an_implausible_one():
     size, t60 = np.array([[5.0, 4.0, 2.7]]), np.array([0.35])
     microphone = np.array([[2.5, 2.0, 0.8]])

@@ -35,6 +35,8 @@ CHANGES = {
     "seed": (8, {"recordings", *AFTER_CONVERSATIONS}),
     "corpus.manifests": ("OTHER", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.recorded": ("FEWER", {"recordings", *(AFTER_CONVERSATIONS)}),
+    "corpus.layout": ("given", "REFUSED"),  # the folder holds no such list
+    "corpus.audio_roots": ("AUDIO_ROOTS", {"recordings"}),  # no row's audio is there: what follows stays as it is
     "corpus.where": ("speaker != 's1'", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.shared_speakers": ("never", NOTHING_HERE),  # the corpus is in one folder
     "corpus.language": ("de", {"utterances", "recordings", *AFTER_CONVERSATIONS}),
@@ -246,6 +248,9 @@ def made(folder, path, recipe):
         return (f"train={folder / 'fewer'}",)
     if path in ("place.rirs", "place.noises"):
         return sounds(folder / path)
+    if path == "corpus.audio_roots":
+        sounds(folder / path)
+        return (str(folder / path),)
     if path == "compose.tokenizer":
         tokenizers = pytest.importorskip("tokenizers", reason="tokenizers (extra `codecs`) is not installed")
         file = folder / "tokenizer.json"
@@ -265,7 +270,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     folder, recipe, keys = base
     value, expected = CHANGES[path]
     if expected == "REFUSED":
-        with pytest.raises(ValueError, match=r"speaker|no validation split"):
+        with pytest.raises(ValueError, match=r"speaker|no validation split|no list"):
             keys(with_field(recipe, path, value))
         return
     if isinstance(value, str) and value.isupper() and path != "corpus.licence":
@@ -343,7 +348,8 @@ def test_every_version_is_part_of_a_key(base, monkeypatch):
     """Each stage's versions, raised one by one, make it stale and what follows, and nothing before it."""
     _, recipe, keys = base
     from models.config.options import Training
-    from operators.corpus import cast
+    from operators.corpus import cast, recorded
+    from operators.corpus.sets import layouts
     from operators.documents.compose import Compose
     from operators.evaluate.transcribe import Transcribe
     from operators.packing.pack import Pack
@@ -355,6 +361,8 @@ def test_every_version_is_part_of_a_key(base, monkeypatch):
     before = keys(recipe)
     for number, (owner, name, expected) in enumerate(
         (
+            (recorded, "VERSION", {"recordings"}),
+            (layouts, "VERSION", {"recordings"}),
             (cast, "VERSION", AFTER_CONVERSATIONS),
             (Converse, "version", AFTER_CONVERSATIONS),
             (Place, "version", AFTER_CONVERSATIONS),

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -17,6 +18,10 @@ from pipelines.use.speak import Line, script_of
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "custom"])
 def test_every_named_recipe_can_run_and_reads_back_as_it_is(name, tmp_path):
     recipe = load_recipe(name)
+    if not recipe.corpus.recorded and recipe.corpus.layout != "labels":  # a set's folder is the user's
+        with pytest.raises(InputError, match=r"--corpus.recorded test=PATH"):
+            check_recipe(recipe)
+        recipe = dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, recorded=("test=somewhere",)))
     check_recipe(recipe)
     for suffix, text in (("json", to_json(recipe)), ("yaml", yaml.safe_dump(json.loads(to_json(recipe))))):
         path = tmp_path / f"r.{suffix}"
