@@ -56,6 +56,9 @@ class Training:
     """Weight of an auxiliary loss on who talks in each column of prompt audio; speeds up learning speaker tags."""
     tag_weight: float = 1.0
     """Weight of speaker tags in the loss, relative to words; a wrong tag makes all words of its turn wrong."""
+    pad_weight: float = 0.1
+    """Weight in the loss of text cells beside audio that only say that it goes on: with 1, they are up to 99 % of the
+    text's weight where audio is predicted. Generation takes it out of the odds of an end. Moshi: 0.5."""
     z_loss: float = 0.0
     """Weight of the z-loss, which keeps logits near 0; 1e-4 is usual."""
     stream_weights: tuple[float, ...] = ()
@@ -106,5 +109,7 @@ class Training:
                 "train: without the document mask, the CTC and activity losses cannot separate the audio of documents; "
                 "set ctc_weight 0 and activity_weight 0"
             )
+        if not (math.isfinite(self.pad_weight) and self.pad_weight > 0):
+            raise ValueError("train.pad_weight must be positive: a model that never learns that audio goes on ends it")
         if not 0 <= self.ema_decay < 1:
             raise ValueError("train.ema_decay must be at least 0 and below 1")

@@ -36,6 +36,7 @@ class Batch:
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
     num_frames: int = 0  # of audio, in all documents
+    num_pads: int = 0  # predicted text cells that only say that audio goes on
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with a function applied to every tensor."""
@@ -56,6 +57,11 @@ class Batch:
         """Return the batch with the loss weights of speaker tags multiplied by a factor."""
         is_tag = (self.text_targets >= ByteTokenizer.FIRST_SPEAKER) & (self.text_targets < ByteTokenizer.FIRST_TEXT)
         return replace(self, text_weights=torch.where(is_tag, self.text_weights * weight, self.text_weights))
+
+    def with_pad_weight(self, weight: float) -> "Batch":
+        """Return the batch with the loss weights of text cells that only say that audio goes on, times a factor."""
+        is_pad = self.text_targets == ByteTokenizer.PAD
+        return replace(self, text_weights=torch.where(is_pad, self.text_weights * weight, self.text_weights))
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
@@ -182,6 +188,7 @@ def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
         num_frames=found.num_frames,
+        num_pads=int((text[text_at] == ByteTokenizer.PAD).sum()),
     )
 
 

@@ -1,5 +1,6 @@
 """Generation of text and audio: prompts prefilled packed, then one column a step for all of them at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +171,7 @@ def generate_audio(
     max_frames: int,
     end: int,
     sampling: Sampling | None = None,
+    pad_weight: float = 1.0,
 ) -> list[NDArray[np.uint16]]:
     """Make the audio that comes after each prompt, until the model ends it.
 
@@ -181,6 +183,8 @@ def generate_audio(
         max_frames: of an answer; exactly its length where the layout is not open-ended (coarse_first).
         end: the text token that ends audio.
         sampling: how cells are drawn.
+        pad_weight: weight in training of the cells that said that audio goes on, as in the checkpoint's header: the
+            odds of an end that the model learned are as many times too high, and are corrected by it.
 
     Returns:
         Codes (K, T) of each answer, `given` first.
@@ -207,7 +211,8 @@ def generate_audio(
         drawn = [torch.rand((layout.num_streams + 1, 2), generator=one) for one in generators]
         uniforms = torch.stack(drawn).to(device)
         if bool(may_end.any()):
-            pair = model.text_logits(hidden)[:, [0, end]].float()
+            pair = model.text_logits(hidden)[:, [ByteTokenizer.PAD, end]].float()
+            pair[:, 0] -= math.log(pad_weight)
             stops = sampling.draw(pair, uniforms[:, -1], None).bool().cpu() & may_end
             lengths[stops] = column
             running &= ~stops

@@ -22,6 +22,7 @@ from models.config.shape import Shape, Vocabulary
 from models.kernels import fused, plain
 from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
+from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss
 from models.speech_lm.attention import packed_attention
 from models.speech_lm.ctc import ctc_loss
@@ -46,7 +47,7 @@ class Loss:
 
     total: torch.Tensor  # weighted sum of cross-entropies, with gradient
     weight: torch.Tensor  # sum of the weights
-    text_total: torch.Tensor
+    text_total: torch.Tensor  # of text cells that say more than that audio goes on
     text_weight: torch.Tensor
     audio_total: torch.Tensor
     audio_weight: torch.Tensor
@@ -203,10 +204,20 @@ class SpeechLM(nn.Module):
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         pad = self.vocabulary.codebook_size
-        text_targets = batch.text_targets[:, None]
-        text_total = linear_cross_entropy(
-            hidden[batch.text_from], self.text_weight, text_targets, batch.text_weights, z_weight=z_weight
-        )
+        text_matrix = self.text_weight
+
+        def text_loss(cells: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+            targets, weights = batch.text_targets[cells, None], batch.text_weights[cells]
+            states = hidden[batch.text_from[cells]]
+            losses = linear_cross_entropy(states, text_matrix, targets, weights, z_weight=z_weight)
+            return losses, target_weight(targets, weights)
+
+        if batch.num_pads:
+            is_pad = batch.text_targets == ByteTokenizer.PAD
+            (text_total, text_weight), (pad_total, pad_weight) = text_loss(~is_pad), text_loss(is_pad)
+        else:
+            text_total, text_weight = text_loss(slice(None))
+            pad_total, pad_weight = torch.zeros_like(text_total), torch.zeros_like(text_weight)
         audio_states, audio_weights = hidden[batch.audio_from], batch.audio_weights
         if stream_weights is not None:
             audio_weights = audio_weights[:, None] * stream_weights
@@ -220,14 +231,14 @@ class SpeechLM(nn.Module):
             audio_total = linear_cross_entropy(
                 audio_states, self.audio_head.weight, batch.audio_targets, audio_weights, pad, z_weight
             )
-        text_weight = target_weight(text_targets, batch.text_weights)
         audio_weight = target_weight(batch.audio_targets, audio_weights, ignored=pad)
-        total = text_total + audio_total
+        total = text_total + pad_total + audio_total
         if ctc_weight:
-            total = total + ctc_weight * ctc_loss(hidden, self.text_weight, batch)
+            total = total + ctc_weight * ctc_loss(hidden, text_matrix, batch)
         if activity_weight:
-            total = total + activity_weight * activity_loss(self.norm(readable), self.text_weight, batch)
-        return Loss(total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight)
+            total = total + activity_weight * activity_loss(self.norm(readable), text_matrix, batch)
+        weight = text_weight + pad_weight + audio_weight
+        return Loss(total, weight, text_total, text_weight, audio_total, audio_weight)
 
     @torch.no_grad()
     def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:

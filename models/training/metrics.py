@@ -14,7 +14,7 @@ class StepRecord:
     loss: float
     """What is minimized: the mean over cells, with the auxiliary losses and the z-loss."""
     text_loss: float
-    """Mean cross-entropy of text cells, with the z-loss."""
+    """Mean cross-entropy of text cells that say more than that audio goes on, with the z-loss."""
     audio_loss: float
     """Mean cross-entropy of audio cells, with the z-loss."""
     grad_norm: float

@@ -105,6 +105,8 @@ def accumulate(
         batch = masked if config.document_mask else masked.unmasked()
         if config.tag_weight != 1.0:
             batch = batch.with_tag_weight(config.tag_weight)
+        if batch.num_pads and config.pad_weight != 1.0:
+            batch = batch.with_pad_weight(config.pad_weight)
         known = model.vocabulary.text_size
         if len(batch.text) and int(batch.text.max()) >= known:  # checked here: a GPU would only report that it stopped
             raise ValueError(

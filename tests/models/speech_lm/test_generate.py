@@ -129,6 +129,21 @@ def test_the_model_ends_audio_but_nothing_that_is_given(layout):
     assert none.shape == (K, 0)
 
 
+def test_the_weight_of_cells_that_go_on_is_taken_out_of_the_odds_of_an_end():
+    grid, model = never_ending("parallel")
+
+    def even(hidden):  # the odds of an end are 3:1 as learned, and .3:1 in truth where what goes on weighed a tenth
+        made = hidden.new_full((len(hidden), 40), -100.0)
+        made[:, 0], made[:, END] = 0.0, float(np.log(3.0))
+        return made
+
+    model.text_logits = even
+    arguments = {"given": [nothing()], "max_frames": 3, "end": END, "sampling": GREEDY}
+    (ended,) = generate_audio(model, [prompt([9])], grid, **arguments)
+    (goes_on,) = generate_audio(model, [prompt([9])], grid, **arguments, pad_weight=0.1)
+    assert (ended.shape[1], goes_on.shape[1]) == (0, 3)
+
+
 def test_draws_follow_the_distribution_and_its_nucleus():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
     uniforms = torch.rand((20_000, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)

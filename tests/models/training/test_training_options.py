@@ -200,6 +200,49 @@ def test_tags_of_speakers_count_as_often_as_told():
     assert weighed.text_weights.tolist() == [3.0, 1.0, 1.0, 3.0, 1.0, 1.0]
 
 
+def audio_answer(grid, num_frames=40):
+    """A document whose audio is predicted from its first frame, and ended by a text cell."""
+    columns = grid.layout.num_columns(num_frames)
+    one = document(grid, 3, num_frames=num_frames, num_text=1)
+    spans = [[1, 1, 1 + columns], [0, 1, 2 + columns]]
+    weights = np.array([1 / grid.layout.num_streams, 1.0], np.float32)
+    return replace(one, loss_spans=np.array(spans, np.int32), loss_weights=weights)
+
+
+def test_cells_that_say_that_audio_goes_on_weigh_little_and_are_not_in_the_text_loss(tmp_path):
+    model, packs = model_for(GRID), [joined([document(GRID, 1, num_text=6), audio_answer(GRID)])]
+    batch = collate(packs, GRID)
+    assert batch.num_pads == 40
+    with torch.no_grad():
+        heavy, light = model(batch), model(batch.with_pad_weight(0.1))
+        logits = model.text_logits(model.states(batch)[batch.text_from])
+    words = batch.text_targets != 0
+    assert float(heavy.text_weight) == float(light.text_weight) == 7.0
+    assert float(heavy.weight - light.weight) == pytest.approx(0.9 * 40)
+    losses = torch.nn.functional.cross_entropy(logits, batch.text_targets, reduction="none")
+    assert float(light.text_total) == pytest.approx(float(losses[words].sum()))
+    assert float(heavy.total - light.total) == pytest.approx(0.9 * float(losses[~words].sum()))
+
+    def first_loss(weight):
+        config = Training(steps=1, packs_per_step=1, warmup_steps=1, pad_weight=weight)
+        train_flat(
+            model_for(GRID, dtype=torch.float32),
+            Source(packs),
+            GRID,
+            config,
+            seed=0,
+            folder=tmp_path / str(weight),
+            header=header(GRID),
+        )
+        return read_metrics(tmp_path / str(weight) / "metrics.jsonl")[0]
+
+    for weight, loss in ((1.0, heavy), (0.1, light)):
+        assert first_loss(weight).loss == pytest.approx(float(loss.total / loss.weight), rel=1e-4)
+        assert first_loss(weight).text_loss == pytest.approx(float(loss.text_total / loss.text_weight), rel=1e-4)
+    with pytest.raises(ValueError, match="pad_weight"):
+        Training(pad_weight=0.0)
+
+
 def test_operations_are_those_that_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -145,6 +145,7 @@ CHANGES = {
     "train.ctc_weight": (0.1, AFTER_TRAINING),
     "train.activity_weight": (0.1, AFTER_TRAINING),
     "train.tag_weight": (2.0, AFTER_TRAINING),
+    "train.pad_weight": (0.5, AFTER_TRAINING),
     "train.z_loss": (1e-4, AFTER_TRAINING),
     "train.stream_weights": ((1.0,), AFTER_TRAINING),
     "train.ema_decay": (0.9, AFTER_TRAINING),
