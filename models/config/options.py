@@ -93,7 +93,7 @@ class Training:
     num_threads: int = field(default=0, metadata=NO_RESULT)
     """CPU threads of a worker; 0 for all that the worker is assigned."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     """Incremented when training gives a different result from the same packs."""
 
     def __post_init__(self) -> None:

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.digest import canonical_json
-from operators.documents.compose import Compose
+from operators.documents.compose import Compose, codec_of
+from operators.errors import UnusableRowError
 from operators.packing.pack import buckets_of
-from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
+from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain, table
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter, Snapshot
 from operators.store.shards import COMPONENT, GROUPED
 from pipelines.plan.context import RunContext
@@ -21,7 +22,7 @@ from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Remarks, Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import chunks
-from pipelines.stages.upstream import apply_or_quarantine, receipt_of
+from pipelines.stages.upstream import receipt_of
 
 PACKS_PER_RECORD_BATCH = 1024
 
@@ -98,7 +99,7 @@ def make_packs(job: Job) -> Receipt:
         def documents() -> Iterator[pa.Table]:
             for upstream in job.payload.codes:
                 for batch in source.batches(receipt_of(source, upstream)):
-                    composed = apply_or_quarantine(compose, batch, writer).cast(DOCUMENTS)
+                    composed = _documents(compose, batch, writer)
                     writer.count(documents=composed.num_rows, **compose.count_cuts(batch))
                     fits = recipe.pack.fits(composed)
                     for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
@@ -137,10 +138,26 @@ def make_packs(job: Job) -> Receipt:
     return job.output.dataset("packs").commit(job.partition, PACKS, metadata, fill)
 
 
+def _documents(compose: Compose, batch: pa.Table, writer: RowWriter) -> pa.Table:
+    """Return the documents of conversations; those, and windows, that cannot be used go to quarantine."""
+    codec = codec_of(batch.schema)
+    made: list[dict[str, Any]] = []
+    unusable: list[tuple[str, str]] = []
+    for row in batch.to_pylist():
+        try:
+            made += compose.documents(row, codec, unusable)
+        except UnusableRowError as error:
+            writer.quarantined.append(Quarantined(row_id=row["conversation_id"], reason=str(error)))
+    writer.quarantined += [Quarantined(row_id=document_id, reason=reason) for document_id, reason in unusable]
+    silent = sum("/silence-" in document["document_id"] for document in made)
+    writer.count(unusable_windows=len(unusable), silent_windows=silent)
+    return table(made, DOCUMENTS)
+
+
 def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     held = PACKS.empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
+    for some in tables:
+        held = pa.concat_tables([held, some])
         while held.num_rows >= size:
             yield held.slice(0, size).combine_chunks()
             held = held.slice(size)
@@ -149,17 +166,25 @@ def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def remarks_on_packs(_: RunContext, snapshot: Snapshot) -> Remarks:
-    """Say how often conversations were cut through speech, because it had no pause."""
-    names = ("windows", "cuts_in_speech", "split_words", "split_turns")
+    """Say how often conversations were cut through speech without a pause, and how many windows could not be used."""
+    names = ("windows", "cuts_in_speech", "split_words", "split_turns", "unusable_windows", "silent_windows")
     counts = {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
-    if not counts["cuts_in_speech"]:
+    notices = []
+    if counts["cuts_in_speech"]:
+        share = counts["cuts_in_speech"] / counts["windows"]
+        notices.append(
+            f"{counts['cuts_in_speech']:,} of {counts['windows']:,} windows ({share:.1%}) end within speech without a "
+            f"pause for compose.window_s: {counts['split_words']:,} words and {counts['split_turns']:,} turns were "
+            "split"
+        )
+    if counts["unusable_windows"]:
+        notices.append(
+            f"{counts['unusable_windows']:,} of {counts['windows']:,} windows could not be used, but others of their "
+            "conversations could; quarantine.jsonl says why"
+        )
+    if not any(counts[name] for name in names[1:]):
         return Remarks()
-    share = counts["cuts_in_speech"] / counts["windows"]
-    notice = (
-        f"{counts['cuts_in_speech']:,} of {counts['windows']:,} windows ({share:.1%}) end within speech without a "
-        f"pause for compose.window_s: {counts['split_words']:,} words and {counts['split_turns']:,} turns were split"
-    )
-    return Remarks(notices=[notice], figures={name: float(value) for name, value in counts.items()})
+    return Remarks(notices=notices, figures={name: float(value) for name, value in counts.items()})
 
 
 PACKS_STAGE = Stage(
