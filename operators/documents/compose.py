@@ -13,6 +13,7 @@ from models.layouts import LAYOUTS, LayoutName, make_layout
 from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.documents.document import Document
+from operators.documents.hotwords import WordCounts
 from operators.documents.scene import Scene
 from operators.documents.silences import chosen, silences
 from operators.documents.tasks import TASKS, TaskName, transcription
@@ -47,6 +48,8 @@ class Compose:
     """Which text is written: normalized as for scoring, or as in the corpus."""
     tokenizer: str = field(default="bytes", metadata=BY_CONTENT)
     """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
+    hotwords: int = 20
+    """Most hotwords in a prompt of task asr_context; their number, and how many of them are said, is drawn."""
     silence_share: float = 0.05
     """Largest share, on average, of a transcription task's documents that are windows without speech, whose answer is
     empty; taken from what windows leave out of long conversations."""
@@ -67,6 +70,8 @@ class Compose:
             raise InputError("compose: group >= 1, window_s > overlap_s >= 0 and prompt_s > 0 must hold")
         if not 0 <= self.silence_share < 1:
             raise InputError("compose.silence_share must be at least 0 and below 1")
+        if self.hotwords < 1:
+            raise InputError("compose.hotwords must be at least 1")
         if self.enrol_s <= 0:
             raise InputError("compose.enrol_s must be positive")
         if not LAYOUTS[self.layout].has_groups and self.group != 1:
@@ -133,7 +138,11 @@ class Compose:
         return {i: silent[i] for i in chosen(row["conversation_id"], len(silent), len(found), share, seed)}
 
     def documents(
-        self, row: Mapping[str, Any], codec: CodecSpec, unusable: list[tuple[str, str]] | None = None
+        self,
+        row: Mapping[str, Any],
+        codec: CodecSpec,
+        unusable: list[tuple[str, str]] | None = None,
+        words: WordCounts | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield the documents (rows of DOCUMENTS) of a conversation (a row of CODES).
 
@@ -141,6 +150,7 @@ class Compose:
             row: the conversation.
             codec: of its codes.
             unusable: where documents that cannot be made of some windows are appended, by id, each with the reason.
+            words: of the corpus, for tasks that use them; else of the conversation.
 
         Raises:
             UnusableRowError: a task can use no window of the conversation.
@@ -150,7 +160,7 @@ class Compose:
         skipped = []
         for number, window in enumerate(self.windows(row, codec)):
             for task in self.tasks:
-                scene = self.scene(row, window, codec, task, f"{row['conversation_id']}/{number}/{task}")
+                scene = self.scene(row, window, codec, task, f"{row['conversation_id']}/{number}/{task}", words)
                 try:
                     made = list(TASKS[task].documents(scene))
                 except UnusableRowError as error:
@@ -171,7 +181,15 @@ class Compose:
                 if isinstance(kind, Transcription):
                     yield kind.of_silence(scene).row(scene, task)
 
-    def scene(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str, document_id: str) -> Scene:
+    def scene(
+        self,
+        row: Mapping[str, Any],
+        window: Window,
+        codec: CodecSpec,
+        task: str,
+        document_id: str,
+        words: WordCounts | None = None,
+    ) -> Scene:
         """Return everything that a task may use to make a document of a window."""
         prompt = max(1, round(self.prompt_s * codec.frame_rate_hz))
         return Scene(
@@ -187,6 +205,8 @@ class Compose:
             carry_voices=self.carry_voices and TASKS[task].carries_voices,
             deduplicate=self.deduplicate,
             seed=self.seed or 0,
+            words=words,
+            most_hotwords=self.hotwords,
         )
 
     def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str = "asr") -> Document:

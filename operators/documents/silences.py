@@ -47,7 +47,7 @@ def chosen(conversation_id: str, number: int, num_windows: int, share: float, se
         seed: of the draws.
 
     >>> [len(chosen("c0", 40, 40, share, 0)) for share in (0.0, 0.2, 0.9)]
-    [0, 9, 40]
+    [0, 10, 40]
     """
     wanted = share / (1.0 - share) * num_windows
     return [i for i in range(number) if rng(seed, "silence", f"{conversation_id}/{i}").random() * number < wanted]

@@ -49,6 +49,9 @@ class Task(ABC):
     marks_talkers: ClassVar[bool] = False
     """Whether the prompt's audio is labeled with who talks, as `--train.activity-weight` requires."""
 
+    uses_words: ClassVar[bool] = False
+    """Whether words of other conversations are used (`Scene.words`)."""
+
     @abstractmethod
     def documents(self, scene: Scene) -> Iterator[Document]:
         """Yield the documents of a window: one, or none where the window offers nothing for this task.

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from models.config.settings import key_settings
 from operators.digest import canonical_json
 from operators.documents.compose import Compose, codec_of
+from operators.documents.hotwords import WordCounts
+from operators.documents.tasks import TASKS
 from operators.errors import UnusableRowError
 from operators.packing.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain, table
@@ -96,16 +98,20 @@ def make_packs(job: Job) -> Receipt:
     compose = replace(seeded_compose(recipe), tasks=(task,))
 
     def fill(writer: RowWriter) -> None:
-        def documents() -> Iterator[pa.Table]:
+        def codes() -> Iterator[pa.Table]:
             for upstream in job.payload.codes:
-                for batch in source.batches(receipt_of(source, upstream)):
-                    composed = _documents(compose, batch, writer)
-                    writer.count(documents=composed.num_rows, **compose.count_cuts(batch))
-                    fits = recipe.pack.fits(composed)
-                    for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
-                        reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
-                        writer.quarantined.append(Quarantined(row_id=row["document_id"], reason=reason))
-                    yield composed.filter(fits)
+                yield from source.batches(receipt_of(source, upstream))
+
+        def documents() -> Iterator[pa.Table]:
+            words = _words(task, codes())
+            for batch in codes():
+                composed = _documents(compose, batch, writer, words)
+                writer.count(documents=composed.num_rows, **compose.count_cuts(batch))
+                fits = recipe.pack.fits(composed)
+                for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
+                    reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
+                    writer.quarantined.append(Quarantined(row_id=row["document_id"], reason=reason))
+                yield composed.filter(fits)
 
         for packs in _rebatched(recipe.pack.stream(documents()), PACKS_PER_RECORD_BATCH):  # no document is cut
             writer.write(packs)
@@ -138,14 +144,24 @@ def make_packs(job: Job) -> Receipt:
     return job.output.dataset("packs").commit(job.partition, PACKS, metadata, fill)
 
 
-def _documents(compose: Compose, batch: pa.Table, writer: RowWriter) -> pa.Table:
+def _words(task: str, batches: Iterable[pa.Table]) -> WordCounts | None:
+    """Return the words of a shard's conversations, where the task uses words of other conversations.
+
+    Which conversations those are is in the shard's key: batches, their order and other shards make no difference.
+    """
+    if not TASKS[task].uses_words:
+        return None
+    return WordCounts.of(turns for batch in batches for turns in batch["turns"].to_pylist())
+
+
+def _documents(compose: Compose, batch: pa.Table, writer: RowWriter, words: WordCounts | None) -> pa.Table:
     """Return the documents of conversations; those, and windows, that cannot be used go to quarantine."""
     codec = codec_of(batch.schema)
     made: list[dict[str, Any]] = []
     unusable: list[tuple[str, str]] = []
     for row in batch.to_pylist():
         try:
-            made += compose.documents(row, codec, unusable)
+            made += compose.documents(row, codec, unusable, words)
         except UnusableRowError as error:
             writer.quarantined.append(Quarantined(row_id=row["conversation_id"], reason=str(error)))
     writer.quarantined += [Quarantined(row_id=document_id, reason=reason) for document_id, reason in unusable]

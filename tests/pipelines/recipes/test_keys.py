@@ -93,6 +93,7 @@ CHANGES = {
     "compose.enrol_s": (2.0, AFTER_PACKS),
     "compose.text": ("raw", AFTER_PACKS),
     "compose.tokenizer": ("TOKENIZER", AFTER_PACKS),
+    "compose.hotwords": (5, AFTER_PACKS),
     "compose.silence_share": (0.1, AFTER_PACKS),
     "compose.deduplicate": (True, AFTER_PACKS),
     "compose.seed": (8, AFTER_PACKS),
