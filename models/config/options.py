@@ -51,9 +51,9 @@ class Training:
     document_mask: bool = True
     """Whether a document attends only to itself; otherwise also to all documents before it in its pack."""
     ctc_weight: float = 0.0
-    """Weight of an auxiliary CTC loss on prompt audio; speeds up learning to align audio and text."""
+    """Weight of an auxiliary CTC loss on prompt audio, a mean over tokens; speeds up learning to align them."""
     activity_weight: float = 0.0
-    """Weight of an auxiliary loss on who talks in each column of prompt audio; speeds up learning speaker tags."""
+    """Weight of an auxiliary loss on who talks, a mean over columns of prompt audio; speeds up learning tags."""
     tag_weight: float = 1.0
     """Weight of speaker tags in the loss, relative to words; a wrong tag makes all words of its turn wrong."""
     pad_weight: float = 0.1

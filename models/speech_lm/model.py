@@ -51,6 +51,8 @@ class Loss:
     text_weight: torch.Tensor
     audio_total: torch.Tensor
     audio_weight: torch.Tensor
+    ctc_total: torch.Tensor  # of the auxiliary losses, without their weights
+    activity_total: torch.Tensor
 
 
 class SpeechLM(nn.Module):
@@ -196,9 +198,9 @@ class SpeechLM(nn.Module):
             backend: of attention.
             z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
             stream_weights: (S,) weight of each audio stream, multiplied by that of the span.
-            ctc_weight: weight of the CTC loss on prompt audio (`ctc.py`).
-            activity_weight: weight of the loss on who talks where (`activity.py`), computed on the input of the last
-                block, because nothing attends to what that block makes of a prompt.
+            ctc_weight: weight of the summed CTC loss on prompt audio (`ctc.py`).
+            activity_weight: weight of the summed loss on who talks where (`activity.py`), computed on the input of the
+                last block, because nothing attends to what that block makes of a prompt.
         """
         hidden, _, readable = self._run(batch, backend, keep=False)
         if torch.is_autocast_enabled(hidden.device.type):
@@ -233,12 +235,20 @@ class SpeechLM(nn.Module):
             )
         audio_weight = target_weight(batch.audio_targets, audio_weights, ignored=pad)
         total = text_total + pad_total + audio_total
+        ctc_total = activity_total = torch.zeros_like(text_total)
         if ctc_weight:
-            total = total + ctc_weight * ctc_loss(hidden, text_matrix, batch)
+            ctc_total = ctc_loss(hidden, text_matrix, batch)
+            total = total + ctc_weight * ctc_total
         if activity_weight:
-            total = total + activity_weight * activity_loss(self.norm(readable), text_matrix, batch)
+            activity_total = activity_loss(self.norm(readable), text_matrix, batch)
+            total = total + activity_weight * activity_total
         weight = text_weight + pad_weight + audio_weight
-        return Loss(total, weight, text_total, text_weight, audio_total, audio_weight)
+        return Loss(total, weight, text_total, text_weight, audio_total, audio_weight, ctc_total, activity_total)
+
+    def weight_of(self, batch: Batch, stream_weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the `weight` of a batch's `Loss`, a scalar, which is known before the forward pass."""
+        weights = batch.audio_weights if stream_weights is None else batch.audio_weights[:, None] * stream_weights
+        return batch.text_weights.sum() + target_weight(batch.audio_targets, weights, self.vocabulary.codebook_size)
 
     @torch.no_grad()
     def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:

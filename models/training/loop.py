@@ -12,6 +12,7 @@ from models.config.header import steps as complete
 from models.config.options import Training
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
+from models.speech_lm.ctc import check_ctc
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.augment import Augment
@@ -90,6 +91,8 @@ def train(
     model.to(process.device).train()
     model.recompute = config.recompute
     loader = make_loader(source, grid, config, model.shape.dim, seed, process)
+    if config.ctc_weight:
+        check_ctc(loader.first(32))
     mirror = Mirror(place.folder, place.url) if place.url else None
     state, first = restore(model, config, place, process, mirror, digest=source.digest, seed=seed)
     metrics = MetricsFile(place.folder / "metrics.jsonl", keep_until=first) if process.rank == 0 else None
@@ -216,7 +219,7 @@ def _position(step: int, config: Training, seed: int, digest: str, guard: StepGu
 
 
 def _record(done: StepResult, packs: StepPacks, process: Process, *, seconds: float, waited: float) -> StepRecord:
-    sums = done.sums
+    sums, counts = done.sums, done.counts
     return StepRecord(
         step=packs.step,
         loss=sums.total / max(sums.weight, 1e-8),
@@ -232,5 +235,8 @@ def _record(done: StepResult, packs: StepPacks, process: Process, *, seconds: fl
         num_frames=int(sums.num_frames),
         flops=sums.flops,
         skipped=done.fault is not None,
+        ctc_loss=sums.ctc_total / max(counts.ctc_tokens, 1.0),
+        ctc_share=counts.ctc_usable / max(counts.ctc_documents, 1.0),
+        activity_loss=sums.activity_total / max(counts.activity_columns, 1.0),
         num_ranks=process.world_size,
     )
