@@ -63,6 +63,32 @@ class Batch:
         is_pad = self.text_targets == ByteTokenizer.PAD
         return replace(self, text_weights=torch.where(is_pad, self.text_weights * weight, self.text_weights))
 
+    def with_given(self, given: torch.Tensor) -> "Batch":
+        """Return prompts without targets, each followed by columns of audio: (documents, C, S) cells."""
+        number, columns, _ = given.shape
+        if not columns:
+            return self
+        device, lengths = self.text.device, self.cu_seqlens.diff().to(torch.int64)
+        of_column = torch.repeat_interleave(torch.arange(number, device=device), lengths)
+        cu_seqlens = self.cu_seqlens + columns * torch.arange(number + 1, device=device, dtype=torch.int32)
+        text = self.text.new_zeros(int(cu_seqlens[-1]))
+        moved = torch.arange(len(self.text), device=device) + columns * of_column
+        text[moved] = self.text
+        added = cu_seqlens[1:, None].to(torch.int64) - columns + torch.arange(columns, device=device)
+        audio_columns, order = torch.cat([moved[self.audio_columns], added.flatten()]).sort()
+        starts = torch.repeat_interleave(cu_seqlens[:-1].to(torch.int64), lengths + columns)
+        return replace(
+            self,
+            text=text,
+            audio=torch.cat([self.audio, given.flatten(0, 1)])[order],
+            audio_columns=audio_columns,
+            positions=torch.arange(len(text), device=device) - starts,
+            cu_seqlens=cu_seqlens,
+            boundaries=tuple(cu_seqlens.tolist()),
+            max_seqlen=self.max_seqlen + columns,
+            prompts=tuple(length + columns for length in self.prompts),
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
         return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
