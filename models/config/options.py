@@ -34,6 +34,9 @@ class Training:
     """AdamW for all parameters, or Muon for the matrices of the blocks: slower steps, of which fewer are needed."""
     lr: float = 2e-3
     """Peak learning rate."""
+    pretrained_lr: float = 1e-4
+    """Peak learning rate, at most lr, of weights that came from a text LLM (start_from a Hugging Face folder).
+    Audio, low-rank updates, and with them our special tokens, are new and trained at lr."""
     min_lr_share: float = 0.1
     """Final learning rate, as a share of the peak."""
     warmup_steps: int = 30
@@ -102,6 +105,8 @@ class Training:
             raise ValueError("train: steps, packs and checkpoint intervals must be at least 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("train.lr must be positive")
+        if not (math.isfinite(self.pretrained_lr) and self.pretrained_lr > 0):
+            raise ValueError("train.pretrained_lr must be positive")
         if self.optimizer == "muon" and self.shard == "full":
             raise ValueError("train: muon needs whole matrices, which train.shard full splits; use adamw")
         if not self.document_mask and (self.ctc_weight or self.activity_weight):

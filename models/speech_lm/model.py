@@ -55,6 +55,16 @@ class Loss:
     activity_total: torch.Tensor
 
 
+def _updated(table: torch.Tensor, update: torch.Tensor | None) -> torch.Tensor:
+    """Return a table (V, d) with an update (R, d) added to its first rows.
+
+    Source: PEFT, "Trainable Tokens" (huggingface.co/docs/peft): a few rows of a frozen table are trained.
+    """
+    if update is None:
+        return table
+    return torch.cat([table[: len(update)] + update, table[len(update) :]])
+
+
 class SpeechLM(nn.Module):
     """Predicts every next column of a packed batch."""
 
@@ -63,6 +73,10 @@ class SpeechLM(nn.Module):
         super().__init__()
         self.shape, self.vocabulary = shape, vocabulary
         self.text_embedding = nn.Embedding(vocabulary.text_size, shape.dim, padding_idx=0)
+        # With low-rank updates, only the rows of our special tokens are trained, which a text LLM does not know.
+        new_rows = (min(ByteTokenizer.FIRST_TEXT, vocabulary.text_size), shape.dim)
+        self.text_update_up = nn.Parameter(torch.zeros(new_rows)) if shape.lora_rank else None
+        self.head_update_up = nn.Parameter(torch.zeros(new_rows)) if shape.lora_rank and not shape.tie_text else None
         # One table for all streams: stream s's id v is row s (V + 1) + v; row V of each stream is pad and stays zero.
         rows = vocabulary.num_streams * (vocabulary.codebook_size + 1)
         continuous = shape.encoder is not None
@@ -83,6 +97,11 @@ class SpeechLM(nn.Module):
         if shape.lora_rank:
             freeze_all_but_updates(self.blocks)
             self.norm.requires_grad_(False)
+            self.text_embedding.requires_grad_(False)
+            if self.text_head is not None:
+                self.text_head.requires_grad_(False)
+        self.pretrained: frozenset[str] = frozenset()
+        """Names of the parameters that came from a text LLM."""
         self.recompute = False
         """Whether what a block does is done again in the backward pass, instead of kept."""
         offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
@@ -123,13 +142,24 @@ class SpeechLM(nn.Module):
             self.audio_head.embedding.weight[pads] = 0.0
         return self
 
+    @property
+    def pad_row_of(self) -> nn.Parameter | None:
+        """The parameter whose first row, `<pad>`'s, is to stay as it is: the table, where it is also the head.
+
+        The row is added to every audio column, so it stays zero, and `<pad>`'s logit with it. That takes nothing away:
+        a softmax depends on differences of logits.
+        """
+        if self.text_head is not None:
+            return None
+        return self.text_embedding.weight if self.text_update_up is None else self.text_update_up
+
     def num_parameters(self) -> int:
         """Return the number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
-        x = self.text_embedding(text)
+        x = self._embed_text(text)
         if self.front_end is not None:
             encoded = self.front_end(audio, audio_columns)
             if not len(audio):
@@ -148,7 +178,19 @@ class SpeechLM(nn.Module):
     @property
     def text_weight(self) -> torch.Tensor:
         """The matrix (V, d) that predicts text."""
-        return self.text_embedding.weight if self.text_head is None else self.text_head.weight
+        return self.text_table if self.text_head is None else _updated(self.text_head.weight, self.head_update_up)
+
+    @property
+    def text_table(self) -> torch.Tensor:
+        """The matrix (V, d) that text is read by."""
+        return _updated(self.text_embedding.weight, self.text_update_up)
+
+    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = self.text_embedding(text)
+        if self.text_update_up is None:
+            return x
+        is_new = text < len(self.text_update_up)
+        return x + F.embedding(text.where(is_new, 0), self.text_update_up, padding_idx=0)
 
     def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits of the next text cell (..., V) of states (..., d)."""
@@ -283,7 +325,7 @@ class SpeechLM(nn.Module):
             audio: (B, S) audio cells, where the columns are of audio.
         """
         if audio is None:
-            x = self.text_embedding(text)
+            x = self._embed_text(text)
         else:
             x = self.embed(text, audio, torch.arange(len(text), device=text.device))
         cos, sin = rotary(cache.lengths, self.shape)

@@ -15,7 +15,7 @@ from models.speech_lm.activity import talking
 from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
-from models.training.distributed import local_value, sum_over_ranks
+from models.training.distributed import first_row, local_value, sum_over_ranks
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
 from models.training.optimizers import learning_rate
@@ -187,6 +187,8 @@ def run_step(
     if process.world_size > 1:
         sums = on_device.double().cpu()[: StepSums.NUMBER]
     of_step = StepSums(*sums.tolist())
+    if (tied := state.model.pad_row_of) is not None and tied.grad is not None:
+        first_row(tied.grad).zero_()
     torch._foreach_div_(gradients, max(of_step.weight, 1e-8))
     grad_norm = local_value(torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip_norm))
     rate = learning_rate(packs.step, config)
@@ -246,7 +248,7 @@ def _mean_decay(step: int, config: Training) -> float:
 def _update(state: TrainingState, step: int, rate: float, config: Training) -> None:
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         optimizer.step()
     if state.averages:
         values = [parameter.detach() for parameter in state.trained.values()]

@@ -136,6 +136,7 @@ CHANGES = {
     "train.on_bad_shard": ("skip", AFTER_TRAINING),
     "train.optimizer": ("muon", AFTER_TRAINING),
     "train.lr": (1e-3, AFTER_TRAINING),
+    "train.pretrained_lr": (1e-5, AFTER_TRAINING),
     "train.min_lr_share": (0.2, AFTER_TRAINING),
     "train.warmup_steps": (2, AFTER_TRAINING),
     "train.schedule": ("wsd", AFTER_TRAINING),
