@@ -143,7 +143,7 @@ class SpeechLM(nn.Module):
         return self
 
     @property
-    def pad_row_of(self) -> nn.Parameter | None:
+    def pad_row_of(self) -> torch.Tensor | None:
         """The parameter whose first row, `<pad>`'s, is to stay as it is: the table, where it is also the head.
 
         The row is added to every audio column, so it stays zero, and `<pad>`'s logit with it. That takes nothing away:
@@ -189,8 +189,8 @@ class SpeechLM(nn.Module):
         x: torch.Tensor = self.text_embedding(text)
         if self.text_update_up is None:
             return x
-        is_new = text < len(self.text_update_up)
-        return x + F.embedding(text.where(is_new, 0), self.text_update_up, padding_idx=0)
+        is_new = (text != ByteTokenizer.PAD) & (text < len(self.text_update_up))
+        return x + F.embedding(text.where(is_new, 0), self.text_update_up, padding_idx=0) * is_new[:, None]
 
     def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits of the next text cell (..., V) of states (..., d)."""

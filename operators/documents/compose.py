@@ -169,9 +169,9 @@ class Compose:
                     continue
                 usable.add(task)
                 yield from (document.row(scene, task) for document in made)
-        for task, error in failed.items():
+        for task, reason in failed.items():
             if task not in usable:
-                raise error
+                raise reason
         if unusable is not None:
             unusable += skipped
         for number, window in self.silences(row, codec).items():
