@@ -27,8 +27,10 @@ S audio cells (S = the layout's streams; K codebooks make S = K streams in the p
 - A loss span [start, end) names columns whose cells are *predicted* (from the column before), in one kind of
   stream. Transcriptions: the text cells after `<text>` up to and with `<end>`. Audio that is made: its audio cells
   (audio pad never counts), and its text cells, `<pad>` meaning "continue", up to and including `<audio_end>`.
-- A cell's weight in the loss is its span's weight; the loss is the weighted sum over all ranks divided by the
-  sum of the weights over all ranks. Audio spans carry weight 1/S, so that a column counts about as a token.
+- A cell's weight in the loss is its span's weight (a text cell that is `<pad>`: times `train.pad_weight`, so that cells
+  that say nothing do not outweigh words; `text_loss` is without them); the loss is the weighted sum over all ranks
+  divided by the sum of the weights over all ranks. Audio spans carry weight 1/S, so that a column counts about as a
+  token.
 """
 
 from collections.abc import Sequence

@@ -40,6 +40,8 @@ class Header:
     """Longest voice sample."""
     predicts_activity: bool = False
     """Whether it was trained to tell who talks in each column of a prompt."""
+    pad_weight: float = 1.0
+    """Weight in the loss of text cells that only said that audio goes on, relative to the one that ends it."""
     lineage: dict[str, Any] = field(default_factory=dict)
     """Data sets with their Merkle roots, recipe digest, seed and code version."""
 

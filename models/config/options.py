@@ -34,6 +34,9 @@ class Training:
     """AdamW for all parameters, or Muon for the matrices of the blocks: slower steps, of which fewer are needed."""
     lr: float = 2e-3
     """Peak learning rate."""
+    pretrained_lr: float = 1e-4
+    """Peak learning rate, at most lr, of weights that came from a text LLM (start_from a Hugging Face folder).
+    Audio, low-rank updates, and with them our special tokens, are new and trained at lr."""
     min_lr_share: float = 0.1
     """Final learning rate, as a share of the peak."""
     warmup_steps: int = 30
@@ -51,11 +54,14 @@ class Training:
     document_mask: bool = True
     """Whether a document attends only to itself; otherwise also to all documents before it in its pack."""
     ctc_weight: float = 0.0
-    """Weight of an auxiliary CTC loss on prompt audio; speeds up learning to align audio and text."""
+    """Weight of an auxiliary CTC loss on prompt audio, a mean over tokens; speeds up learning to align them."""
     activity_weight: float = 0.0
-    """Weight of an auxiliary loss on who talks in each column of prompt audio; speeds up learning speaker tags."""
+    """Weight of an auxiliary loss on who talks, a mean over columns of prompt audio; speeds up learning tags."""
     tag_weight: float = 1.0
     """Weight of speaker tags in the loss, relative to words; a wrong tag makes all words of its turn wrong."""
+    pad_weight: float = 0.1
+    """Weight in the loss of text cells beside audio that only say that it goes on: with 1, they are up to 99 % of the
+    text's weight where audio is predicted. Generation takes it out of the odds of an end. Moshi: 0.5."""
     z_loss: float = 0.0
     """Weight of the z-loss, which keeps logits near 0; 1e-4 is usual."""
     stream_weights: tuple[float, ...] = ()
@@ -96,7 +102,7 @@ class Training:
     num_threads: int = field(default=0, metadata=NO_RESULT)
     """CPU threads of a worker; 0 for all that the worker is assigned."""
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     """Incremented when training gives a different result from the same packs."""
 
     def __post_init__(self) -> None:
@@ -109,6 +115,8 @@ class Training:
             raise ValueError("train.patience counts validations, and train.validate_every 0 makes none")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("train.lr must be positive")
+        if not (math.isfinite(self.pretrained_lr) and self.pretrained_lr > 0):
+            raise ValueError("train.pretrained_lr must be positive")
         if self.optimizer == "muon" and self.shard == "full":
             raise ValueError("train: muon needs whole matrices, which train.shard full splits; use adamw")
         if not self.document_mask and (self.ctc_weight or self.activity_weight):
@@ -116,5 +124,7 @@ class Training:
                 "train: without the document mask, the CTC and activity losses cannot separate the audio of documents; "
                 "set ctc_weight 0 and activity_weight 0"
             )
+        if not (math.isfinite(self.pad_weight) and self.pad_weight > 0):
+            raise ValueError("train.pad_weight must be positive: a model that never learns that audio goes on ends it")
         if not 0 <= self.ema_decay < 1:
             raise ValueError("train.ema_decay must be at least 0 and below 1")

@@ -36,6 +36,7 @@ class Batch:
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
     num_frames: int = 0  # of audio, in all documents
+    num_pads: int = 0  # predicted text cells that only say that audio goes on
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with a function applied to every tensor."""
@@ -56,6 +57,37 @@ class Batch:
         """Return the batch with the loss weights of speaker tags multiplied by a factor."""
         is_tag = (self.text_targets >= ByteTokenizer.FIRST_SPEAKER) & (self.text_targets < ByteTokenizer.FIRST_TEXT)
         return replace(self, text_weights=torch.where(is_tag, self.text_weights * weight, self.text_weights))
+
+    def with_pad_weight(self, weight: float) -> "Batch":
+        """Return the batch with the loss weights of text cells that only say that audio goes on, times a factor."""
+        is_pad = self.text_targets == ByteTokenizer.PAD
+        return replace(self, text_weights=torch.where(is_pad, self.text_weights * weight, self.text_weights))
+
+    def with_given(self, given: torch.Tensor) -> "Batch":
+        """Return prompts without targets, each followed by columns of audio: (documents, C, S) cells."""
+        number, columns, _ = given.shape
+        if not columns:
+            return self
+        device, lengths = self.text.device, self.cu_seqlens.diff().to(torch.int64)
+        of_column = torch.repeat_interleave(torch.arange(number, device=device), lengths)
+        cu_seqlens = self.cu_seqlens + columns * torch.arange(number + 1, device=device, dtype=torch.int32)
+        text = self.text.new_zeros(int(cu_seqlens[-1]))
+        moved = torch.arange(len(self.text), device=device) + columns * of_column
+        text[moved] = self.text
+        added = cu_seqlens[1:, None].to(torch.int64) - columns + torch.arange(columns, device=device)
+        audio_columns, order = torch.cat([moved[self.audio_columns], added.flatten()]).sort()
+        starts = torch.repeat_interleave(cu_seqlens[:-1].to(torch.int64), lengths + columns)
+        return replace(
+            self,
+            text=text,
+            audio=torch.cat([self.audio, given.flatten(0, 1)])[order],
+            audio_columns=audio_columns,
+            positions=torch.arange(len(text), device=device) - starts,
+            cu_seqlens=cu_seqlens,
+            boundaries=tuple(cu_seqlens.tolist()),
+            max_seqlen=self.max_seqlen + columns,
+            prompts=tuple(length + columns for length in self.prompts),
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
@@ -182,6 +214,7 @@ def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
         num_frames=found.num_frames,
+        num_pads=int((text[text_at] == ByteTokenizer.PAD).sum()),
     )
 
 

@@ -5,11 +5,76 @@ Source: Graves et al. 2006, doi:10.1145/1143844.1143891; Watanabe et al. 2017, d
 (CTC beside attention); Kanda et al. 2020, arXiv:2003.12687 (serialized output of several speakers).
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from models.sequence.batch import Batch
 from models.sequence.tokenizer import ByteTokenizer
+
+_NOT_HEARD = (ByteTokenizer.PAD, ByteTokenizer.END, ByteTokenizer.AUDIO, ByteTokenizer.AUDIO_END)
+
+
+@dataclass(frozen=True)
+class CtcTargets:
+    """What the CTC loss of a batch is about: prompt audio, and the text that is predicted from it."""
+
+    columns: torch.Tensor  # (C,) columns of prompt audio
+    of_column: torch.Tensor  # (C,) their documents
+    targets: torch.Tensor  # (L,) tokens
+    of_target: torch.Tensor  # (L,) their documents
+    input_lengths: torch.Tensor  # (documents,)
+    target_lengths: torch.Tensor  # (documents,)
+    has_both: torch.Tensor  # (documents,) bool: audio in the prompt and text to predict
+    usable: torch.Tensor  # (documents,) bool: has both, and the text fits into the columns
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the documents that can be used: what the summed loss is divided by."""
+        return int(self.target_lengths[self.usable].sum())
+
+
+def ctc_targets(batch: Batch) -> CtcTargets:
+    """Return what the CTC loss of a batch is about.
+
+    A text fits where there is a column for each token, and a blank one between two that are equal.
+    """
+    starts, inner = batch.cu_seqlens[:-1].to(torch.int64), batch.cu_seqlens[1:].to(torch.int64)
+    number, device = len(starts), batch.cu_seqlens.device
+    prompts = torch.tensor(batch.prompts, device=device)
+    of_column = torch.searchsorted(inner, batch.audio_columns, right=True)
+    in_prompt = batch.audio_columns < (starts + prompts)[of_column]
+    columns, of_column = batch.audio_columns[in_prompt], of_column[in_prompt]
+    is_heard = ~torch.isin(batch.text_targets, torch.tensor(_NOT_HEARD, device=device))
+    targets = batch.text_targets[is_heard]
+    of_target = torch.searchsorted(inner, batch.text_from[is_heard], right=True)
+    repeats = (targets[1:] == targets[:-1]) & (of_target[1:] == of_target[:-1])
+    input_lengths = torch.bincount(of_column, minlength=number)
+    target_lengths = torch.bincount(of_target, minlength=number)
+    needed = target_lengths + torch.bincount(of_target[1:][repeats], minlength=number)
+    has_both = (input_lengths > 0) & (target_lengths > 0)
+    usable = has_both & (input_lengths >= needed)
+    return CtcTargets(columns, of_column, targets, of_target, input_lengths, target_lengths, has_both, usable)
+
+
+def check_ctc(batches: Iterable[Batch]) -> None:
+    """Check before training that CTC can use at least half of the documents that it is meant for.
+
+    Raises:
+        ValueError: most of them have more text than columns of audio.
+    """
+    usable = documents = 0
+    for batch in batches:
+        found = ctc_targets(batch)
+        usable, documents = usable + int(found.usable.sum()), documents + int(found.has_both.sum())
+    if 2 * usable < documents:
+        raise ValueError(
+            f"train.ctc_weight: CTC cannot use {documents - usable} of the first {documents} documents, whose text has "
+            "more tokens than their audio has columns; set --train.ctc-weight 0, or take a smaller --compose.group or "
+            "a tokenizer with fewer tokens"
+        )
 
 
 def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -22,24 +87,14 @@ def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> t
         text_weight: (V, d) the text head; id 0 is the blank.
         batch: packed documents.
     """
-    starts = batch.cu_seqlens[:-1].to(torch.int64)
-    number = len(starts)
-    prompts = torch.tensor(batch.prompts, device=hidden.device)
-    inner = batch.cu_seqlens[1:].to(torch.int64)
-    of_column = torch.searchsorted(inner, batch.audio_columns, right=True)
-    in_prompt = batch.audio_columns < (starts + prompts)[of_column]
-    columns, of_column = batch.audio_columns[in_prompt], of_column[in_prompt]
-    is_word = batch.text_targets != ByteTokenizer.END
-    targets, of_target = batch.text_targets[is_word], torch.searchsorted(inner, batch.text_from[is_word], right=True)
-    input_lengths = torch.bincount(of_column, minlength=number)
-    target_lengths = torch.bincount(of_target, minlength=number)
-    used = (input_lengths >= target_lengths) & (target_lengths > 0)
+    found = ctc_targets(batch)
+    used = found.usable
     if not bool(used.any()):
         return hidden.sum() * 0.0
-    keep = used[of_column]
-    columns, of_column = columns[keep], of_column[keep]
-    targets = targets[used[of_target]]
-    input_lengths, target_lengths = input_lengths[used], target_lengths[used]
+    keep = used[found.of_column]
+    columns, of_column = found.columns[keep], found.of_column[keep]
+    targets = found.targets[used[found.of_target]]
+    input_lengths, target_lengths = found.input_lengths[used], found.target_lengths[used]
     row = torch.cumsum(used, 0)[of_column] - 1
     first = torch.cumsum(input_lengths, 0) - input_lengths
     place = torch.arange(len(columns), device=hidden.device) - first[row]

@@ -1,5 +1,6 @@
 """Generation of text and audio: prompts prefilled packed, then one column a step for all of them at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.layouts.layout import Layout
-from models.sequence.batch import collate
+from models.sequence.batch import Batch, collate
 from models.sequence.documents import AUDIO, GridSpec, PackedDocuments
 from models.sequence.grammar import Grammar
 from models.sequence.tokenizer import ByteTokenizer
@@ -170,6 +171,7 @@ def generate_audio(
     max_frames: int,
     end: int,
     sampling: Sampling | None = None,
+    pad_weight: float = 1.0,
 ) -> list[NDArray[np.uint16]]:
     """Make the audio that comes after each prompt, until the model ends it.
 
@@ -181,45 +183,90 @@ def generate_audio(
         max_frames: of an answer; exactly its length where the layout is not open-ended (coarse_first).
         end: the text token that ends audio.
         sampling: how cells are drawn.
+        pad_weight: weight in training of the cells that said that audio goes on, as in the checkpoint's header: the
+            odds of an end that the model learned are as many times too high, and are corrected by it.
 
     Returns:
         Codes (K, T) of each answer, `given` first.
     """
     if not prompts:
         return []
-    sampling, layout = sampling or Sampling(), grid.layout
+    sampling = sampling or Sampling()
     model.eval()
     device = next(model.parameters()).device
-    most = layout.num_columns(max_frames)
-    hidden, cache = model.prefill(collate(prompts, grid).to(device), most, choose_backend(device.type))
     forced, is_free = (
-        torch.from_numpy(np.stack(part)).to(device)
-        for part in zip(*(_forced(layout, one, grid, max_frames) for one in given), strict=True)
-    )  # (B, S, C)
-    generators = [torch.Generator().manual_seed(sampling.seed + number) for number in range(len(prompts))]
-    made = torch.empty((len(prompts), layout.num_streams, most), dtype=torch.int64, device=device)
-    lengths = torch.full((len(prompts),), most)
-    behind = torch.tensor([layout.num_columns(one.shape[1]) for one in given])
-    running = torch.ones(len(prompts), dtype=torch.bool)
-    for column in range(most):
+        [torch.from_numpy(part).to(device) for part in parts]
+        for parts in zip(*(_forced(grid.layout, one, grid, max_frames) for one in given), strict=True)
+    )
+    # Columns of which all is given are read with the prompt, as in training, where a prompt may see both ways.
+    leads = [int(free.any(dim=0).to(torch.int64).argmax()) if bool(free.any()) else free.shape[1] for free in is_free]
+    answers: dict[int, NDArray[np.uint16]] = {}
+    for lead in sorted(set(leads)):
+        numbers = [number for number, one in enumerate(leads) if one == lead]
+        some = _Given(
+            lead=lead,
+            forced=torch.stack([forced[n] for n in numbers]),
+            is_free=torch.stack([is_free[n] for n in numbers]),
+            lengths=torch.tensor([grid.layout.num_columns(given[n].shape[1]) for n in numbers]),
+        )
+        generators = [torch.Generator().manual_seed(sampling.seed + number) for number in numbers]
+        batch = collate([prompts[n] for n in numbers], grid).to(device)
+        made = _generate(model, batch, grid.layout, some, generators, max_frames, end, sampling, pad_weight)
+        answers |= dict(zip(numbers, made, strict=True))
+    return [answers[number] for number in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is known of some answers before any of it is drawn."""
+
+    lead: int
+    """Columns, from the first, of which every cell is given: as many in all of the answers."""
+    forced: torch.Tensor  # (B, S, C) cells
+    is_free: torch.Tensor  # (B, S, C) which of them are drawn instead
+    lengths: torch.Tensor  # (B,) columns that hold given frames
+
+
+def _generate(
+    model: SpeechLM,
+    prompts: Batch,
+    layout: Layout,
+    given: _Given,
+    generators: Sequence[torch.Generator],
+    max_frames: int,
+    end: int,
+    sampling: Sampling,
+    pad_weight: float,
+) -> list[NDArray[np.uint16]]:
+    """Return the answers to some prompts, column by column after those that are given."""
+    most, lead, device = layout.num_columns(max_frames), given.lead, prompts.text.device
+    read = prompts.with_given(given.forced[:, :, :lead].transpose(1, 2))
+    hidden, cache = model.prefill(read, most - lead, choose_backend(device.type))
+    made = torch.empty((len(generators), layout.num_streams, most), dtype=torch.int64, device=device)
+    made[:, :, :lead] = given.forced[:, :, :lead]
+    lengths = torch.full((len(generators),), most)
+    running = torch.ones(len(generators), dtype=torch.bool)
+    for one in generators:  # a column's draws are its own, given or not
+        torch.rand((lead, layout.num_streams + 1, 2), generator=one)
+    for column in range(lead, most):
         # Generated audio may end only after the part of it that is given.
-        may_end = running & (column >= behind) & layout.is_open_ended
+        may_end = running & (column >= given.lengths) & layout.is_open_ended
         drawn = [torch.rand((layout.num_streams + 1, 2), generator=one) for one in generators]
         uniforms = torch.stack(drawn).to(device)
         if bool(may_end.any()):
-            pair = model.text_logits(hidden)[:, [0, end]].float()
+            pair = model.text_logits(hidden)[:, [ByteTokenizer.PAD, end]].float()
+            pair[:, 0] -= math.log(pad_weight)
             stops = sampling.draw(pair, uniforms[:, -1], None).bool().cpu() & may_end
             lengths[stops] = column
             running &= ~stops
             if not bool(running.any()):
                 break
         ids = layout.id_range(column, max_frames)
-        cells = _cells(
-            model, hidden, forced[:, :, column], is_free[:, :, column], uniforms, made[:, :, :column], ids, sampling
-        )
+        forced, is_free = given.forced[:, :, column], given.is_free[:, :, column]
+        cells = _cells(model, hidden, forced, is_free, uniforms, made[:, :, :column], ids, sampling)
         made[:, :, column] = cells
         if column + 1 < most:
-            hidden = model.step(torch.zeros(len(prompts), dtype=torch.int64, device=device), cache, cells)
+            hidden = model.step(torch.zeros(len(generators), dtype=torch.int64, device=device), cache, cells)
     answers = []
     for row, length in zip(made.cpu().numpy(), lengths.tolist(), strict=True):
         frames = max_frames if length == most else frames_in(layout, length)

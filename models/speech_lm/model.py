@@ -22,6 +22,7 @@ from models.config.shape import Shape, Vocabulary
 from models.kernels import fused, plain
 from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
+from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss
 from models.speech_lm.attention import packed_attention
 from models.speech_lm.ctc import ctc_loss
@@ -46,10 +47,22 @@ class Loss:
 
     total: torch.Tensor  # weighted sum of cross-entropies, with gradient
     weight: torch.Tensor  # sum of the weights
-    text_total: torch.Tensor
+    text_total: torch.Tensor  # of text cells that say more than that audio goes on
     text_weight: torch.Tensor
     audio_total: torch.Tensor
     audio_weight: torch.Tensor
+    ctc_total: torch.Tensor  # of the auxiliary losses, without their weights
+    activity_total: torch.Tensor
+
+
+def _updated(table: torch.Tensor, update: torch.Tensor | None) -> torch.Tensor:
+    """Return a table (V, d) with an update (R, d) added to its first rows.
+
+    Source: PEFT, "Trainable Tokens" (huggingface.co/docs/peft): a few rows of a frozen table are trained.
+    """
+    if update is None:
+        return table
+    return torch.cat([table[: len(update)] + update, table[len(update) :]])
 
 
 class SpeechLM(nn.Module):
@@ -60,6 +73,10 @@ class SpeechLM(nn.Module):
         super().__init__()
         self.shape, self.vocabulary = shape, vocabulary
         self.text_embedding = nn.Embedding(vocabulary.text_size, shape.dim, padding_idx=0)
+        # With low-rank updates, only the rows of our special tokens are trained, which a text LLM does not know.
+        new_rows = (min(ByteTokenizer.FIRST_TEXT, vocabulary.text_size), shape.dim)
+        self.text_update_up = nn.Parameter(torch.zeros(new_rows)) if shape.lora_rank else None
+        self.head_update_up = nn.Parameter(torch.zeros(new_rows)) if shape.lora_rank and not shape.tie_text else None
         # One table for all streams: stream s's id v is row s (V + 1) + v; row V of each stream is pad and stays zero.
         rows = vocabulary.num_streams * (vocabulary.codebook_size + 1)
         continuous = shape.encoder is not None
@@ -80,6 +97,11 @@ class SpeechLM(nn.Module):
         if shape.lora_rank:
             freeze_all_but_updates(self.blocks)
             self.norm.requires_grad_(False)
+            self.text_embedding.requires_grad_(False)
+            if self.text_head is not None:
+                self.text_head.requires_grad_(False)
+        self.pretrained: frozenset[str] = frozenset()
+        """Names of the parameters that came from a text LLM."""
         self.recompute = False
         """Whether what a block does is done again in the backward pass, instead of kept."""
         offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
@@ -120,13 +142,24 @@ class SpeechLM(nn.Module):
             self.audio_head.embedding.weight[pads] = 0.0
         return self
 
+    @property
+    def pad_row_of(self) -> torch.Tensor | None:
+        """The parameter whose first row, `<pad>`'s, is to stay as it is: the table, where it is also the head.
+
+        The row is added to every audio column, so it stays zero, and `<pad>`'s logit with it. That takes nothing away:
+        a softmax depends on differences of logits.
+        """
+        if self.text_head is not None:
+            return None
+        return self.text_embedding.weight if self.text_update_up is None else self.text_update_up
+
     def num_parameters(self) -> int:
         """Return the number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
-        x = self.text_embedding(text)
+        x = self._embed_text(text)
         if self.front_end is not None:
             encoded = self.front_end(audio, audio_columns)
             if not len(audio):
@@ -145,7 +178,19 @@ class SpeechLM(nn.Module):
     @property
     def text_weight(self) -> torch.Tensor:
         """The matrix (V, d) that predicts text."""
-        return self.text_embedding.weight if self.text_head is None else self.text_head.weight
+        return self.text_table if self.text_head is None else _updated(self.text_head.weight, self.head_update_up)
+
+    @property
+    def text_table(self) -> torch.Tensor:
+        """The matrix (V, d) that text is read by."""
+        return _updated(self.text_embedding.weight, self.text_update_up)
+
+    def _embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = self.text_embedding(text)
+        if self.text_update_up is None:
+            return x
+        is_new = (text != ByteTokenizer.PAD) & (text < len(self.text_update_up))
+        return x + F.embedding(text.where(is_new, 0), self.text_update_up, padding_idx=0) * is_new[:, None]
 
     def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits of the next text cell (..., V) of states (..., d)."""
@@ -195,18 +240,28 @@ class SpeechLM(nn.Module):
             backend: of attention.
             z_weight: of the z-loss of text, and of audio where its cells are predicted side by side.
             stream_weights: (S,) weight of each audio stream, multiplied by that of the span.
-            ctc_weight: weight of the CTC loss on prompt audio (`ctc.py`).
-            activity_weight: weight of the loss on who talks where (`activity.py`), computed on the input of the last
-                block, because nothing attends to what that block makes of a prompt.
+            ctc_weight: weight of the summed CTC loss on prompt audio (`ctc.py`).
+            activity_weight: weight of the summed loss on who talks where (`activity.py`), computed on the input of the
+                last block, because nothing attends to what that block makes of a prompt.
         """
         hidden, _, readable = self._run(batch, backend, keep=False)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         pad = self.vocabulary.codebook_size
-        text_targets = batch.text_targets[:, None]
-        text_total = linear_cross_entropy(
-            hidden[batch.text_from], self.text_weight, text_targets, batch.text_weights, z_weight=z_weight
-        )
+        text_matrix = self.text_weight
+
+        def text_loss(cells: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+            targets, weights = batch.text_targets[cells, None], batch.text_weights[cells]
+            states = hidden[batch.text_from[cells]]
+            losses = linear_cross_entropy(states, text_matrix, targets, weights, z_weight=z_weight)
+            return losses, target_weight(targets, weights)
+
+        if batch.num_pads:
+            is_pad = batch.text_targets == ByteTokenizer.PAD
+            (text_total, text_weight), (pad_total, pad_weight) = text_loss(~is_pad), text_loss(is_pad)
+        else:
+            text_total, text_weight = text_loss(slice(None))
+            pad_total, pad_weight = torch.zeros_like(text_total), torch.zeros_like(text_weight)
         audio_states, audio_weights = hidden[batch.audio_from], batch.audio_weights
         if stream_weights is not None:
             audio_weights = audio_weights[:, None] * stream_weights
@@ -220,14 +275,22 @@ class SpeechLM(nn.Module):
             audio_total = linear_cross_entropy(
                 audio_states, self.audio_head.weight, batch.audio_targets, audio_weights, pad, z_weight
             )
-        text_weight = target_weight(text_targets, batch.text_weights)
         audio_weight = target_weight(batch.audio_targets, audio_weights, ignored=pad)
-        total = text_total + audio_total
+        total = text_total + pad_total + audio_total
+        ctc_total = activity_total = torch.zeros_like(text_total)
         if ctc_weight:
-            total = total + ctc_weight * ctc_loss(hidden, self.text_weight, batch)
+            ctc_total = ctc_loss(hidden, text_matrix, batch)
+            total = total + ctc_weight * ctc_total
         if activity_weight:
-            total = total + activity_weight * activity_loss(self.norm(readable), self.text_weight, batch)
-        return Loss(total, text_weight + audio_weight, text_total, text_weight, audio_total, audio_weight)
+            activity_total = activity_loss(self.norm(readable), text_matrix, batch)
+            total = total + activity_weight * activity_total
+        weight = text_weight + pad_weight + audio_weight
+        return Loss(total, weight, text_total, text_weight, audio_total, audio_weight, ctc_total, activity_total)
+
+    def weight_of(self, batch: Batch, stream_weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the `weight` of a batch's `Loss`, a scalar, which is known before the forward pass."""
+        weights = batch.audio_weights if stream_weights is None else batch.audio_weights[:, None] * stream_weights
+        return batch.text_weights.sum() + target_weight(batch.audio_targets, weights, self.vocabulary.codebook_size)
 
     @torch.no_grad()
     def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:
@@ -262,7 +325,7 @@ class SpeechLM(nn.Module):
             audio: (B, S) audio cells, where the columns are of audio.
         """
         if audio is None:
-            x = self.text_embedding(text)
+            x = self._embed_text(text)
         else:
             x = self.embed(text, audio, torch.arange(len(text), device=text.device))
         cos, sin = rotary(cache.lengths, self.shape)

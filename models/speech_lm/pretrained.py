@@ -145,6 +145,8 @@ def load_weights(folder: Path, model: SpeechLM) -> None:
         ours[:_OURS] = table[:wanted].mean(dim=0) + noise
     embedding = model.text_embedding.weight
     embedding[0] = 0.0
+    tables_of_text = ["text_embedding.weight"] + ["text_head.weight"] * (model.text_head is not None)
+    model.pretrained = frozenset([*_names(model.shape), *tables_of_text])
     # Audio comes in at the loudness of text, or it would drown everything that the LLM has learned.
     model.audio_norm.weight.fill_(float(embedding[_OURS:].square().mean().sqrt()))
 
@@ -195,9 +197,9 @@ def export(model: SpeechLM, header: Header, folder: Path) -> None:
         tensor = layer.merged() if isinstance(layer, LoRALinear) and name.endswith("weight") else own[name]
         cut = {1: [len(tensor)], 2: [shape.ffn_dim] * 2, 3: sizes}[len(parts)]
         state |= dict(zip(parts, torch.split(tensor, cut), strict=True))
-    state["model.embed_tokens.weight"] = own["text_embedding.weight"].roll(-_OURS, 0)
+    state["model.embed_tokens.weight"] = model.text_table.detach().roll(-_OURS, 0)
     if not shape.tie_text:
-        state["lm_head.weight"] = own["text_head.weight"].roll(-_OURS, 0)
+        state["lm_head.weight"] = model.text_weight.detach().roll(-_OURS, 0)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / "model.safetensors", {"format": "pt"})

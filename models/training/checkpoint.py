@@ -125,7 +125,10 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
     model = SpeechLM(header.shape, header.vocabulary)
     trained = path / "raw.safetensors"
     try:
-        model.load_state_dict(load_file(str(trained if raw and trained.exists() else path / "model.safetensors")))
+        weights = load_file(str(trained if raw and trained.exists() else path / "model.safetensors"))
+        # Before updates of rows of text were trained apart, they were in the tables.
+        apart = {name: one for name, one in model.state_dict().items() if name in ("text_update_up", "head_update_up")}
+        model.load_state_dict({**apart, **weights})
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights of {path} do not load: {str(error).splitlines()[0]}") from error
     return model.to(device), step, header

@@ -65,6 +65,17 @@ def _is_spread(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def first_row(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view (1, ...) of a tensor's first row; (0, ...) on a rank that does not hold it."""
+    if not _is_spread(tensor):
+        return tensor[:1]
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(tensor, DTensor)
+    local = tensor.to_local()
+    return local[:1] if tensor.device_mesh.get_local_rank() == 0 else local[:0]
+
+
 def gather_full(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy of a tensor on the CPU, gathered from all ranks' shards: every rank must call this."""
     full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]

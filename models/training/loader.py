@@ -143,6 +143,11 @@ class Loader:
             batches, fillers = ([batch.apply(torch.Tensor.pin_memory) for batch in some] for some in (batches, fillers))
         return StepPacks(step, self.stream.epoch(first), tuple(batches), tuple(fillers))
 
+    def first(self, number: int) -> Iterator[Batch]:
+        """Yield up to so many packs from the beginning of the order, whatever the rank, a batch each."""
+        for position in range(min(number, self.stream.num_packs)):
+            yield collate([self.source[self.stream.at(position)]], self.grid)
+
     def _augmented(self, position: int) -> Callable[[Codes], Codes]:
         draw = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), position]))
         augment = self.augment or Augment()

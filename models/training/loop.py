@@ -12,6 +12,7 @@ from models.config.header import steps as complete
 from models.config.options import Training
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
+from models.speech_lm.ctc import check_ctc
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.augment import Augment
@@ -100,6 +101,8 @@ def train(
     model.to(process.device).train()
     model.recompute = config.recompute
     loader = make_loader(source, grid, config, model.shape.dim, seed, process)
+    if config.ctc_weight:
+        check_ctc(loader.first(32))
     mirror = Mirror(place.folder, place.url) if place.url else None
     state, first = restore(model, config, place, process, mirror, digest=source.digest, seed=seed)
     validator = None if validation is None else Validator(validation, grid, config, process)
@@ -262,7 +265,7 @@ def _position(step: int, config: Training, seed: int, digest: str, state: Traini
 
 
 def _record(done: StepResult, packs: StepPacks, process: Process, *, seconds: float, waited: float) -> StepRecord:
-    sums = done.sums
+    sums, counts = done.sums, done.counts
     return StepRecord(
         step=packs.step,
         loss=sums.total / max(sums.weight, 1e-8),
@@ -278,5 +281,8 @@ def _record(done: StepResult, packs: StepPacks, process: Process, *, seconds: fl
         num_frames=int(sums.num_frames),
         flops=sums.flops,
         skipped=done.fault is not None,
+        ctc_loss=sums.ctc_total / max(counts.ctc_tokens, 1.0),
+        ctc_share=counts.ctc_usable / max(counts.ctc_documents, 1.0),
+        activity_loss=sums.activity_total / max(counts.activity_columns, 1.0),
         num_ranks=process.world_size,
     )

@@ -17,7 +17,7 @@ class StepRecord:
     loss: float
     """What is minimized: the mean over cells, with the auxiliary losses and the z-loss."""
     text_loss: float
-    """Mean cross-entropy of text cells, with the z-loss."""
+    """Mean cross-entropy of text cells that say more than that audio goes on, with the z-loss."""
     audio_loss: float
     """Mean cross-entropy of audio cells, with the z-loss."""
     grad_norm: float
@@ -35,6 +35,12 @@ class StepRecord:
     """Floating-point operations, as `models.speech_lm.flops` counts them."""
     skipped: bool = False
     """Whether the step was bad and its update left out."""
+    ctc_loss: float = 0.0
+    """CTC loss a token, without its weight."""
+    ctc_share: float = 0.0
+    """Documents that CTC could use, of those with audio in the prompt and text to predict."""
+    activity_loss: float = 0.0
+    """Loss on who talks, a column of prompt audio, without its weight."""
     num_ranks: int = 1
     """Workers that shared the step's packs."""
 

@@ -1,8 +1,10 @@
 """Optimizers and the learning rate."""
 
 import math
+from typing import Any
 
 import torch
+from torch import nn
 
 from models.config.options import Training
 from models.speech_lm.model import SpeechLM
@@ -20,6 +22,8 @@ def learning_rate(step: int, config: Training) -> float:
 def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optimizer]:
     """Return fused AdamW with decay on matrices only, and Muon for the blocks' matrices where asked.
 
+    What came from a text LLM has groups of its own, whose rate is a `share` of that of what is new.
+
     Source: Jordan et al. 2024, "Muon", kellerjordan.github.io/posts/muon; steps as large as AdamW's: Liu et al. 2025,
     "Muon is Scalable for LLM Training", arXiv:2502.16982, section 2.2.
     """
@@ -27,17 +31,29 @@ def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optim
     by_muon = [p for name, p in trained.items() if name.startswith("blocks.") and p.dim() == 2]
     if config.optimizer == "adamw":
         by_muon = []
-    ids = {id(p) for p in by_muon}
-    by_adamw = [p for p in trained.values() if id(p) not in ids]
-    groups = [
-        {"params": [p for p in by_adamw if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in by_adamw if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    muon_ids = {id(p) for p in by_muon}
+    old_ids = {id(p) for name, p in trained.items() if name in model.pretrained}
+    share = min(1.0, config.pretrained_lr / config.lr)
+
+    def groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+        parts = ([p for p in parameters if (id(p) in old_ids) == old] for old in (False, True))
+        return [
+            {"params": part, "weight_decay": decay, "share": one}
+            for part, one in zip(parts, (1.0, share), strict=True)
+            if part
+        ]
+
+    by_adamw = [p for p in trained.values() if id(p) not in muon_ids]
+    matrices, vectors = ([p for p in by_adamw if (p.dim() >= 2) == is_matrix] for is_matrix in (True, False))
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        torch.optim.AdamW(
+            [*groups(matrices, config.weight_decay), *groups(vectors, 0.0)],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
     ]
     if by_muon:
-        optimizers.append(
-            torch.optim.Muon(by_muon, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        muon = groups(by_muon, config.weight_decay)
+        optimizers.append(torch.optim.Muon(muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
     return optimizers

@@ -6,6 +6,7 @@ remote shards needs only a window of them at a time.
 """
 
 import hashlib
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -216,6 +217,8 @@ class Phase:
 
 
 MOST_TURNS = 10_000
+_BUCKET = re.compile(r"-\d+$")
+"""How the name of a component of documents of similar length ends: in its bucket, in columns."""
 
 
 def growing(components: Mapping[str, int], num_steps: int) -> tuple[Phase, ...]:
@@ -223,11 +226,18 @@ def growing(components: Mapping[str, int], num_steps: int) -> tuple[Phase, ...]:
 
     Source: Jin et al. 2023, "GrowLength", arXiv:2310.00576.
 
+    Raises:
+        ValueError: the components are not buckets of length.
+
     >>> [(p.first_step, p.weights) for p in growing({"asr-000064": 10, "asr-000128": 30}, num_steps=8)]
     [(0, (('asr-000064', 1),)), (2, (('asr-000128', 1),))]
     """
     by_bucket: dict[str, dict[str, int]] = {}
     for name, number in components.items():
+        if not _BUCKET.search(name):
+            raise ValueError(
+                f"train.mixture grow goes from short packs to long ones, but {name} has both; set --pack.packer buckets"
+            )
         by_bucket.setdefault(name.rpartition("-")[2], {})[name] = number
     total, gone = sum(components.values()), 0
     phases = []

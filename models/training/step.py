@@ -11,9 +11,11 @@ import torch
 
 from models.config.options import Backend, Training
 from models.sequence.batch import Batch
+from models.speech_lm.activity import talking
+from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import Loss, SpeechLM
-from models.training.distributed import local_value, sum_over_ranks
+from models.training.distributed import first_row, local_value, sum_over_ranks
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
 from models.training.optimizers import learning_rate
@@ -41,12 +43,40 @@ class StepSums:
     text_weight: float
     audio_total: float
     audio_weight: float
+    ctc_total: float
+    activity_total: float
     num_columns: float
     num_documents: float
     num_frames: float
     flops: float
 
-    NUMBER = 10
+    NUMBER = 12
+
+
+@dataclass(frozen=True)
+class AuxiliaryCounts:
+    """What the auxiliary losses of a step are divided by, over all ranks, and the documents that CTC can use."""
+
+    weight: float = 0.0
+    """Sum of the weights of text and audio cells."""
+    ctc_tokens: float = 0.0
+    ctc_usable: float = 0.0
+    """Documents whose text fits into their columns ..."""
+    ctc_documents: float = 0.0
+    """... of those that have audio in the prompt and text to predict."""
+    activity_columns: float = 0.0
+
+    NUMBER = 5
+
+    def weights(self, config: Training) -> tuple[float, float]:
+        """Return the factors of the summed CTC and activity losses: divided by `weight`, they are means times weights.
+
+        So an auxiliary weight means the same whatever the group and layout, and however much text there is.
+        """
+        return (
+            config.ctc_weight * self.weight / max(self.ctc_tokens, 1.0),
+            config.activity_weight * self.weight / max(self.activity_columns, 1.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +90,7 @@ class StepResult:
     """What was wrong with it, if its update was left out."""
     saves: bool
     """Whether any rank was asked for a checkpoint after it."""
+    counts: AuxiliaryCounts
 
 
 @dataclass
@@ -87,23 +118,25 @@ def accumulate(
     device: torch.device,
     config: Training,
     scale: float = 1.0,
+    auxiliary: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
-    """Add the gradients of the summed loss of some batches; return the sums, float64 (10,), as `StepSums` names them.
+    """Add the gradients of the summed loss of some batches; return the sums, float64 (12,), as `StepSums` names them.
 
     Args:
         model: whose gradients are added to.
-        batches: of this rank.
+        batches: of this rank, as `weighted` returns them.
         backend: of attention.
         device: of the model.
         config: how to train.
         scale: of the gradients; 0 makes the passes without adding anything.
+        auxiliary: factors of the summed CTC and activity losses.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
     """
     sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64)
-    for given in batches:
-        loss, batch = batch_loss(model, given, backend, device, config)
+    for batch in batches:
+        loss = batch_loss(model, batch, backend, device, config, auxiliary)
         (loss.total if scale == 1.0 else loss.total * scale).backward()  # type: ignore[no-untyped-call]
         parts = loss_parts(loss)
         flops = training_flops(model.shape, model.vocabulary, batch)
@@ -113,16 +146,18 @@ def accumulate(
 
 
 def batch_loss(
-    model: SpeechLM, batch: Batch, backend: Backend, device: torch.device, config: Training
-) -> tuple[Loss, Batch]:
-    """Return the summed loss of a batch, and the batch with the mask and the weights that training gives it.
+    model: SpeechLM,
+    batch: Batch,
+    backend: Backend,
+    device: torch.device,
+    config: Training,
+    auxiliary: tuple[float, float] = (0.0, 0.0),
+) -> Loss:
+    """Return the summed loss of a batch, as `weighted` returns it.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
     """
-    batch = batch if config.document_mask else batch.unmasked()
-    if config.tag_weight != 1.0:
-        batch = batch.with_tag_weight(config.tag_weight)
     known = model.vocabulary.text_size
     if len(batch.text) and int(batch.text.max()) >= known:  # checked here: a GPU would only report that it stopped
         raise ValueError(
@@ -130,13 +165,16 @@ def batch_loss(
         )
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        loss = model(batch.to(device), backend, config.z_loss, streams, config.ctc_weight, config.activity_weight)
-    return loss, batch
+        loss: Loss = model(batch.to(device), backend, config.z_loss, streams, *auxiliary)
+    return loss
 
 
 def loss_parts(loss: Loss) -> torch.Tensor:
-    """Return losses and weights of a batch, as `StepSums` begins; float64 (6,), on the CPU."""
-    parts = (loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight)
+    """Return losses and weights of a batch, as `StepSums` begins; float64 (8,), on the CPU."""
+    parts = (
+        *(loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight),
+        *(loss.ctc_total, loss.activity_total),
+    )
     return torch.stack([part.detach() for part in parts]).double().cpu()
 
 
@@ -154,9 +192,12 @@ def run_step(
     """
     device = torch.device(process.device)
     _zero_gradients(state)
-    sums = accumulate(state.model, packs.batches, state.backend, device, config)
+    batches = [weighted(batch, config) for batch in packs.batches]
+    counts = _auxiliary_counts(state.model, batches, device, config)
+    auxiliary = counts.weights(config)
+    sums = accumulate(state.model, batches, state.backend, device, config, auxiliary=auxiliary)
     for filler in packs.fillers:
-        accumulate(state.model, [filler], state.backend, device, config, scale=0.0)
+        accumulate(state.model, [weighted(filler, config)], state.backend, device, config, 0.0, auxiliary)
     gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
     save = torch.tensor([float(should_save)], dtype=torch.float64)
     on_device = torch.cat((sums, save)).to(device=device, dtype=torch.float32)
@@ -164,13 +205,42 @@ def run_step(
     if process.world_size > 1:
         sums = on_device.double().cpu()[: StepSums.NUMBER]
     of_step = StepSums(*sums.tolist())
+    if (tied := state.model.pad_row_of) is not None and tied.grad is not None:
+        first_row(tied.grad).zero_()
     torch._foreach_div_(gradients, max(of_step.weight, 1e-8))
     grad_norm = local_value(torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip_norm))
     rate = learning_rate(packs.step, config)
     fault = state.guard.fault(of_step.total, grad_norm)
     if fault is None:
         _update(state, packs.step, rate, config)
-    return StepResult(of_step, grad_norm, rate, fault, bool(on_device[StepSums.NUMBER]))
+    return StepResult(of_step, grad_norm, rate, fault, bool(on_device[StepSums.NUMBER]), counts)
+
+
+def weighted(batch: Batch, config: Training) -> Batch:
+    """Return a batch with the document mask and the weights of cells that the options say."""
+    batch = batch if config.document_mask else batch.unmasked()
+    if config.tag_weight != 1.0:
+        batch = batch.with_tag_weight(config.tag_weight)
+    return batch.with_pad_weight(config.pad_weight) if batch.num_pads and config.pad_weight != 1.0 else batch
+
+
+def _auxiliary_counts(
+    model: SpeechLM, batches: Iterable[Batch], device: torch.device, config: Training
+) -> AuxiliaryCounts:
+    """Return the counts of a step, over all ranks; zeros where there is no auxiliary loss."""
+    if not (config.ctc_weight or config.activity_weight):
+        return AuxiliaryCounts()
+    streams = torch.tensor(config.stream_weights) if config.stream_weights else None
+    local = torch.zeros(AuxiliaryCounts.NUMBER, dtype=torch.float64)
+    for batch in batches:
+        ctc = ctc_targets(batch)
+        columns = len(talking(batch)[0]) if config.activity_weight else 0
+        documents = int(ctc.usable.sum()), int(ctc.has_both.sum())
+        weight = float(model.weight_of(batch, streams))
+        local += torch.tensor([weight, ctc.num_tokens, *documents, columns], dtype=torch.float64)
+    on_device = local.to(device)
+    sum_over_ranks([on_device])
+    return AuxiliaryCounts(*on_device.tolist())
 
 
 def _zero_gradients(state: TrainingState) -> None:
@@ -196,7 +266,7 @@ def _mean_decay(step: int, config: Training) -> float:
 def _update(state: TrainingState, step: int, rate: float, config: Training) -> None:
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         optimizer.step()
     if state.averages:
         values = [parameter.detach() for parameter in state.trained.values()]

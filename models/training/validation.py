@@ -12,13 +12,13 @@ from models.sequence.documents import GridSpec
 from models.training.distributed import reshard, sum_over_ranks
 from models.training.loader import PackSource
 from models.training.metrics import ValidationRecord
-from models.training.step import Process, TrainingState, batch_loss, loss_parts
+from models.training.step import Process, TrainingState, batch_loss, loss_parts, weighted
 
 
 class Validator:
     """Computes the loss on validation packs: a sum over ranks divided by a sum over ranks, as in a training step.
 
-    Without augmentation, and with the weights that checkpoints hold for use: the running mean where one is kept.
+    Without augmentation and auxiliary losses, and with the weights that checkpoints hold for use: the running mean where one is kept.
     """
 
     def __init__(self, source: PackSource, grid: GridSpec, config: Training, process: Process) -> None:
@@ -73,10 +73,11 @@ class Validator:
         sums = torch.zeros(len(self._components), 6, dtype=torch.float64)
         for number, indices in self._mine:
             batch = collate([self._source[index] for index in indices], self._grid)
-            sums[number] += loss_parts(batch_loss(state.model, batch, state.backend, device, config)[0])
+            loss = batch_loss(state.model, weighted(batch, config), state.backend, device, config)
+            sums[number] += loss_parts(loss)[:6]
         for indices in self._fillers:
             batch = collate([self._source[index] for index in indices], self._grid)
-            batch_loss(state.model, batch, state.backend, device, config)
+            batch_loss(state.model, weighted(batch, config), state.backend, device, config)
         if self._process.world_size > 1:
             on_device = sums.to(device=device, dtype=torch.float32)
             sum_over_ranks([on_device])

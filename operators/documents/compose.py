@@ -13,10 +13,13 @@ from models.layouts import LAYOUTS, LayoutName, make_layout
 from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.documents.document import Document
+from operators.documents.hotwords import WordCounts
 from operators.documents.scene import Scene
+from operators.documents.silences import chosen, silences
 from operators.documents.tasks import TASKS, TaskName, transcription
+from operators.documents.transcription import Transcription
 from operators.documents.windows import Window, windows
-from operators.errors import InputError
+from operators.errors import InputError, UnusableRowError
 from operators.schema import CODES, DOCUMENTS, table
 
 
@@ -45,6 +48,11 @@ class Compose:
     """Which text is written: normalized as for scoring, or as in the corpus."""
     tokenizer: str = field(default="bytes", metadata=BY_CONTENT)
     """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
+    hotwords: int = 20
+    """Most hotwords in a prompt of task asr_context; their number, and how many of them are said, is drawn."""
+    silence_share: float = 0.05
+    """Largest share, on average, of a transcription task's documents that are windows without speech, whose answer is
+    empty; taken from what windows leave out of long conversations."""
     deduplicate: bool = False
     """Whether repeated frames of prompt audio are left out."""
     seed: int | None = None
@@ -60,6 +68,10 @@ class Compose:
             raise InputError(f"compose.tasks is empty; choose from {', '.join(TASKS)}")
         if self.group < 1 or self.window_s <= 0 or not 0 <= self.overlap_s < self.window_s or self.prompt_s <= 0:
             raise InputError("compose: group >= 1, window_s > overlap_s >= 0 and prompt_s > 0 must hold")
+        if not 0 <= self.silence_share < 1:
+            raise InputError("compose.silence_share must be at least 0 and below 1")
+        if self.hotwords < 1:
+            raise InputError("compose.hotwords must be at least 1")
         if self.enrol_s <= 0:
             raise InputError("compose.enrol_s must be positive")
         if not LAYOUTS[self.layout].has_groups and self.group != 1:
@@ -96,7 +108,7 @@ class Compose:
             Documents by conversation, window and task, of schema DOCUMENTS.
 
         Raises:
-            UnusableRowError: a conversation has more speakers than there are tags, or lacks something a task needs.
+            UnusableRowError: no window of a conversation can be used: too many speakers, or something is missing.
         """
         codec = codec_of(batch.schema)
         return table([document for row in batch.to_pylist() for document in self.documents(row, codec)], DOCUMENTS)
@@ -138,15 +150,66 @@ class Compose:
                             counts["voices_inside" if scene.voice(speaker) is not None else "voices_missing"] += 1
         return counts
 
-    def documents(self, row: Mapping[str, Any], codec: CodecSpec) -> Iterator[dict[str, Any]]:
-        """Yield the documents (rows of DOCUMENTS) of a conversation (a row of CODES)."""
+    def silences(self, row: Mapping[str, Any], codec: CodecSpec) -> dict[int, Window]:
+        """Return, by number, the windows without speech of a conversation (a row of CODES) that make documents."""
+        found = self.windows(row, codec)
+        silent = silences(row, found, int(self.window_s * codec.frame_rate_hz))
+        share, seed = self.silence_share, self.seed or 0
+        return {i: silent[i] for i in chosen(row["conversation_id"], len(silent), len(found), share, seed)}
+
+    def documents(
+        self,
+        row: Mapping[str, Any],
+        codec: CodecSpec,
+        unusable: list[tuple[str, str]] | None = None,
+        words: WordCounts | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the documents (rows of DOCUMENTS) of a conversation (a row of CODES).
+
+        Args:
+            row: the conversation.
+            codec: of its codes.
+            unusable: where documents that cannot be made of some windows are appended, by id, each with the reason.
+            words: of the corpus, for tasks that use them; else of the conversation.
+
+        Raises:
+            UnusableRowError: a task can use no window of the conversation.
+        """
+        failed: dict[str, UnusableRowError] = {}
+        usable: set[str] = set()
+        skipped = []
         for number, window in enumerate(self.windows(row, codec)):
             for task in self.tasks:
-                scene = self.scene(row, window, codec, task, f"{row['conversation_id']}/{number}/{task}")
-                for document in TASKS[task].documents(scene):
-                    yield document.row(scene, task)
+                scene = self.scene(row, window, codec, task, f"{row['conversation_id']}/{number}/{task}", words)
+                try:
+                    made = list(TASKS[task].documents(scene))
+                except UnusableRowError as error:
+                    failed.setdefault(task, error)
+                    skipped.append((scene.document_id, str(error)))
+                    continue
+                usable.add(task)
+                yield from (document.row(scene, task) for document in made)
+        for task, reason in failed.items():
+            if task not in usable:
+                raise reason
+        if unusable is not None:
+            unusable += skipped
+        for number, window in self.silences(row, codec).items():
+            for task in self.tasks:
+                scene = self.scene(row, window, codec, task, f"{row['conversation_id']}/silence-{number}/{task}")
+                kind = TASKS[task]
+                if isinstance(kind, Transcription):
+                    yield kind.of_silence(scene).row(scene, task)
 
-    def scene(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str, document_id: str) -> Scene:
+    def scene(
+        self,
+        row: Mapping[str, Any],
+        window: Window,
+        codec: CodecSpec,
+        task: str,
+        document_id: str,
+        words: WordCounts | None = None,
+    ) -> Scene:
         """Return everything that a task may use to make a document of a window."""
         prompt = max(1, round(self.prompt_s * codec.frame_rate_hz))
         return Scene(
@@ -162,6 +225,8 @@ class Compose:
             carry_voices=self.carry_voices and TASKS[task].carries_voices,
             deduplicate=self.deduplicate,
             seed=self.seed or 0,
+            words=words,
+            most_hotwords=self.hotwords,
         )
 
     def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str = "asr") -> Document:

@@ -10,6 +10,7 @@ import numpy as np
 from models.codecs.codec import CodecSpec
 from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer
+from operators.documents.hotwords import WordCounts
 from operators.documents.split_turns import Turn
 from operators.documents.windows import Window
 from operators.errors import UnusableRowError
@@ -38,6 +39,10 @@ class Scene:
     deduplicate: bool
     """Whether repeated frames of prompt audio are left out."""
     seed: int
+    words: WordCounts | None = None
+    """Words of the corpus, for tasks that use them; None where only this conversation is at hand."""
+    most_hotwords: int = 20
+    """Most hotwords in a prompt."""
 
     @property
     def speakers(self) -> Sequence[str]:

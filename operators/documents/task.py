@@ -69,6 +69,8 @@ class Task(ABC):
     marks_talkers: ClassVar[bool] = False
     """Whether the prompt's audio is labeled with who talks, as `--train.activity-weight` requires."""
 
+    uses_words: ClassVar[bool] = False
+    """Whether words of other conversations are used (`Scene.words`)."""
     judged_by: ClassVar[Judge] = "likelihood"
     """How answers are judged in evaluation; all but `likelihood` need targets that are text alone."""
 

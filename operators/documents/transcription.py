@@ -74,6 +74,12 @@ class Transcription(Task):
         document.add_text([*self.target(scene), scene.tokenizer.END], weight=1.0)
         yield document
 
+    def of_silence(self, scene: Scene) -> Document:
+        """Return the prompt of a window in which no one speaks, and an answer that is only `<end>`."""
+        document = self.prompt(scene)
+        document.add_text([scene.tokenizer.END], weight=1.0)
+        return document
+
     def grammar(self, tokenizer: ByteTokenizer, window_s: float, num_carried: int) -> "Grammar[Any] | None":
         """Return the grammar that answers follow; None where any text is an answer.
 

@@ -38,6 +38,7 @@ def header_of(recipe: Recipe, lineage: dict[str, Any]) -> Header:
         carry_voices=recipe.compose.carry_voices,
         enrol_s=recipe.compose.enrol_s,
         predicts_activity=recipe.train.activity_weight > 0,
+        pad_weight=recipe.train.pad_weight,
         lineage=lineage,
     )
 

@@ -67,6 +67,11 @@ def check_recipe(recipe: Recipe) -> None:
             "pack.related together has no effect where documents of a pack cannot see each other; set "
             "--train.document-mask false, so that they can, or leave out pack.related"
         )
+    if recipe.train.mixture == ("grow",) and not recipe.pack.by_length:
+        raise InputError(
+            f"train.mixture grow goes from short packs to long ones, but pack.packer {recipe.pack.packer} puts both "
+            "into one; set --pack.packer buckets"
+        )
     needy = [task for task in recipe.compose.tasks if TASKS[task].needs_stems]
     if needy and not recipe.encode.stems:
         raise InputError(

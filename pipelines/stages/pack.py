@@ -10,8 +10,12 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.digest import canonical_json
+from operators.documents.compose import Compose, codec_of
+from operators.documents.hotwords import WordCounts
+from operators.documents.tasks import TASKS
+from operators.errors import UnusableRowError
 from operators.packing.pack import buckets_of
-from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain
+from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain, table
 from operators.store.dataset import Partition, Quarantined, Receipt, RowWriter, Snapshot
 from operators.store.shards import COMPONENT, GROUPED
 from pipelines.plan.context import RunContext
@@ -20,7 +24,7 @@ from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Remarks, Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import chunks
-from pipelines.stages.upstream import apply_or_quarantine, receipt_of, seeded_compose
+from pipelines.stages.upstream import receipt_of, seeded_compose
 
 PACKS_PER_RECORD_BATCH = 1024
 
@@ -99,18 +103,21 @@ def make_packs(job: Job) -> Receipt:
     compose = replace(seeded_compose(recipe), tasks=(task,))
 
     def fill(writer: RowWriter) -> None:
-        def documents() -> Iterator[pa.Table]:
+        def codes() -> Iterator[pa.Table]:
             for upstream in job.payload.codes:
-                for batch in source.batches(receipt_of(source, upstream)):
-                    composed = apply_or_quarantine(compose, batch, writer).cast(DOCUMENTS)
-                    writer.count(
-                        documents=composed.num_rows, **compose.count_cuts(batch), **compose.count_voices(batch)
-                    )
-                    fits = recipe.pack.fits(composed)
-                    for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
-                        reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
-                        writer.quarantined.append(Quarantined(row_id=row["document_id"], reason=reason))
-                    yield composed.filter(fits)
+                yield from source.batches(receipt_of(source, upstream))
+
+        def documents() -> Iterator[pa.Table]:
+            words = _words(task, codes())
+            for batch in codes():
+                composed = _documents(compose, batch, writer, words)
+                counted = {**compose.count_cuts(batch), **compose.count_voices(batch)}
+                writer.count(documents=composed.num_rows, **counted)
+                fits = recipe.pack.fits(composed)
+                for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
+                    reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
+                    writer.quarantined.append(Quarantined(row_id=row["document_id"], reason=reason))
+                yield composed.filter(fits)
 
         for packs in _rebatched(recipe.pack.stream(documents()), PACKS_PER_RECORD_BATCH):  # no document is cut
             writer.write(packs)
@@ -143,10 +150,36 @@ def make_packs(job: Job) -> Receipt:
     return job.output.dataset("packs").commit(job.partition, PACKS, metadata, fill)
 
 
+def _words(task: str, batches: Iterable[pa.Table]) -> WordCounts | None:
+    """Return the words of a shard's conversations, where the task uses words of other conversations.
+
+    Which conversations those are is in the shard's key: batches, their order and other shards make no difference.
+    """
+    if not TASKS[task].uses_words:
+        return None
+    return WordCounts.of(turns for batch in batches for turns in batch["turns"].to_pylist())
+
+
+def _documents(compose: Compose, batch: pa.Table, writer: RowWriter, words: WordCounts | None) -> pa.Table:
+    """Return the documents of conversations; those, and windows, that cannot be used go to quarantine."""
+    codec = codec_of(batch.schema)
+    made: list[dict[str, Any]] = []
+    unusable: list[tuple[str, str]] = []
+    for row in batch.to_pylist():
+        try:
+            made += compose.documents(row, codec, unusable, words)
+        except UnusableRowError as error:
+            writer.quarantined.append(Quarantined(row_id=row["conversation_id"], reason=str(error)))
+    writer.quarantined += [Quarantined(row_id=document_id, reason=reason) for document_id, reason in unusable]
+    silent = sum("/silence-" in document["document_id"] for document in made)
+    writer.count(unusable_windows=len(unusable), silent_windows=silent)
+    return table(made, DOCUMENTS)
+
+
 def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     held = PACKS.empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
+    for some in tables:
+        held = pa.concat_tables([held, some])
         while held.num_rows >= size:
             yield held.slice(0, size).combine_chunks()
             held = held.slice(size)
@@ -155,19 +188,26 @@ def _rebatched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def remarks_on_packs(_: RunContext, snapshot: Snapshot) -> Remarks:
-    """Say how often conversations were cut through speech without a pause, and where voice samples are missing."""
+    """Say how often conversations were cut through speech, and which windows and voice samples could not be had."""
     notices: list[str] = []
     figures: dict[str, float] = {}
 
     def counted(*names: str) -> dict[str, int]:
         return {name: int(sum(r.counts.get(name, 0) for r in snapshot.receipts)) for name in names}
 
-    if (cuts := counted("windows", "cuts_in_speech", "split_words", "split_turns"))["cuts_in_speech"]:
+    cuts = counted("windows", "cuts_in_speech", "split_words", "split_turns", "unusable_windows", "silent_windows")
+    if any(cuts[name] for name in cuts if name != "windows"):
         figures.update(cuts)
+    if cuts["cuts_in_speech"]:
         share = cuts["cuts_in_speech"] / cuts["windows"]
         notices.append(
             f"{cuts['cuts_in_speech']:,} of {cuts['windows']:,} windows ({share:.1%}) end within speech without a "
             f"pause for compose.window_s: {cuts['split_words']:,} words and {cuts['split_turns']:,} turns were split"
+        )
+    if cuts["unusable_windows"]:
+        notices.append(
+            f"{cuts['unusable_windows']:,} of {cuts['windows']:,} windows could not be used, but others of their "
+            "conversations could; quarantine.jsonl says why"
         )
     voices = counted("voices", "voices_inside", "voices_missing")
     if voices["voices_inside"] or voices["voices_missing"]:

@@ -91,6 +91,7 @@ def speak(
         max_frames=max(1, round(max_s * codec.spec.frame_rate_hz)),
         end=tokenizer.AUDIO_END,
         sampling=sampling,
+        pad_weight=header.pad_weight,
     )
     if not codes.shape[1]:
         raise InputError("the model ended before it made any audio; was it trained on --compose.tasks speak?")

@@ -117,6 +117,45 @@ def test_what_is_given_stays_and_what_else_is_made_at_once_changes_nothing(layou
     assert not all(np.array_equal(a, b) for a, b in zip(together, other, strict=True))
 
 
+@pytest.mark.parametrize("prompt_attention", ["both", "causal"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_given_audio_is_read_as_it_was_in_training(layout, prompt_attention):
+    """A continuation's first states are those of a document whose prompt holds the same audio."""
+    grid = grid_spec(layout)
+    model = model_for(grid, prompt_attention=prompt_attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5.0 if parameter.dim() > 1 else 1.0)  # attention does little at first
+    given = np.random.default_rng(3).integers(0, V, (K, 6)).astype(np.uint16)
+    columns, targets = grid.layout.num_columns(10), grid.layout.target_columns(6, 10)
+    whole = PackedDocuments(
+        pack_id="p",
+        num_columns=2 + columns,
+        cu_seqlens=np.array([0, 2 + columns], np.int32),
+        segments=np.array([[0, 0, 2], [1, 2, 10]], np.int32),
+        text_tokens=np.array([9, 10], np.int32),
+        codes=pack_codes(np.concatenate([given, np.zeros((K, 4), np.uint16)], axis=1), 4),
+        loss_spans=np.array([[1, 2 + start, 2 + end] for start, end in targets], np.int32),
+        loss_weights=np.ones(len(targets), np.float32),
+    )
+    batch = collate([whole], grid)
+    with torch.no_grad():
+        trained = model.states(batch)[int(batch.audio_from[0])]
+    kept, prefill = [], model.prefill
+
+    def spied(*arguments):
+        hidden, cache = prefill(*arguments)
+        kept.append(hidden)
+        return hidden, cache
+
+    model.prefill = spied
+    prompts = [prompt([9, 10]), prompt([12])]
+    generate_audio(model, prompts, grid, given=[given, nothing()], max_frames=10, end=END, sampling=GREEDY)
+    assert len(kept) == 2  # prompts with as much given audio are read together
+    assert min(float((hidden[0] - trained).abs().max()) for hidden in kept) < 1e-12
+    assert float(trained.abs().max()) > 0.1
+
+
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if LAYOUTS[name].is_open_ended])
 def test_the_model_ends_audio_but_nothing_that_is_given(layout):
     grid, model = never_ending(layout)
@@ -127,6 +166,21 @@ def test_the_model_ends_audio_but_nothing_that_is_given(layout):
     )
     assert np.array_equal(short, given)
     assert none.shape == (K, 0)
+
+
+def test_the_weight_of_cells_that_go_on_is_taken_out_of_the_odds_of_an_end():
+    grid, model = never_ending("parallel")
+
+    def even(hidden):  # the odds of an end are 3:1 as learned, and .3:1 in truth where what goes on weighed a tenth
+        made = hidden.new_full((len(hidden), 40), -100.0)
+        made[:, 0], made[:, END] = 0.0, float(np.log(3.0))
+        return made
+
+    model.text_logits = even
+    arguments = {"given": [nothing()], "max_frames": 3, "end": END, "sampling": GREEDY}
+    (ended,) = generate_audio(model, [prompt([9])], grid, **arguments)
+    (goes_on,) = generate_audio(model, [prompt([9])], grid, **arguments, pad_weight=0.1)
+    assert (ended.shape[1], goes_on.shape[1]) == (0, 3)
 
 
 def test_draws_follow_the_distribution_and_its_nucleus():

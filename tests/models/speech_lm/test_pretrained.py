@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from models.config.options import Training
 from models.config.shape import Shape, Vocabulary
 from models.sequence.batch import collate
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.model import SpeechLM
 from models.speech_lm.pretrained import export, find, load_weights, read_shape
+from models.training.optimizers import make_optimizers
 from tests.models.support import PackedDocuments, document, grid_spec, header, joined
 
 transformers = pytest.importorskip("transformers")
@@ -110,6 +112,25 @@ def test_an_export_is_read_by_transformers_and_by_us(tmp_path, kind):
     assert read_shape(tmp_path / "out", Shape()) == replace(model.shape, head_width=model.shape.head_width)
 
 
+def test_what_is_pretrained_has_a_rate_of_its_own(tmp_path):
+    saved(tmp_path, "qwen3")
+    model, _ = ours(tmp_path)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for kind, options in (("adamw", {}), ("muon", {}), ("adamw", {"pretrained_lr": 1.0})):
+        config = Training(lr=2e-3, optimizer=kind, **options)
+        groups = [group for one in make_optimizers(model, config) for group in one.param_groups]
+        rates = {names[id(p)]: config.lr * group["share"] for group in groups for p in group["params"]}
+        assert set(rates) == set(names.values())
+        assert {rates[name] for name in rates if name.startswith("audio_")} == {2e-3}
+        expected = min(config.pretrained_lr, config.lr)
+        assert [rates[name] for name in rates if not name.startswith("audio_")] == pytest.approx(
+            [expected] * len(model.pretrained)
+        )
+    fresh = SpeechLM(model.shape, model.vocabulary)
+    groups = [group for one in make_optimizers(fresh, Training()) for group in one.param_groups]
+    assert {group["share"] for group in groups} == {1.0}
+
+
 def test_low_rank_updates_begin_as_nothing_and_merge(tmp_path):
     saved(tmp_path, "qwen2")
     plain, grid = ours(tmp_path)
@@ -121,9 +142,12 @@ def test_low_rank_updates_begin_as_nothing_and_merge(tmp_path):
     model(batch).total.backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {name for name in trained if name.startswith("blocks")} == {
-        name for name, _ in model.named_parameters() if name.endswith(("update_up", "update_down"))
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith("blocks") and name.endswith(("update_up", "update_down"))
     }
-    assert {"audio_embedding.weight", "text_embedding.weight", "audio_head.weight"} <= trained
+    assert {"audio_embedding.weight", "text_update_up", "head_update_up", "audio_head.weight"} <= trained
+    assert trained.isdisjoint({"text_embedding.weight", "text_head.weight", "norm.weight"})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("update_up"):

@@ -118,6 +118,8 @@ def test_bad_mixtures_are_named():
             phases_of(text, sizes)
     with pytest.raises(ValueError, match="no packs"):
         Stream({"a": ()}, 0)
+    with pytest.raises(ValueError, match="asr has both; set --pack"):
+        phases_of(["grow"], sizes, 8)  # it would train one task after the other
 
 
 def test_weights_stand_for_shares_and_patterns_for_components():

@@ -13,10 +13,22 @@ from models.config.options import Training
 from models.kernels.loss import full_cross_entropy, linear_cross_entropy
 from models.sequence.batch import collate
 from models.speech_lm.flops import training_flops
+from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.guard import StepGuard
 from models.training.metrics import read_metrics
-from tests.models.support import Source, document, grid_spec, header, joined, model_for, train_flat
+from models.training.order import Span
+from tests.models.support import (
+    SHAPE,
+    Source,
+    document,
+    grid_spec,
+    header,
+    joined,
+    model_for,
+    train_flat,
+    vocabulary_of,
+)
 from tests.models.training.test_training import CONFIG, GRID, _free_port, losses, packs, run
 
 
@@ -202,6 +214,89 @@ def test_tags_of_speakers_count_as_often_as_told():
     )
     weighed = replace(batch, text_targets=targets).with_tag_weight(3.0)
     assert weighed.text_weights.tolist() == [3.0, 1.0, 1.0, 3.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("tie_text", [True, False])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_rows_of_text_that_low_rank_updates_leave_alone_stay_and_pads_row_stays_zero(tmp_path, tie_text, lora_rank):
+    vocabulary = replace(vocabulary_of(GRID), text_size=80)
+    shape = replace(SHAPE, tie_text=tie_text, lora_rank=lora_rank)
+    model = SpeechLM(shape, vocabulary).initialize(0)
+    before, head = model.text_table.detach().clone(), model.text_weight.detach().clone()
+    config = Training(steps=3, packs_per_step=2, packs_per_pass=2, warmup_steps=1, weight_decay=0.1)
+    train_flat(model, Source(packs()), GRID, config, seed=0, folder=tmp_path, header=header(GRID))
+    moved = [(now.detach() - then).norm(dim=1) for now, then in ((model.text_table, before), (model.text_weight, head))]
+    assert float(model.text_table[0].detach().abs().max()) == 0.0
+    assert float(moved[0][24:40].max()) > 0  # tokens that documents hold
+    if lora_rank:
+        assert [float(one[55:].max()) for one in moved] == [0.0, 0.0]
+    else:
+        assert float(moved[1][55:].min()) > 0
+
+
+def test_a_mixture_that_grows_trains_on_short_packs_first(tmp_path):
+    lengths = [5] * 4 + [20] * 8 + [60] * 4
+    made = [document(GRID, seed, num_frames=length, num_text=2) for seed, length in enumerate(lengths)]
+    components = {"asr-000008": (Span(0, 4),), "asr-000032": (Span(4, 8),), "asr-000064": (Span(12, 4),)}
+    source = Source(made, components=components)
+
+    def columns(folder, mixture):
+        config = Training(steps=8, packs_per_step=2, warmup_steps=1, mixture=mixture)
+        model = model_for(GRID, dtype=torch.float32)
+        train_flat(model, source, GRID, config, seed=0, folder=tmp_path / folder, header=header(GRID))
+        return [record.num_columns for record in read_metrics(tmp_path / folder / "metrics.jsonl")]
+
+    assert columns("grow", ("grow",)) == [16] * 2 + [46] * 4 + [126] * 2
+    mixed = columns("mixed", ())
+    assert sum(mixed) == 16 * 2 + 46 * 4 + 126 * 2
+    assert mixed != sorted(mixed)
+    unsorted = Source(made, components={"asr": (Span(0, 16),)})
+    config = Training(steps=8, packs_per_step=2, mixture=("grow",))
+    with pytest.raises(ValueError, match="asr has both"):
+        train_flat(model_for(GRID), unsorted, GRID, config, seed=0, folder=tmp_path / "no", header=header(GRID))
+
+
+def audio_answer(grid, num_frames=40):
+    """A document whose audio is predicted from its first frame, and ended by a text cell."""
+    columns = grid.layout.num_columns(num_frames)
+    one = document(grid, 3, num_frames=num_frames, num_text=1)
+    spans = [[1, 1, 1 + columns], [0, 1, 2 + columns]]
+    weights = np.array([1 / grid.layout.num_streams, 1.0], np.float32)
+    return replace(one, loss_spans=np.array(spans, np.int32), loss_weights=weights)
+
+
+def test_cells_that_say_that_audio_goes_on_weigh_little_and_are_not_in_the_text_loss(tmp_path):
+    model, packs = model_for(GRID), [joined([document(GRID, 1, num_text=6), audio_answer(GRID)])]
+    batch = collate(packs, GRID)
+    assert batch.num_pads == 40
+    with torch.no_grad():
+        heavy, light = model(batch), model(batch.with_pad_weight(0.1))
+        logits = model.text_logits(model.states(batch)[batch.text_from])
+    words = batch.text_targets != 0
+    assert float(heavy.text_weight) == float(light.text_weight) == 7.0
+    assert float(heavy.weight - light.weight) == pytest.approx(0.9 * 40)
+    losses = torch.nn.functional.cross_entropy(logits, batch.text_targets, reduction="none")
+    assert float(light.text_total) == pytest.approx(float(losses[words].sum()))
+    assert float(heavy.total - light.total) == pytest.approx(0.9 * float(losses[~words].sum()))
+
+    def first_loss(weight):
+        config = Training(steps=1, packs_per_step=1, warmup_steps=1, pad_weight=weight)
+        train_flat(
+            model_for(GRID, dtype=torch.float32),
+            Source(packs),
+            GRID,
+            config,
+            seed=0,
+            folder=tmp_path / str(weight),
+            header=header(GRID),
+        )
+        return read_metrics(tmp_path / str(weight) / "metrics.jsonl")[0]
+
+    for weight, loss in ((1.0, heavy), (0.1, light)):
+        assert first_loss(weight).loss == pytest.approx(float(loss.total / loss.weight), rel=1e-4)
+        assert first_loss(weight).text_loss == pytest.approx(float(loss.text_total / loss.text_weight), rel=1e-4)
+    with pytest.raises(ValueError, match="pad_weight"):
+        Training(pad_weight=0.0)
 
 
 def test_operations_are_those_that_torch_counts():

@@ -163,14 +163,37 @@ def test_instructions_are_answered_with_the_turns_they_ask_for():
     assert not any(text.startswith("language") for text in asked)  # all speak the same
 
 
-def test_hotwords_are_half_of_the_windows_long_words_and_others():
-    later = tuple((start + 200, n, who, "pancakes whisper", ()) for start, n, who, _, _ in TURNS)
-    (first, *_) = documents(conversation(TURNS + later, num_frames=400), tasks=("asr_context",), window_s=4.5)
-    tokens = first["text_tokens"]
-    hint = set(T.decode(tokens[2 : tokens.index(T.TEXT)]).split())
-    said = {"morning", "hello", "there", "wonderful", "weather"}
-    assert len(hint & said) == 3
-    assert hint - said == {"pancakes", "whisper"}
+def hotwords_of(document):
+    tokens = document["text_tokens"]
+    return T.decode(tokens[2 : tokens.index(T.TEXT)]).split()
+
+
+def test_hotwords_are_said_or_not_and_other_conversations_words_are_among_them():
+    from operators.documents.compose import Compose
+    from operators.documents.hotwords import WordCounts
+
+    rows = [conversation(name=f"c{i}", seed=i) for i in range(300)]
+    common, rare = "people", [f"rareword{chr(97 + i)}" for i in range(20)]
+    corpus = [[{"text_normalized": f"{common} {word}"}] for word in rare]
+    words = WordCounts.of([*(row["turns"] for row in rows[:20]), *corpus])
+    assert words == WordCounts.of([*corpus[::-1], *(row["turns"] for row in rows[:20])])
+    compose = Compose(tasks=("asr_context",), group=2, hotwords=6)
+    made = [next(iter(compose.documents(row, CODEC, words=words))) for row in rows]
+    said = {w for t in rows[0]["turns"] for w in t["text_normalized"].split()}
+    lists = [hotwords_of(document) for document in made]
+    assert 0.05 < sum(not one for one in lists) / 300 < 0.16
+    without_hit = sum(bool(one) and not said & set(one) for one in lists) / 300
+    assert 0.12 < without_hit < 0.28
+    assert 0.3 < sum(w in said for one in lists for w in one) / sum(map(len, lists)) < 0.75
+    assert max(map(len, lists)) == 6
+    assert all(len(set(one)) == len(one) for one in lists)
+    # Distractors are as common as in the corpus: the common word is one about as often as all rare ones together.
+    assert sum(common in one for one in lists) > 5 * max(sum(word in one for one in lists) for word in rare)
+    # By the document's id: whatever else is composed, and in whatever order.
+    again = [next(iter(compose.documents(row, CODEC, words=words))) for row in rows[::-1]]
+    assert again[::-1] == made
+    other = Compose(tasks=("asr_context",), group=2, hotwords=6, seed=1)
+    assert [next(iter(other.documents(row, CODEC, words=words))) for row in rows] != made
 
 
 def test_extraction_goes_from_the_mixture_to_one_speakers_stem():

@@ -66,11 +66,61 @@ def test_an_instruction_counts_speakers_as_they_arrive_in_the_window():
 
 def test_a_window_that_nobody_has_transcribed_makes_no_document():
     untranscribed = tuple((s, n, who, "" if 200 <= s < 400 else text) for s, n, who, text in MEETING)
-    made = Compose(window_s=5.0)(codes_table(row_of(untranscribed, 600))).to_pylist()
+    made = Compose(window_s=5.0, silence_share=0)(codes_table(row_of(untranscribed, 600))).to_pylist()
     assert [document["document_id"] for document in made] == ["c0/0/asr", "c0/2/asr"]
     silent = tuple((s, n, who, "") for s, n, who, _ in MEETING)
     with pytest.raises(UnusableRowError, match="has no text to transcribe"):
         Compose(window_s=5.0)(codes_table(row_of(silent, 600)))
+
+
+def test_silence_that_windows_leave_out_teaches_to_write_nothing():
+    talk = ((0, 60, "ann", "we begin"), (2000, 60, "bob", "me too"), (2070, 60, "ann", "good"))
+    row = row_of(talk, 3000, words=True)
+    compose = Compose(tasks=("asr", "asr_timed", "continue"), window_s=5.0, silence_share=0.9, prompt_s=1.0)
+    documents = compose(codes_table(row)).to_pylist()
+    silent = [d for d in documents if "/silence-" in d["document_id"]]
+    assert {d["task"] for d in silent} == {"asr", "asr_timed"}
+    assert len(silent) == 2 * (9 + 4)  # frames 200 to 1,860 and 2,265 to 3,000
+    for document in silent:
+        start, end = document["start_frame"], document["start_frame"] + document["num_frames"]
+        assert all(
+            end <= turn["start_frame"] or turn["start_frame"] + turn["num_frames"] <= start for turn in row["turns"]
+        )
+        assert parts(document)[1] == [TOKENIZER.END]
+        assert document["loss_spans"] == [
+            {
+                "kind": TEXT,
+                "start_column": document["num_columns"] - 1,
+                "end_column": document["num_columns"],
+                "weight": 1.0,
+            }
+        ]
+    recorded = compose(codes_table({**row, "origin": "recorded"})).to_pylist()
+    late = [d["start_frame"] for d in recorded if "/silence-" in d["document_id"]]
+    assert late
+    assert max(late) < 2000  # after the last turn, speech may go on that nobody has annotated
+    for task in ("asr", "asr_timed"):
+        grammar = transcription(task).grammar(TOKENIZER, 5.0, 0)
+        assert bool(grammar.mask(grammar.start())[TOKENIZER.END])
+
+
+def test_silence_makes_no_more_documents_than_its_share():
+    rows = [row_of(((0, 60, "ann", "we begin"), (3000, 60, "bob", "so")), 3200, name=f"c{i}") for i in range(100)]
+    for share in (0.0, 0.2):
+        made = Compose(window_s=5.0, silence_share=share)(codes_table(*rows)).to_pylist()
+        silent = sum("/silence-" in d["document_id"] for d in made)
+        assert silent / len(made) == pytest.approx(share, abs=0.06)
+    half = Compose(window_s=5.0, silence_share=0.2)(codes_table(*rows[50:])).to_pylist()
+    assert half == [d for d in made if int(d["conversation_id"][1:]) >= 50]
+
+
+def test_a_window_that_cannot_be_used_leaves_the_others_of_its_conversation():
+    crowd = tuple((300 + i, 40, f"voice{i}", "so") for i in range(40))
+    compose, row = Compose(window_s=5.0), row_of(((0, 60, "ann", "we begin"), *crowd), 500)
+    unusable = []
+    made = list(compose.documents(row, CODEC, unusable))
+    assert [document["document_id"] for document in made][:1] == ["c0/0/asr"]
+    assert [(name, "tags for 31 speakers" in reason) for name, reason in unusable] == [("c0/1/asr", True)]
 
 
 @st.composite

@@ -120,6 +120,10 @@ def test_the_tiny_recipe_is_tiny():
         ({"place": {"room": "recorded", "rirs": "/nowhere"}}, "/nowhere does not exist"),
         ({"place": {"noise": "recorded"}}, "--place.noises requires --place.noise recorded, and vice versa"),
         ({"pack": {"capacity": 4096, "related": "together"}}, "has no effect where documents of a pack cannot see"),
+        (
+            {"train": {"mixture": ["grow"]}},
+            "grow goes from short packs to long ones, but pack.packer best_fit",
+        ),
         ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),
     ],
 )
