@@ -106,7 +106,7 @@ def value_of(one: Measure, counts: Sequence[Counts]) -> float | None:
 def figures_of(measured: Measured, units: Units) -> tuple[Figure, ...]:
     """Return the figure of each measure over all sessions."""
     conditions = measured.conditions
-    weights = units.draws(conditions.seed, conditions.draws)
+    drawn = units.draws(conditions.seed, conditions.draws)
     found = []
     for name, counts in measured.counts.items():
         one = MEASURES[name]
@@ -114,13 +114,13 @@ def figures_of(measured: Measured, units: Units) -> tuple[Figure, ...]:
         bounds = None
         if value is not None and one.is_median:
             values = [own.values for own in counts]
-            bounds = interval(median_draws(weights, values, measured.sessions, units), units)
+            bounds = interval(median_draws(units, drawn, values, measured.sessions), units)
         elif value is not None:
             sums = (
                 per_recording(units, measured.sessions, [getattr(own, side) for own in counts])
                 for side in ("errors", "base")
             )
-            bounds = interval(ratio_draws(weights, *sums), units)
+            bounds = interval(ratio_draws(units, drawn, *sums), units)
         greedy = sum(own.is_greedy for own in counts)
         base = sum(own.base for own in counts)
         found.append(

@@ -1,4 +1,4 @@
-"""What measures of words share: turns as meeteval takes them, and who is assigned to whom among any number of speakers."""
+"""What measures of words share: turns as meeteval takes them, and assignments among any number of speakers."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
