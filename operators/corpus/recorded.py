@@ -24,7 +24,7 @@ from operators.rng import hash64
 from operators.schema import CONVERSATIONS, table
 from operators.store.dataset import Quarantined
 
-VERSION = "1"
+VERSION = "2"
 _ROUNDING_S = 0.1
 """How far a label may extend beyond the end of its recording."""
 

@@ -162,8 +162,8 @@ def interval(draws: NDArray[np.float64], units: Units, lowest: float | None = 0.
 def sign_flip_p(units: Units, differences: NDArray[np.float64], seed: int) -> float | None:
     """Return the two-sided p of recordings' contributions to a difference (R,), by exchanging the systems unit by unit.
 
-    A recording's contribution is split among its units by `Units.parts`. All flips are listed for up to 13 units, else 10,000
-    are drawn. Source: Smucker, Allan & Carterette 2007, "A comparison of statistical significance tests".
+    A recording's contribution is split among its units by `Units.parts`. All flips are listed for up to 13 units, else
+    10,000 are drawn. Source: Smucker, Allan & Carterette 2007, "A comparison of statistical significance tests".
     """
     if units.num_units < 2:
         return None

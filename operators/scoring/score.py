@@ -67,7 +67,7 @@ def measure(
     sessions = make_sessions(reference, hypothesis, normalizer.normalize, regions, columns)
     if not sessions:
         raise InputError("there is nothing to score: reference and hypothesis are empty")
-    left_out = _without_times(sessions, names)
+    left_out = {**_without_words(reference, hypothesis, names), **_without_times(sessions, names)}
     conditions = replace(
         conditions,
         normalizer=name,
@@ -82,6 +82,14 @@ def measure(
             if one not in left_out
         }
     return Measured(conditions, sessions, counts, left_out)
+
+
+def _without_words(reference: Entries, hypothesis: Entries, names: Sequence[str]) -> dict[str, str]:
+    """Return why measures that need words are left out, if a side comes from a format that has none."""
+    for side, entries in (("hypothesis", hypothesis), ("reference", reference)):
+        if entries and not any("words" in entry for entry in entries):
+            return {name: f"the {side} has no words" for name in names if MEASURES[name].needs_words}
+    return {}
 
 
 def _without_times(sessions: Sequence[Session], names: Sequence[str]) -> dict[str, str]:

@@ -77,6 +77,15 @@ def test_without_times_what_needs_them_is_left_out_with_the_reason():
     assert "Left out: tcpwer" in markdown(found)
 
 
+def test_without_words_what_needs_them_is_left_out_but_an_empty_answer_is_scored():
+    reference, hypothesis = corpus(0)
+    wordless = [{key: value for key, value in one.items() if key != "words"} for one in hypothesis]
+    found = score(reference, wordless)
+    assert {figure.measure for figure in found.figures} >= {"der", "jer", "speaker_count_error"}
+    assert found.left_out["wer"] == "the hypothesis has no words"
+    assert score(reference, [{**one, "words": ""} for one in hypothesis]).figure("wer").value == 1
+
+
 def test_equal_input_gives_equal_bytes_in_any_order_of_sessions():
     reference, hypothesis = corpus(0)
     first = as_json(score(reference, hypothesis, by=("room",)))
