@@ -54,7 +54,7 @@ def seconds(value: Any, where: str) -> float:
         numbers = [float(part) for part in parts]
     except ValueError:
         numbers = [math.nan]
-    found = sum(number * 60**place for place, number in enumerate(reversed(numbers)))
+    found: float = sum(number * 60.0**place for place, number in enumerate(reversed(numbers)))
     if isinstance(value, bool) or not math.isfinite(found) or found < 0 or len(parts) > 3:
         raise InputError(f"{where}: {value!r} is no time in seconds")
     return found

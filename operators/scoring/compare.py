@@ -43,7 +43,7 @@ def compare(
         present = {entry["session_id"] for entry in reference}
         added = [entry for entry in empty if entry["session_id"] not in present]
         sides = [measure([*reference, *_timed(added)], side, conditions, regions, columns) for side in (a, b)]
-    return compare_measured(*sides, by=by)
+    return compare_measured(sides[0], sides[1], by)
 
 
 def _timed(entries: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:

@@ -164,7 +164,7 @@ def _confusion(
     if not base:
         return None
     if one.without_speakers in others:
-        forgiven = others[one.without_speakers]
+        forgiven = others[one.without_speakers or ""]
         return sum(own.errors - other.errors for own, other in zip(counts, forgiven, strict=True)) / base
     if all(own.confusion is not None for own in counts):
         return sum(own.confusion or 0.0 for own in counts) / base

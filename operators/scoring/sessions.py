@@ -88,7 +88,7 @@ def _turn(entry: Any, side: str, number: int, normalize: Callable[[str], str]) -
     where = f"{side} entry {number}"
     if not isinstance(entry, Mapping):
         raise InputError(f"{where} is {type(entry).__name__}, not a SegLST object with session_id, speaker and words")
-    wanted = ("session_id", "speaker", "words")
+    wanted: tuple[str, ...] = ("session_id", "speaker", "words")
     if "words" not in entry and entry.get("start_time") is not None:
         wanted = ("session_id", "speaker")  # as RTTM has it
     for key in wanted:

@@ -31,7 +31,7 @@ class _Options:
     seed: int = 0
     """Seed of the bootstrap."""
     format: str | None = None
-    """Format of all files, where their suffixes do not say it: seglst, stm, rttm, ctm, textgrid, chime8, nemo, jsonl."""
+    """Format of all files, where suffixes do not say it: seglst, stm, rttm, ctm, textgrid, chime8, nemo or jsonl."""
     json: Path | None = None
     """Write everything as JSON."""
     markdown: Path | None = None

@@ -24,20 +24,16 @@ def score_files(reference: Path, hypothesis: Path, options: Mapping[str, Any], n
     Raises:
         InputError: a file is malformed, or sides do not fit together.
     """
-    sides = (
-        read_entries([path], side, options["format"])
-        for path, side in ((reference, "reference"), (hypothesis, "hypothesis"))
-    )
-    return score(*sides, _conditions(options), **_tables(options), by=options["by"], num_worst=num_worst)
+    one = read_entries([reference], "reference", options["format"])
+    other = read_entries([hypothesis], "hypothesis", options["format"])
+    return score(one, other, _conditions(options), **_tables(options), by=options["by"], num_worst=num_worst)
 
 
 def compare_files(reference: Path, a: Path, b: Path, options: Mapping[str, Any]) -> Comparison:
     """Return how two systems differ; see `score_files` for the options and errors."""
-    sides = (
-        read_entries([path], side, options["format"])
-        for path, side in ((reference, "reference"), (a, "hypothesis"), (b, "hypothesis"))
-    )
-    return compare(*sides, _conditions(options), **_tables(options), by=options["by"])
+    one = read_entries([reference], "reference", options["format"])
+    systems = [read_entries([path], "hypothesis", options["format"]) for path in (a, b)]
+    return compare(one, systems[0], systems[1], _conditions(options), **_tables(options), by=options["by"])
 
 
 def _conditions(options: Mapping[str, Any]) -> Conditions:

@@ -44,6 +44,11 @@ def with_words(turns: Sequence[Turn]) -> list[Turn]:
     return [turn for turn in turns if turn.words]
 
 
+def num_speakers(turns: Sequence[Turn]) -> int:
+    """Return the number of speakers of turns, with words or without, as meeteval counts them."""
+    return len({turn.speaker for turn in turns})
+
+
 def seglst(turns: Sequence[Turn]) -> Any:
     """Return turns as meeteval's SegLST, with times where all turns have them."""
     import meeteval
@@ -140,7 +145,7 @@ def summed(scores: Sequence[Any]) -> Any:
 def is_exact(segments: Sequence[Turn], streams: Sequence[Turn]) -> bool:
     """Return whether utterances are assigned to streams exactly: the table grows by the product of all streams."""
     lengths = [len(words_of(turns)) + 1 for turns in by_speaker(streams).values()]
-    if len(lengths) > MEETEVAL_MAX_STREAMS:
+    if num_speakers(streams) > MEETEVAL_MAX_STREAMS:
         return False
     return len(words_of(segments)) * float(np.prod(lengths, dtype=float)) <= MAX_EXACT_CELLS
 

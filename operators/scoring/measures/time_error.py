@@ -41,7 +41,7 @@ def aligned_words(session: Session, collar_s: float) -> list[tuple[dict[str, Any
         from meeteval.wer.wer.time_constrained import align
 
         one, other = by_speaker(session.reference), by_speaker(session.hypothesis)
-        found = []
+        found: list[tuple[dict[str, Any] | None, dict[str, Any] | None]] = []
         for a, b in cp_assignment(session, collar_s):
             ours, theirs = timed_words(one.get(a or "", [])), timed_words(other.get(b or "", []))
             if not ours or not theirs:
