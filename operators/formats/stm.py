@@ -21,7 +21,7 @@ def spoken_words(text: str) -> str:
     >>> spoken_words("{ yes / yeah / @ } (%hesitation) well")
     'yes well'
     """
-    return " ".join(_NOT_SPEECH.sub(" ", _ALTERNATIVES.sub(r"\1", text)).split(" ")).strip()
+    return " ".join(_NOT_SPEECH.sub(" ", _ALTERNATIVES.sub(r"\1", text)).split())
 
 
 def stm_lines(path: Path) -> Iterator[tuple[int, Entry]]:
@@ -49,7 +49,7 @@ def stm_lines(path: Path) -> Iterator[tuple[int, Entry]]:
         text = rest if _LABEL.fullmatch(first) else text
         if fields[2] in _SKIPPED_SPEAKERS or _IGNORED in text.lower():
             continue
-        words = " ".join(spoken_words(text).split())
+        words = spoken_words(text)
         entry = {"session_id": fields[0], "speaker": fields[2], "start_time": start_s, "end_time": end_s}
         yield number, {**entry, "words": words}
 
