@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation clean
+.PHONY: setup demo golden test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation bench-evaluate clean
 
 setup: $(STAMP)
 
@@ -73,6 +73,9 @@ bench-pipeline: setup      ## what Ray, MLflow and planning cost; growth to 100,
 
 bench-gpu: setup           ## one GPU: MFU, tokens a second and memory against transformers' own model (10 minutes)
 	$(BIN)/python -m tests.bench.gpu
+
+bench-evaluate: setup      ## scores against meeteval's and pyannote.metrics' own on 500 sessions; an hour of 8 speakers
+	$(BIN)/python -m tests.bench.evaluate
 
 bench-nodes: setup         ## what the death of a working node costs, in each stage by itself (15 minutes)
 	$(BIN)/python -m tests.bench.nodes

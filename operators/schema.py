@@ -38,7 +38,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "5"
+SCHEMA_VERSION = "6"
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:

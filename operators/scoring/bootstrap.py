@@ -35,15 +35,32 @@ class Units:
         """Return U."""
         return len(self.members)
 
-    def draws(self, seed: int, number: int) -> NDArray[np.float64]:
-        """Return how much each recording counts in each draw (number, R), 1 on average.
+    @property
+    def are_apart(self) -> bool:
+        """Return whether every recording has one unit."""
+        return bool((self.members.sum(axis=0) == 1).all())
 
-        A recording of several units counts 1 + the sum of (times drawn - 1) of its units: the first order of the
-        product of times drawn (Owen 2007, "The pigeonhole bootstrap"), whose higher orders only add noise.
-        """
+    def draws(self, seed: int, number: int) -> NDArray[np.float64]:
+        """Return how often each unit is drawn in each draw (number, U), 1 on average."""
         units = self.num_units
         drawn = rng(seed, "bootstrap", "units").multinomial(units, np.full(units, 1 / units), size=number)
+        return np.asarray(drawn, dtype=float)
+
+    def weights(self, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how much recordings count in each draw (B, R): 1 + the sum of (times drawn - 1) of its units.
+
+        The first order of the product of times drawn, of which Owen 2007, "The pigeonhole bootstrap", makes weights.
+        """
         return np.asarray(1.0 + (drawn - 1.0) @ self.members)
+
+    def parts(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each unit's part (U,) in the sum of values of recordings (R,).
+
+        A recording's value is taken for the sum of what its units bring, and found by least squares: half of what
+        happens in a dialogue is the other speaker's doing.
+        """
+        effects = np.linalg.lstsq(self.members.T, values, rcond=None)[0]
+        return np.asarray(effects * self.members.sum(axis=1))
 
     def tail(self) -> float:
         """Return the percentile, as a share, that bounds 95 % from below with so few units.
@@ -98,22 +115,29 @@ def per_recording(units: Units, sessions: Sequence[Session], values: Sequence[fl
 
 
 def ratio_draws(
-    weights: NDArray[np.float64], errors: NDArray[np.float64], base: NDArray[np.float64]
+    units: Units, drawn: NDArray[np.float64], errors: NDArray[np.float64], base: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the ratio of sums in each draw (B,), of errors and bases of recordings (R,).
 
-    Where recordings have several units, their weights can be negative and the ratio is taken to first order.
+    Args:
+        units: what is drawn.
+        drawn: how often each unit is drawn (B, U).
+        errors: of each recording.
+        base: what they are divided by; its sum is above 0.
+
+    Where recordings have several units, the ratio is taken to first order: each unit's part in it is drawn.
     """
     total = base.sum()
     rate = errors.sum() / total
-    if (weights >= 0).all():
+    if units.are_apart:
+        weights = units.weights(drawn)
         sums = weights @ base
         return np.asarray(np.where(sums > 0, (weights @ errors) / np.where(sums > 0, sums, 1.0), rate))
-    return np.asarray(rate + (weights - 1.0) @ (errors - rate * base) / total)
+    return np.asarray(rate + (drawn - 1.0) @ units.parts(errors - rate * base) / total)
 
 
 def median_draws(
-    weights: NDArray[np.float64], values: Sequence[Sequence[float]], sessions: Sequence[Session], units: Units
+    units: Units, drawn: NDArray[np.float64], values: Sequence[Sequence[float]], sessions: Sequence[Session]
 ) -> NDArray[np.float64]:
     """Return the median in each draw (B,), to a millisecond, of the values of each session in seconds."""
     place = {name: number for number, name in enumerate(units.recordings)}
@@ -122,7 +146,7 @@ def median_draws(
     table = np.zeros((len(place), highest + 1))
     for session, own in zip(sessions, bins, strict=True):
         np.add.at(table[place[session.recording_id]], own, 1.0)
-    sums = np.cumsum(np.maximum(weights, 0.0) @ table, axis=1)
+    sums = np.cumsum(np.maximum(units.weights(drawn), 0.0) @ table, axis=1)
     return np.asarray(np.argmax(sums >= sums[:, -1:] / 2, axis=1) * _BIN_S)
 
 
@@ -138,12 +162,12 @@ def interval(draws: NDArray[np.float64], units: Units, lowest: float | None = 0.
 def sign_flip_p(units: Units, differences: NDArray[np.float64], seed: int) -> float | None:
     """Return the two-sided p of recordings' contributions to a difference (R,), by exchanging the systems unit by unit.
 
-    A recording's contribution is split evenly among its units. All flips are listed for up to 13 units, else 10,000
-    are drawn. Source: Smucker, Allan & Carterette 2007, "A comparison of statistical significance tests".
+    A recording's contribution is split among its units by `Units.parts`. All flips are listed for up to 13 units, else
+    10,000 are drawn. Source: Smucker, Allan & Carterette 2007, "A comparison of statistical significance tests".
     """
     if units.num_units < 2:
         return None
-    parts = units.members @ (differences / units.members.sum(axis=0))
+    parts = units.parts(differences)
     size = abs(parts.sum())
     if units.num_units <= _LISTED_UNITS:
         codes = np.arange(2**units.num_units)

@@ -43,7 +43,7 @@ def compare(
         present = {entry["session_id"] for entry in reference}
         added = [entry for entry in empty if entry["session_id"] not in present]
         sides = [measure([*reference, *_timed(added)], side, conditions, regions, columns) for side in (a, b)]
-    return compare_measured(*sides, by=by)
+    return compare_measured(sides[0], sides[1], by)
 
 
 def _timed(entries: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
@@ -93,10 +93,10 @@ def _difference(name: str, a: Measured, b: Measured, units: Units) -> Difference
     difference = low = high = p = None
     if values[0] is not None and values[1] is not None:
         difference = values[0] - values[1]
-        weights = units.draws(conditions.seed, conditions.draws)
+        drawn = units.draws(conditions.seed, conditions.draws)
         if one.is_median:
             draws = [
-                median_draws(weights, [found.values for found in side.counts[name]], side.sessions, units)
+                median_draws(units, drawn, [found.values for found in side.counts[name]], side.sessions)
                 for side in (a, b)
             ]
         else:
@@ -107,7 +107,7 @@ def _difference(name: str, a: Measured, b: Measured, units: Units) -> Difference
                 ]
                 for side in (a, b)
             ]
-            draws = [ratio_draws(weights, *own) for own in sums]
+            draws = [ratio_draws(units, drawn, *own) for own in sums]
             parts = [errors / base.sum() for errors, base in sums]
             p = sign_flip_p(units, parts[0] - parts[1], conditions.seed)
         bounds = interval(draws[0] - draws[1], units, lowest=None)

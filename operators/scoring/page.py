@@ -43,7 +43,8 @@ def _table(header: tuple[str, ...] | list[str], body: list[list[str]]) -> str:
 def _session(session: AlignedSession) -> str:
     """Return a session's words, a paragraph for each stretch of one pair of speakers."""
     found = [f"<h3>{escape(session.session_id)}: {session.errors} errors, {session.reference_words} words</h3>"]
-    last, line = None, []
+    last: tuple[str | None, ...] | None = None
+    line: list[str] = []
     for word in session.words:
         who = (word.speaker, word.hypothesis_speaker)
         if last is not None and not _same(last, who):

@@ -67,7 +67,7 @@ def measure(
     sessions = make_sessions(reference, hypothesis, normalizer.normalize, regions, columns)
     if not sessions:
         raise InputError("there is nothing to score: reference and hypothesis are empty")
-    left_out = _without_times(sessions, names)
+    left_out = {**_without_words(reference, hypothesis, names), **_without_times(sessions, names)}
     conditions = replace(
         conditions,
         normalizer=name,
@@ -82,6 +82,14 @@ def measure(
             if one not in left_out
         }
     return Measured(conditions, sessions, counts, left_out)
+
+
+def _without_words(reference: Entries, hypothesis: Entries, names: Sequence[str]) -> dict[str, str]:
+    """Return why measures that need words are left out, if a side comes from a format that has none."""
+    for side, entries in (("hypothesis", hypothesis), ("reference", reference)):
+        if entries and not any("words" in entry for entry in entries):
+            return {name: f"the {side} has no words" for name in names if MEASURES[name].needs_words}
+    return {}
 
 
 def _without_times(sessions: Sequence[Session], names: Sequence[str]) -> dict[str, str]:
@@ -106,7 +114,7 @@ def value_of(one: Measure, counts: Sequence[Counts]) -> float | None:
 def figures_of(measured: Measured, units: Units) -> tuple[Figure, ...]:
     """Return the figure of each measure over all sessions."""
     conditions = measured.conditions
-    weights = units.draws(conditions.seed, conditions.draws)
+    drawn = units.draws(conditions.seed, conditions.draws)
     found = []
     for name, counts in measured.counts.items():
         one = MEASURES[name]
@@ -114,13 +122,13 @@ def figures_of(measured: Measured, units: Units) -> tuple[Figure, ...]:
         bounds = None
         if value is not None and one.is_median:
             values = [own.values for own in counts]
-            bounds = interval(median_draws(weights, values, measured.sessions, units), units)
+            bounds = interval(median_draws(units, drawn, values, measured.sessions), units)
         elif value is not None:
             sums = (
                 per_recording(units, measured.sessions, [getattr(own, side) for own in counts])
                 for side in ("errors", "base")
             )
-            bounds = interval(ratio_draws(weights, *sums), units)
+            bounds = interval(ratio_draws(units, drawn, *sums), units)
         greedy = sum(own.is_greedy for own in counts)
         base = sum(own.base for own in counts)
         found.append(
@@ -156,7 +164,7 @@ def _confusion(
     if not base:
         return None
     if one.without_speakers in others:
-        forgiven = others[one.without_speakers]
+        forgiven = others[one.without_speakers or ""]
         return sum(own.errors - other.errors for own, other in zip(counts, forgiven, strict=True)) / base
     if all(own.confusion is not None for own in counts):
         return sum(own.confusion or 0.0 for own in counts) / base

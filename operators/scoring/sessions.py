@@ -88,7 +88,10 @@ def _turn(entry: Any, side: str, number: int, normalize: Callable[[str], str]) -
     where = f"{side} entry {number}"
     if not isinstance(entry, Mapping):
         raise InputError(f"{where} is {type(entry).__name__}, not a SegLST object with session_id, speaker and words")
-    for key in ("session_id", "speaker", "words"):
+    wanted: tuple[str, ...] = ("session_id", "speaker", "words")
+    if "words" not in entry and entry.get("start_time") is not None:
+        wanted = ("session_id", "speaker")  # as RTTM has it
+    for key in wanted:
         if not isinstance(entry.get(key), str):
             raise InputError(f"{where}: {key} is {entry.get(key)!r}; SegLST has text there")
     where = f"{where} of session {entry['session_id']}"
@@ -99,7 +102,7 @@ def _turn(entry: Any, side: str, number: int, normalize: Callable[[str], str]) -
         raise InputError(f"{where} has one of start_time and end_time; give both or none")
     if start_s is not None and end_s is not None and end_s < start_s:
         raise InputError(f"{where}: end_time {end_s} is before start_time {start_s}")
-    words = " ".join(normalize(entry["words"]).split())
+    words = " ".join(normalize(entry.get("words", "")).split())
     return entry["session_id"], Turn(entry["speaker"], words, start_s, end_s)
 
 

@@ -93,12 +93,12 @@ SLICED = ("wer", "cpwer", "tcpwer", "der")
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown.
+    r"""Return a table in Markdown.
 
     >>> print(markdown_table(["a", "b"], [["1", "x|y"]]))
     | a | b |
     |---|---|
-    | 1 | x\\|y |
+    | 1 | x\|y |
     """
     lines = [header, *body]
     text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
@@ -110,8 +110,8 @@ def meaning(conditions: Conditions, resampled: str) -> str:
     version = f" ({conditions.normalizer_version})" if conditions.normalizer_version else ""
     uem = "from first start to last end" if conditions.uem is None else f"in the regions of UEM {conditions.uem[:8]}"
     return (
-        f"Normalizer {conditions.normalizer}{version} on both sides; {conditions.reference_policy}; words match by time "
-        f"within {conditions.collar_s:g} s; DER and JER {uem}, overlap scored. 95 % intervals: {conditions.draws} "
+        f"Normalizer {conditions.normalizer}{version} on both sides; {conditions.reference_policy}; words match by "
+        f"time within {conditions.collar_s:g} s; DER and JER {uem}, overlap scored. 95 % intervals: {conditions.draws} "
         f"bootstrap draws of {resampled}, seed {conditions.seed}."
     )
 

@@ -1,6 +1,6 @@
 """Measures: one table from a name to the file that knows everything about it.
 
-A new measure is one file and one line in `MEASURES`; its example is a test (`tests/operators/scoring/test_measures.py`).
+A new measure is one file and one line in `MEASURES`; its example is held by `tests/operators/scoring/test_measures.py`.
 """
 
 from operators.scoring.measures import diarization, speaker_count, time_error

@@ -5,10 +5,10 @@ from operators.scoring.measures.streams import (
     MEETEVAL_MAX_SPEAKERS,
     by_speaker,
     cp_assignment,
+    num_speakers,
     seglst,
     siso,
     summed,
-    with_words,
 )
 from operators.scoring.result import Conditions
 from operators.scoring.sessions import Session, words_of
@@ -22,10 +22,10 @@ def cp_counts(session: Session, collar_s: float | None) -> Counts:
     one, other = by_speaker(session.reference), by_speaker(session.hypothesis)
     if not one or not other:
         return one_sided(len(words_of(session.reference)), len(words_of(session.hypothesis)))
-    if max(len(one), len(other)) > MEETEVAL_MAX_SPEAKERS:
+    if max(num_speakers(session.reference), num_speakers(session.hypothesis)) > MEETEVAL_MAX_SPEAKERS:
         pairs = cp_assignment(session, collar_s)
         return word_counts(summed([siso(one.get(a or "", []), other.get(b or "", []), collar_s) for a, b in pairs]))
-    sides = [seglst(with_words(side)) for side in (session.reference, session.hypothesis)]
+    sides = [seglst(side) for side in (session.reference, session.hypothesis)]
     if collar_s is None:
         score = meeteval.wer.cp_word_error_rate(*sides, reference_sort=False, hypothesis_sort=False)
     else:

@@ -72,6 +72,7 @@ DER_0 = Measure(
     of_session=der(0.0),
     example=(*_EXAMPLE, 0.2),
     needs_times=True,
+    needs_words=False,
 )
 DER_025 = Measure(
     title="DER, collar 0.25 s",
@@ -79,6 +80,7 @@ DER_025 = Measure(
     of_session=der(0.25),
     example=(*_EXAMPLE, 1.5 / 9),
     needs_times=True,
+    needs_words=False,
 )
 JER = Measure(
     title="JER",
@@ -86,4 +88,5 @@ JER = Measure(
     of_session=jer,
     example=(*_EXAMPLE, (0.2 + 1) / 2),
     needs_times=True,
+    needs_words=False,
 )

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from operators.scoring.measures.measure import Counts, Measure, one_sided, spoken, word_counts
 from operators.scoring.measures.streams import (
     MEETEVAL_MAX_STREAMS,
-    by_speaker,
     greedy_assignment,
+    num_speakers,
     rates_of,
     seglst,
     with_words,
@@ -26,10 +26,11 @@ def dicpwer(session: Session, conditions: Conditions) -> Counts:  # noqa: ARG001
 
     if not words_of(session.reference) or not words_of(session.hypothesis):
         return one_sided(len(words_of(session.reference)), len(words_of(session.hypothesis)))
-    segments, streams = with_words(session.hypothesis), with_words(session.reference)
-    if len(by_speaker(streams)) <= MEETEVAL_MAX_STREAMS:
+    segments, streams = session.hypothesis, session.reference
+    if num_speakers(streams) <= MEETEVAL_MAX_STREAMS:
         search = meeteval.wer.wer.di_cp.greedy_di_cp_word_error_rate
         return word_counts(search(seglst(streams), seglst(segments), reference_sort=False, hypothesis_sort=False))
+    segments, streams = tuple(with_words(segments)), tuple(with_words(streams))
     found = word_counts(rates_of(greedy_assignment(segments, streams, None), segments, streams, None))
     kinds: Mapping[str, float] = found.kinds or {}
     exchanged = {"insertions": kinds["deletions"], "deletions": kinds["insertions"]}

@@ -41,6 +41,7 @@ class Measure:
     unit: Literal["share", "s", "speakers"] = "share"
     needs_times: bool = False
     """Whether every turn of both sides must have times."""
+    needs_words: bool = True
     is_median: bool = False
     """Whether the value is the median of all sessions' values, instead of errors over base."""
     more_is_better: bool = False

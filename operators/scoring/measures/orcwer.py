@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from operators.scoring.measures.measure import Counts, Measure, one_sided, spoken, word_counts
 from operators.scoring.measures.streams import (
     MEETEVAL_MAX_STREAMS,
-    by_speaker,
     greedy_assignment,
     is_exact,
+    num_speakers,
     rates_of,
     seglst,
     with_words,
@@ -26,17 +26,16 @@ def orc_counts(segments: Sequence[Turn], streams: Sequence[Turn], collar_s: floa
 
     if not words_of(segments) or not words_of(streams):
         return one_sided(len(words_of(segments)), len(words_of(streams)))
-    segments, streams = with_words(segments), with_words(streams)
     is_greedy = not is_exact(segments, streams)
-    if len(by_speaker(streams)) > MEETEVAL_MAX_STREAMS:
+    if is_greedy and (collar_s is not None or num_speakers(streams) > MEETEVAL_MAX_STREAMS):
+        segments, streams = with_words(segments), with_words(streams)
         assigned = greedy_assignment(segments, streams, collar_s)
         return word_counts(rates_of(assigned, segments, streams, collar_s), is_greedy=True)
     sides = seglst(segments), seglst(streams)
     if collar_s is None:
         search = meeteval.wer.wer.orc.greedy_orc_word_error_rate if is_greedy else meeteval.wer.orc_word_error_rate
         return word_counts(search(*sides, reference_sort=False, hypothesis_sort=False), is_greedy=is_greedy)
-    search = timed.greedy_time_constrained_orc_wer if is_greedy else timed.time_constrained_orc_wer
-    return word_counts(search(*sides, collar=collar_s), is_greedy=is_greedy)
+    return word_counts(timed.time_constrained_orc_wer(*sides, collar=collar_s))
 
 
 def orcwer(session: Session, conditions: Conditions) -> Counts:  # noqa: ARG001

@@ -26,6 +26,7 @@ ACCURACY = Measure(
     about="share of sessions with as many speakers as the reference",
     of_session=accuracy,
     example=(*_EXAMPLE, 0.0),
+    needs_words=False,
     more_is_better=True,
 )
 ERROR = Measure(
@@ -34,4 +35,5 @@ ERROR = Measure(
     of_session=error,
     example=(*_EXAMPLE, 2.0),
     unit="speakers",
+    needs_words=False,
 )

@@ -1,4 +1,4 @@
-"""What measures of words share: turns as meeteval takes them, and who is assigned to whom among any number of speakers."""
+"""What measures of words share: turns as meeteval takes them, and assignments among any number of speakers."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from operators.scoring.sessions import Session, Turn, is_timed, words_of
 
@@ -42,6 +43,11 @@ def quiet() -> Iterator[None]:
 def with_words(turns: Sequence[Turn]) -> list[Turn]:
     """Return the turns that have words: others change no word error, but count as speakers."""
     return [turn for turn in turns if turn.words]
+
+
+def num_speakers(turns: Sequence[Turn]) -> int:
+    """Return the number of speakers of turns, with words or without, as meeteval counts them."""
+    return len({turn.speaker for turn in turns})
 
 
 def seglst(turns: Sequence[Turn]) -> Any:
@@ -140,7 +146,7 @@ def summed(scores: Sequence[Any]) -> Any:
 def is_exact(segments: Sequence[Turn], streams: Sequence[Turn]) -> bool:
     """Return whether utterances are assigned to streams exactly: the table grows by the product of all streams."""
     lengths = [len(words_of(turns)) + 1 for turns in by_speaker(streams).values()]
-    if len(lengths) > MEETEVAL_MAX_STREAMS:
+    if num_speakers(streams) > MEETEVAL_MAX_STREAMS:
         return False
     return len(words_of(segments)) * float(np.prod(lengths, dtype=float)) <= MAX_EXACT_CELLS
 
@@ -177,13 +183,13 @@ def greedy_assignment(segments: Sequence[Turn], streams: Sequence[Turn], collar_
     grouped = other.groupby("speaker")
     start = greedy.initialize_assignment(one, other, initialization="tcp" if timed else "cp")
     if timed:
-        _, found = greedy.greedy_time_constrained_combination_matching(
-            [list(zip(*words, strict=True)) for words in one.T["words", "start_time", "end_time"]],
+        found = _greedy_timed(
+            [_array(words) for words in one.T["words", "start_time", "end_time"]],
             [
-                [word for words in stream.T["words", "start_time", "end_time"] for word in zip(*words, strict=True)]
+                np.concatenate([_array(words) for words in stream.T["words", "start_time", "end_time"]])
                 for stream in grouped.values()
             ],
-            initial_assignment=start,
+            start,
         )
     else:
         _, found = greedy.greedy_combination_matching(
@@ -193,6 +199,41 @@ def greedy_assignment(segments: Sequence[Turn], streams: Sequence[Turn], collar_
         )
     names = list(grouped)
     return [names[place] for place in found]
+
+
+def _array(words: Any) -> NDArray[np.float64]:
+    """Return number, start and end of an utterance's words (N, 3)."""
+    return np.array(words, dtype=np.float64).T.reshape(-1, 3)
+
+
+def _greedy_timed(
+    segments: list[NDArray[np.float64]], streams: list[NDArray[np.float64]], start: list[int]
+) -> list[int]:
+    """Return the stream of each utterance as meeteval's `greedy_time_constrained_combination_matching` finds it.
+
+    Its search, but with words in arrays from the start: it makes them of lists at each of some 100,000 steps.
+    """
+    from meeteval.wer.matching import greedy_combination_matching as greedy
+
+    found = start
+    for cost in (2, 1):
+
+        def forward(column: Any, a: Any, b: Any, cost: int = cost) -> Any:
+            columns = (np.ascontiguousarray(side[:, place]) for place in (0, 1, 2) for side in (a, b))
+            a_words, b_words, a_begin, b_begin, a_end, b_end = columns
+            return greedy.cy_forward_col_time_constrained(
+                column,
+                a=a_words.astype(np.uint),
+                b=b_words.astype(np.uint),
+                a_begin=a_begin,
+                a_end=a_end,
+                b_begin=b_begin,
+                b_end=b_end,
+                cost_substitution=cost,
+            )
+
+        found, _ = greedy._greedy_correct_assignment(segments, streams, found, forward)  # noqa: SLF001
+    return [int(place) for place in found]
 
 
 def rates_of(assigned: Sequence[str], segments: Sequence[Turn], streams: Sequence[Turn], collar_s: float | None) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from operators.formats.text import word_times
 from operators.scoring.measures.measure import Counts, Measure, spoken
 from operators.scoring.measures.streams import by_speaker, cp_assignment
 from operators.scoring.result import Conditions
@@ -19,23 +20,17 @@ def timed_words(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 
     A turn's words share its time by their numbers of letters, as in meeteval's `character_based`.
     """
-    found = []
-    for turn in turns:
-        words = turn.words.split()
-        start_s, end_s = turn.start_s or 0.0, turn.end_s or 0.0
-        letter_s = (end_s - start_s) / max(1, sum(map(len, words)))
-        for number, word in enumerate(words):
-            at_s = start_s + letter_s * sum(map(len, words[:number]))
-            found.append(
-                {
-                    "words": word,
-                    "start_time": at_s,
-                    "end_time": min(end_s, at_s + letter_s * len(word)) if letter_s else at_s,
-                    "speaker": turn.speaker,
-                    "begins": number == 0,
-                }
+    return [
+        {"words": word, "start_time": start_s, "end_time": end_s, "speaker": turn.speaker, "begins": number == 0}
+        for turn in turns
+        for number, (word, (start_s, end_s)) in enumerate(
+            zip(
+                turn.words.split(),
+                word_times(turn.words.split(), turn.start_s or 0.0, turn.end_s or 0.0),
+                strict=True,
             )
-    return found
+        )
+    ]
 
 
 def aligned_words(session: Session, collar_s: float) -> list[tuple[dict[str, Any] | None, dict[str, Any] | None]]:
@@ -46,7 +41,7 @@ def aligned_words(session: Session, collar_s: float) -> list[tuple[dict[str, Any
         from meeteval.wer.wer.time_constrained import align
 
         one, other = by_speaker(session.reference), by_speaker(session.hypothesis)
-        found = []
+        found: list[tuple[dict[str, Any] | None, dict[str, Any] | None]] = []
         for a, b in cp_assignment(session, collar_s):
             ours, theirs = timed_words(one.get(a or "", [])), timed_words(other.get(b or "", []))
             if not ours or not theirs:

@@ -151,5 +151,5 @@ def test_unusable_recordings_are_named(tmp_path):
         indexed(folder)
     (folder / "truth.stm").unlink()
     (folder / "truth.rttm").write_text("SPEAKER call 1 2.0 -1.0 <NA> <NA> ann <NA> <NA>\n")
-    with pytest.raises(InputError, match=r"truth.rttm:1: ann speaks for -1.0 s"):
+    with pytest.raises(InputError, match=r"truth.rttm:1: .-1.0. is no time in seconds"):
         indexed(folder)
