@@ -18,7 +18,8 @@ from models.training.step import Process, TrainingState, batch_loss, loss_parts,
 class Validator:
     """Computes the loss on validation packs: a sum over ranks divided by a sum over ranks, as in a training step.
 
-    Without augmentation and auxiliary losses, and with the weights that checkpoints hold for use: the running mean where one is kept.
+    Without augmentation and auxiliary losses, and with the weights that checkpoints hold for use: the running mean
+    where one is kept.
     """
 
     def __init__(self, source: PackSource, grid: GridSpec, config: Training, process: Process) -> None:

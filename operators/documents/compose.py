@@ -60,7 +60,7 @@ class Compose:
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
-    version: ClassVar[str] = "7"
+    version: ClassVar[str] = "8"
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
