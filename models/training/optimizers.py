@@ -8,6 +8,7 @@ from torch import nn
 
 from models.config.options import Training
 from models.speech_lm.model import SpeechLM
+from models.training.muon import Muon
 
 
 def learning_rate(step: int, config: Training) -> float:
@@ -55,5 +56,5 @@ def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optim
     ]
     if by_muon:
         muon = groups(by_muon, config.weight_decay)
-        optimizers.append(torch.optim.Muon(muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
     return optimizers

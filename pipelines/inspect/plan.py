@@ -13,6 +13,7 @@ from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import STAGES, check_stages, dataset_names, plan_recipe
+from pipelines.stages.evaluate import why_scored_again
 from pipelines.stages.train import validation_words
 
 
@@ -40,6 +41,8 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         reasons = "; ".join(f"{reason} ({number})" for reason, number in why)
         rows.append([stage.name, stage.dataset, *counts, *expected.words(bool(stage.stale)), reasons or "fresh"])
     console.table("", ["stage", "data set", "partitions", "stale", "audio", "bytes", "time", "why"], rows)
+    if again := why_scored_again(plan):
+        console.line("evaluate", f"the transcripts would be scored again: {again}")
     if total_s:
         console.line("time", f"about {_duration(total_s)} on {workers} workers, estimated from earlier runs here")
 

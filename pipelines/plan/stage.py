@@ -148,9 +148,19 @@ class Plan:
     @cached_property
     def evaluation_key(self) -> str:
         """Key of the evaluation: of everything that is transcribed for it, and of how it is scored."""
+        return digest([self.answers_digest, self.scoring])
+
+    @property
+    def answers_digest(self) -> str:
+        """Digest of the keys of everything that is transcribed for the evaluation."""
+        return digest([partition.key for partition in self.stage("hypotheses").partitions])[:32]
+
+    @property
+    def scoring(self) -> dict[str, str]:
+        """How transcripts are scored, whatever they are."""
         options = self.recipe.evaluate
-        scoring = [SCORING_VERSION, options.normalizer, *options.slices]
-        return digest([*(partition.key for partition in self.stage("hypotheses").partitions), scoring])
+        settings = {"normalizer": options.normalizer, "slices": " ".join(options.slices)}
+        return {"version": SCORING_VERSION, **settings}
 
     def checkpoint_of(self, which: str) -> Path:
         """Return the folder of the trained checkpoint that is evaluated, or of the untrained one."""

@@ -268,11 +268,27 @@ def score(plan: Plan) -> dict[str, Any]:
             "constrain": recipe.evaluate.constrain,
         },
         "codes": digest([p.key for p in plan.stage("codes").partitions])[:32],
-        "normalizer": recipe.evaluate.normalizer,
+        "answers": plan.answers_digest,
+        "scoring": plan.scoring,
         "recipe_digest": recipe.digest,
     }
     storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
     return metrics
+
+
+def why_scored_again(plan: Plan) -> str:
+    """Return why transcripts that are all there must be scored again; empty where they are scored, or are not there."""
+    if plan.stage("hypotheses").stale or plan.evaluation_done():
+        return ""
+    for path in sorted(plan.output.evaluation(plan.evaluation_key).parent.glob("*/metrics.json")):
+        before = json.loads(path.read_text())
+        if before.get("answers") == plan.answers_digest:
+            return ", ".join(
+                f"{name} {before['scoring'].get(name)} -> {value}"
+                for name, value in plan.scoring.items()
+                if before["scoring"].get(name) != value
+            )
+    return "never scored"
 
 
 def _scores(plan: Plan, which: str, task: str, folder: Path) -> dict[str, Any]:

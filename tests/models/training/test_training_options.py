@@ -17,6 +17,7 @@ from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.guard import StepGuard
 from models.training.metrics import read_metrics
+from models.training.muon import Muon
 from models.training.order import Span
 from tests.models.support import (
     SHAPE,
@@ -75,6 +76,22 @@ def test_bf16_learns_what_float32_does(tmp_path):
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "whole"), rel=2e-2)
     model, _, _ = checkpoint.load(tmp_path / "half/step-000010")
     assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
+
+
+def test_muon_makes_torchs_steps_without_its_rounding():
+    torch.manual_seed(0)
+    start, gradients = torch.randn(12, 20), [torch.randn(12, 20) for _ in range(4)]
+    found = []
+    for kind in (torch.optim.Muon, Muon):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = kind([parameter], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        found.append(parameter.detach())
+    moved = [one - start for one in found]
+    apart = (moved[0] - moved[1]).norm() / moved[0].norm()  # bfloat16 on torch's side
+    assert apart < 0.02
 
 
 def test_muon_goes_on_as_if_never_stopped(tmp_path):

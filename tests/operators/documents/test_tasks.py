@@ -259,7 +259,7 @@ def test_interleaved_turns_are_audio_or_text_never_both():
 def test_later_windows_are_given_samples_of_earlier_voices():
     later = tuple((start + 200, n, who, text, ()) for start, n, who, text, _ in TURNS)
     row = conversation(TURNS + later, num_frames=400)
-    first, second = documents(row, tasks=("asr",), window_s=4.5, carry_voices=True)
+    first, second = documents(row, tasks=("asr",), window_s=4.5, carry_voices=True, silence_share=0.0)
     assert T.show(first["text_tokens"]).startswith("<asr><text>")
     assert T.show(second["text_tokens"]).startswith("<asr>[s0]<enrol>[s1]<enrol><audio><text>[s0]good morning")
     kinds = [segment["kind"] for segment in second["segments"]]
