@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.config.header import read_header
 from operators.corpus.sets.layouts import LAYOUTS
+from operators.documents.tasks import EVALUATED
 from operators.errors import InputError
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.recipe import Recipe
@@ -16,7 +17,7 @@ def is_set(recipe: Recipe) -> bool:
 
 
 def fitted(recipe: Recipe, checkpoint: Path) -> Recipe:
-    """Return a set's recipe with the codec, layout, tokenizer and shape that a checkpoint was trained with.
+    """Return a set's recipe with the codec, layout, tokenizer, windows, tasks and shape of a checkpoint.
 
     Raises:
         InputError: there is no checkpoint.
@@ -33,8 +34,14 @@ def fitted(recipe: Recipe, checkpoint: Path) -> Recipe:
         num_codebooks=header.codec.num_codebooks,
     )
     copied = path / "tokenizer.json"
+    asked = tuple(task for task in EVALUATED if task in header.tasks)
     compose = replace(
         recipe.compose,
+        tasks=asked or header.tasks or recipe.compose.tasks,
+        window_s=header.window_s,
+        overlap_s=header.overlap_s,
+        carry_voices=header.carry_voices,
+        enrol_s=header.enrol_s,
         layout=header.layout,
         group=header.group,
         tokenizer=str(copied) if copied.exists() else header.tokenizer_file or "bytes",
