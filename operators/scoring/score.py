@@ -129,6 +129,8 @@ def figures_of(measured: Measured, units: Units) -> tuple[Figure, ...]:
                 for side in ("errors", "base")
             )
             bounds = interval(ratio_draws(units, drawn, *sums), units)
+        if bounds and one.more_is_better and one.unit == "share":
+            bounds = (bounds[0], min(1.0, bounds[1]))  # no draw can be above it, but its expanded interval can
         greedy = sum(own.is_greedy for own in counts)
         base = sum(own.base for own in counts)
         found.append(

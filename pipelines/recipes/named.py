@@ -46,7 +46,7 @@ def demo() -> Recipe:
             max_utterances=3,
         ),
         converse=Converse(min_turns=2, max_turns=3, max_duration_s=10.0),
-        compose=Compose(group=4, window_s=10.0),
+        compose=Compose(tasks=("asr_timed",), group=4, window_s=10.0),
         pack=Pack(capacity=1024),
         partitions=Partitions(conversations_per_partition=1000),
         model=dataclasses.replace(SIZES["tiny"], prompt_attention="both"),
