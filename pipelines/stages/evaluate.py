@@ -354,7 +354,7 @@ def _baselines(plan: Plan, tasks: Sequence[str], folder: Path) -> dict[str, Any]
         text = normalize(words) if recipe.compose.text == "normalized" else words
         return round_trip(tokenizer.encode, tokenizer.decode, text)
 
-    found = {}
+    found: dict[str, Any] = {}
     for name in recipe.evaluate.baselines:
         both = reference, baseline(name, reference, write)
         found[name] = {"task": task, **_measured(recipe, codes, both, OF_BASELINES[name], folder / name)}
