@@ -159,7 +159,7 @@ class Plan:
     def scoring(self) -> dict[str, str]:
         """How transcripts are scored, whatever they are."""
         options = self.recipe.evaluate
-        settings = {"normalizer": options.normalizer}
+        settings: dict[str, str] = {"normalizer": options.normalizer}
         settings |= {"slices": " ".join(options.slices), "baselines": " ".join(options.baselines)}
         return {"version": SCORING_VERSION, **settings}
 
