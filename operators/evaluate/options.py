@@ -9,3 +9,6 @@ reference has a pause, which no one has who transcribes."""
 JoinName = Literal["voices", "overlap", "likeness"]
 """How speakers are followed from one window to the next: by samples of their voices in the prompt, by the words and
 times of audio that two windows share, by the likeness of their codes."""
+
+BaselineName = Literal["no-speakers", "tokenizer"]
+"""no-speakers: the reference's words by one speaker for all; tokenizer: the reference's words through the tokenizer."""

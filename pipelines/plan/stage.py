@@ -159,7 +159,8 @@ class Plan:
     def scoring(self) -> dict[str, str]:
         """How transcripts are scored, whatever they are."""
         options = self.recipe.evaluate
-        settings = {"normalizer": options.normalizer, "slices": " ".join(options.slices)}
+        settings: dict[str, str] = {"normalizer": options.normalizer}
+        settings |= {"slices": " ".join(options.slices), "baselines": " ".join(options.baselines)}
         return {"version": SCORING_VERSION, **settings}
 
     def checkpoint_of(self, which: str) -> Path:

@@ -14,7 +14,7 @@ from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS, TaskName
-from operators.evaluate.options import Cut, JoinName
+from operators.evaluate.options import BaselineName, Cut, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render
@@ -82,6 +82,9 @@ class Evaluation:
     slices: tuple[str, ...] = field(default=("overlap", "gender"), metadata=BY_CONTENT)
     """Columns by which scores of conversations are given apart, besides the number of speakers: overlap, turn_length_s,
     gap_s, gender, origin."""
+    baselines: tuple[BaselineName, ...] = field(default=("no-speakers", "tokenizer"), metadata=BY_CONTENT)
+    """What is scored beside the checkpoints: the reference's words by one speaker for all (no-speakers), and through
+    the tokenizer and the normalizer of compose (tokenizer)."""
     window_s: float | None = None
     """Longest window in seconds; the longest that the checkpoint was trained on by default."""
     cut: Cut = "quiet"

@@ -11,12 +11,15 @@ import pyarrow as pa
 
 from models.config.header import read_header
 from models.config.settings import key_settings
+from operators.corpus.normalizers import normalize
 from operators.digest import canonical_json, digest, digest_file
 from operators.documents.compose import Compose
 from operators.documents.tasks import EVALUATED, TASKS, transcription
 from operators.errors import InputError
 from operators.evaluate import segments
 from operators.evaluate.ask import Ask, reference_answers
+from operators.evaluate.baselines import MEASURES as OF_BASELINES
+from operators.evaluate.baselines import baseline, round_trip
 from operators.evaluate.transcribe import Transcribe
 from operators.rng import rng
 from operators.schema import HYPOTHESES, SCHEMA_VERSION
@@ -78,18 +81,38 @@ def rates(metrics: Mapping[str, Any]) -> dict[str, float]:
         for task, scores in metrics.get(which, {}).get("tasks", {}).items():
             prefix = which if task == metrics["task"] else f"{which}.{task}"
             found |= {f"{prefix}.{name}": one["rate"] for name, one in scores["measures"].items()}
+    for which, scores in metrics.get("baselines", {}).items():
+        found |= {f"{which}.{name}": one["rate"] for name, one in scores["measures"].items()}
     return {name: rate for name, rate in found.items() if rate is not None}
 
 
 def score_rows(metrics: Mapping[str, Any], names: Sequence[str] = ()) -> list[list[str]]:
-    """Return scores as rows of `SCORE_COLUMNS`: those of some measures, or all."""
+    """Return scores as rows of `SCORE_COLUMNS`, baselines under checkpoints: those of some measures, or all."""
     return [
         [which, task, *one["row"][:5]]
-        for which in WHICH
-        for task, scores in metrics.get(which, {}).get("tasks", {}).items()
+        for which, task, scores in _scored(metrics)
         for name, one in scores["measures"].items()
         if name in (names or scores["measures"]) and one["rate"] is not None
     ]
+
+
+def _scored(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return name, task and scores of all that was scored, checkpoints first."""
+    found = [
+        (which, task, scores) for which in WHICH for task, scores in metrics.get(which, {}).get("tasks", {}).items()
+    ]
+    return found + [(name, scores["task"], scores) for name, scores in metrics.get("baselines", {}).items()]
+
+
+def overview(metrics: Mapping[str, Any]) -> str:
+    """Return every score of an evaluation, and its slices, in Markdown."""
+    from operators.scoring.table import markdown_table
+
+    parts = ["# Scores", markdown_table(SCORE_COLUMNS, score_rows(metrics))]
+    for which, task, scores in _scored(metrics):
+        if rows := scores.get("slices", {}).get("rows"):
+            parts += [f"## Slices: {which}, {task}", markdown_table(scores["slices"]["header"], rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def check_tasks(recipe: Recipe) -> None:
@@ -256,6 +279,7 @@ def score(plan: Plan) -> dict[str, Any]:
     transcribe = operator.transcribe if isinstance(operator, Ask) else operator
     metrics = {
         **result,
+        "baselines": _baselines(plan, tasks, folder),
         "task": tasks[0],
         "headline": MEASURES[TASKS[tasks[0]].judged_by][0],
         "splits": plan.splits.describe(),
@@ -272,6 +296,7 @@ def score(plan: Plan) -> dict[str, Any]:
         "scoring": plan.scoring,
         "recipe_digest": recipe.digest,
     }
+    storage.replace_bytes(overview(metrics).encode(), str(folder / "table.md"))
     storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
     return metrics
 
@@ -293,10 +318,6 @@ def why_scored_again(plan: Plan) -> str:
 
 def _scores(plan: Plan, which: str, task: str, folder: Path) -> dict[str, Any]:
     """Score one checkpoint's answers to one task, and write what was compared; nothing where there are none."""
-    from operators.scoring import page, table
-    from operators.scoring.result import Conditions
-    from operators.scoring.score import measure, scores_of
-
     recipe, judge = plan.recipe, TASKS[task].judged_by
     codes, written = _answers(plan, which, task)
     if codes is None or written is None:
@@ -312,22 +333,59 @@ def _scores(plan: Plan, which: str, task: str, folder: Path) -> dict[str, Any]:
     is_timed = judge == "conversation" and transcription(task).predicts_times
     hypothesis = segments.hypothesis_segments(written, rate_hz, is_timed=is_timed, apart=apart)
     names = (*MEASURES[judge], *(TIMED_MEASURES if is_timed else ()))
+    text = json.dumps(reference, indent=1, ensure_ascii=False) + "\n"
+    storage.replace_bytes(text.encode(), str(folder / f"{task}_reference.seglst.json"))
+    name = f"{which}_{task}"
+    return {"num_cut": num_cut, **_measured(recipe, codes, (reference, hypothesis), names, folder / name)}
+
+
+def _baselines(plan: Plan, tasks: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Score the recipe's baselines on what the first task that is judged by conversations was asked about."""
+    recipe, rate_hz = plan.recipe, plan.recipe.encode.spec.frame_rate_hz
+    task = next((task for task in tasks if TASKS[task].judged_by == "conversation"), None)
+    codes, written = _answers(plan, "trained", task) if task else (None, None)
+    if codes is None or written is None:
+        return {}
+    windows = None if recipe.evaluate.join else segments.windows_of(written)
+    reference = segments.reference_segments(codes, rate_hz, windows)
+    tokenizer = recipe.compose.loaded_tokenizer
+
+    def write(words: str) -> str:
+        text = normalize(words) if recipe.compose.text == "normalized" else words
+        return round_trip(tokenizer.encode, tokenizer.decode, text)
+
+    found: dict[str, Any] = {}
+    for name in recipe.evaluate.baselines:
+        both = reference, baseline(name, reference, write)
+        found[name] = {"task": task, **_measured(recipe, codes, both, OF_BASELINES[name], folder / name)}
+    return found
+
+
+def _measured(
+    recipe: Recipe, codes: pa.Table, both: tuple[Any, Any], names: tuple[str, ...], path: Path
+) -> dict[str, Any]:
+    """Measure a hypothesis against its reference, and write it and its scores to files whose names start with path."""
+    from operators.scoring import page, table
+    from operators.scoring.result import Conditions
+    from operators.scoring.score import measure, scores_of
+
+    reference, hypothesis = both
     conditions = Conditions(normalizer=recipe.evaluate.normalizer, seed=recipe.seed, measures=names)
     measured = measure(reference, hypothesis, conditions, columns=_columns(codes, reference))
     wanted = ("num_speakers", *recipe.evaluate.slices)
     known = {name for one in measured.sessions for name, value in one.columns.items() if value is not None}
     scores = scores_of(measured, by=[column for column in wanted if column in known])
-    name = f"{which}_{task}"
+    name = path.name
     for file, text in (
-        (f"{task}_reference.seglst.json", json.dumps(reference, indent=1, ensure_ascii=False) + "\n"),
         (f"{name}_hypothesis.seglst.json", json.dumps(hypothesis, indent=1, ensure_ascii=False) + "\n"),
         (f"{name}_scores.json", table.as_json(scores)),
         (f"{name}_scores.md", table.markdown(scores)),
         (f"{name}_worst.html", page.page(scores)),
     ):
-        storage.replace_bytes(text.encode(), str(folder / file))
+        storage.replace_bytes(text.encode(), str(path.parent / file))
+    header, sliced = table.slice_rows(scores.slices, table.SLICED)
     return {
-        "num_cut": num_cut,
+        "slices": {"header": header, "rows": sliced},
         "meaning": table.meaning(scores.conditions, scores.resampled),
         "left_out": dict(scores.left_out),
         "measures": {
