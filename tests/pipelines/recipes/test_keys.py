@@ -173,7 +173,7 @@ CHANGES = {
     "train.patience": (2, "REFUSED"),  # there is no validation split
     "train.attention": ("loop", NOTHING),
     "train.num_threads": (1, NOTHING),
-    "evaluate.tasks": (("asr",), NOTHING),
+    "evaluate.tasks": (("asr",), {"hypotheses"}),
     "evaluate.normalizer": ("none", NOTHING),
     "evaluate.slices": (("gender",), NOTHING),
     "evaluate.baselines": (("tokenizer",), NOTHING),
