@@ -105,6 +105,7 @@ class GivenConversation:
             "speakers": speakers,
             "turns": turns,
             "room": self.room,
+            "enrolments": [],
             "mixing": self.mixing,
             "background": self._background(num_samples, root, defaults),
             "user_columns": columns_json(self.columns),

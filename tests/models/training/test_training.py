@@ -169,6 +169,7 @@ def _killed_rank(rank, world_size, folder, port, die_after, packs_per_pass):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_more_ranks_the_same_packs_are_consumed(tmp_path):
     """1 rank, killed; 2 ranks, killed; 4 ranks, to the end: each step's packs are those of the undisturbed run."""
     import torch.multiprocessing as mp

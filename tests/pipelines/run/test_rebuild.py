@@ -221,7 +221,7 @@ def test_the_validation_split_is_packed_like_training_and_apart_from_it(tmp_path
     (training,) = plan.stage("training").partitions
     assert not [name for name in training.depends["packs"] if name.startswith("validation")]
     hypotheses = plan.stage("hypotheses").partitions
-    assert {p.partition_id.split("-", 1)[1] for p in hypotheses} == {"test-00000", "test-00001"}
+    assert {p.partition_id.split("-", 1)[1] for p in hypotheses} == {"asr-test-00000", "asr-test-00001"}
 
 
 @pytest.mark.parametrize("first", ["without", "with"])

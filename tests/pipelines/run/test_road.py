@@ -126,6 +126,7 @@ def test_packers_are_compared_without_packing_anything(recipe, undisturbed, tmp_
     assert roots(tmp_path / "copy") == before
 
 
+@pytest.mark.slow
 def test_the_mixture_is_the_trainers_and_packs_are_not_made_again(recipe, undisturbed, tmp_path):
     output = tmp_path / "copy"
     shutil.copytree(undisturbed, output)
@@ -218,6 +219,7 @@ def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed
     assert roots(output) == roots(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_one_line(recipe, undisturbed, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
@@ -285,6 +287,7 @@ def test_truth_files_are_written_on_request(recipe, undisturbed):
     assert names == {f"{split}.{kind}" for split in ("train", "test") for kind in ("rttm", "stm", "seglst.json")}
 
 
+@pytest.mark.slow
 def test_audio_that_turns_out_unusable_is_quarantined_and_nothing_made_is_lost(tmp_path):
     """NaN cannot be seen in a header: it is met when the conversation is mixed."""
     import numpy as np
