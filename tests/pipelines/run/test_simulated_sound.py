@@ -153,8 +153,8 @@ def test_another_layout_and_other_tasks_use_the_same_codes_and_lineage_says_so(a
         "--compose.window-s",
         3,
         "--compose.tasks",
-        "extract",
-        "speak",
+        "continue",
+        "asr_fifo",
     )
     wide = ("--pack.capacity", 65_536, "--corpus.max-bad-share", 0.5)
     done = hubbub("pack", *arguments, *other, *wide, "--output", output, "--workers", 2, "--update")
