@@ -1,170 +1,117 @@
-"""Manifest formats: plain JSONL, NeMo and lhotse (recordings and supervisions, cuts, Shar) to rows of one kind."""
+"""Files of rows: JSON lines, JSON arrays and YAML, gzipped or not, to objects that know their file and line."""
 
 import gzip
 import io
 import json
-import re
-import tarfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from operators.corpus.manifest import Manifest
+import yaml
+
 from operators.errors import InputError
 
-# Our name of each field, and its names in plain JSONL and NeMo manifests.
-_NAMES = {
-    "audio": ("audio", "audio_filepath", "audio_path", "wav", "path"),
-    "text": ("text", "transcript", "sentence"),
-    "speaker": ("speaker", "speaker_id", "spk"),
-    "utterance_id": ("id", "utterance_id", "utt_id", "utt"),
-    "gender": ("gender", "sex"),
-    "language": ("language", "lang"),
-    "licence": ("licence", "license"),
-    "consent": ("consent",),
-    "book": ("book", "story"),
-    "chapter": ("chapter",),
-    "position": ("position",),
-    "split": ("split",),
-    "channel": ("channel",),
-    "start_s": ("offset", "start"),
-    "duration_s": ("duration",),
-    "rate_hz": ("sample_rate", "sampling_rate", "sample_rate_hz"),
-    "byte_offset": ("byte_offset",),
-    "byte_length": ("byte_length",),
-}
-_LHOTSE_CUSTOM = ("book", "chapter", "position", "licence", "consent", "split")
+SUFFIXES = (".jsonl", ".json", ".yaml", ".yml")
+"""Of files of rows; each may be followed by .gz."""
 
 
-def _open_text(path: Path) -> io.TextIOBase:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
-    return open(path, encoding="utf-8")
+class Found(NamedTuple):
+    """One row of a file, or what is in its place."""
+
+    where: str
+    """The file's name and the line, or the row's number in an array."""
+    row: dict[str, Any]
+    problem: str
+    """Why there is no row; empty where there is one."""
+
+
+def plain_suffix(path: Path) -> str:
+    """Return the suffix of a file, without that of gzip.
+
+    >>> plain_suffix(Path("a/cuts.000000.jsonl.gz"))
+    '.jsonl'
+    """
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def found_rows(path: Path) -> Iterator[Found]:
+    """Yield the rows of a file; lines and entries that are none come with the reason, and the rest goes on.
+
+    Raises:
+        InputError: the file cannot be opened, is damaged from its beginning, or is one object or text, not rows.
+    """
+    try:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            start = file.peek(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()
+            yaml_like = plain_suffix(path) in (".yaml", ".yml")
+            if start[:1] == b"[" and _is_whole(start) or yaml_like:
+                yield from _entries(path, file.read(), is_yaml=yaml_like)
+            else:
+                yield from _lines(path, file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}; copy it again") from error
+
+
+def _is_whole(start: bytes) -> bool:
+    """Return whether a file is one JSON array: its first line is no array of its own, or holds objects."""
+    return start.lstrip(b"[ \t\r\n")[:1] in (b"{", b"")
+
+
+def _lines(path: Path, file: Any) -> Iterator[Found]:
+    number = 0
+    while True:
+        try:
+            line = file.readline()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            if not number:
+                raise
+            yield Found(f"{path.name}:{number + 1}", {}, f"the file is damaged from here on: {error}; copy it again")
+            return
+        if not line:
+            return
+        number += 1
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        where = f"{path.name}:{number}"
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield Found(where, {}, "the line is not UTF-8")
+        except (ValueError, RecursionError) as error:
+            yield Found(where, {}, f"the line is not JSON: {getattr(error, 'msg', error)}")
+        else:
+            yield Found(where, row, "") if isinstance(row, dict) else Found(where, {}, "the line is not a JSON object")
+
+
+def _entries(path: Path, data: bytes, *, is_yaml: bool) -> Iterator[Found]:
+    """Yield the entries of a JSON array, or of a YAML list, as lhotse writes them."""
+    try:
+        text = data.decode("utf-8-sig")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        rows = yaml.load(io.StringIO(text), loader) if is_yaml else json.loads(text)  # noqa: S506 (a safe loader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is neither rows nor one {'YAML list' if is_yaml else 'JSON array'}: {error}") from error
+    if not isinstance(rows, list):
+        raise InputError(f"{path} is not a list of rows; a manifest is a list, or has one JSON object a line")
+    for number, row in enumerate(rows, start=1):
+        where = f"{path.name}:row {number}"
+        yield Found(where, row, "") if isinstance(row, dict) else Found(where, {}, "the entry is not an object")
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON lines file, gzipped or not.
+    """Yield the rows of a file, all of which are objects.
 
     Raises:
         InputError: the file cannot be read, or a line is not a JSON object; names file and line.
     """
-    try:
-        with _open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{path} line {number} is not JSON: {error.msg}") from error
-                if not isinstance(row, dict):
-                    raise InputError(f"{path} line {number} is not a JSON object")
-                yield row
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-
-
-def manifest_rows(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Yield one row for each utterance of a manifest, of whatever format.
-
-    Returns:
-        Rows with the keys that the manifest has values for, unchecked: utterance_id, recording_id, speaker, text,
-        gender, language, licence, consent, book, chapter, position, split; audio (path or URL), audio_problem (why
-        there is no audio file), byte_offset and byte_length (of a tar's member), channel, rate_hz, start_s and
-        duration_s (seconds of the recording), words ((word, start_s, duration_s), seconds of the recording), and
-        user (the manifest's other fields).
-
-    Raises:
-        InputError: a file of the manifest cannot be read, or its parts do not fit together.
-    """
-    files = manifest.files()
-    if any("recordings" in path.name or "supervisions" in path.name for path in files):
-        yield from lhotse_pair_rows(manifest, files)
-        return
-    for path in files:
-        members = _shar_members(path)
-        for index, row in enumerate(json_lines(path)):
-            if "supervisions" in row or row.get("type") in ("MonoCut", "MultiCut", "MixedCut"):
-                yield from _from_cut(row, members)
-            else:
-                yield _from_plain(row, index)
-
-
-def _from_plain(row: dict[str, Any], index: int) -> dict[str, Any]:
-    """Return a row of plain JSONL or NeMo, the `index`th of its file, under our names."""
-    taken = {key: name for key, names in _NAMES.items() for name in names if name in row}
-    out = {key: row[name] for key, name in taken.items()}
-    out.setdefault("utterance_id", Path(str(out.get("audio", f"row-{index}"))).stem)
-    out["user"] = {k: v for k, v in row.items() if k not in taken.values()}
-    return out
-
-
-def lhotse_pair_rows(manifest: Manifest, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of lhotse's recordings and supervisions, as `manifest_rows` does.
-
-    Raises:
-        InputError: a file cannot be read, or a supervision's recording is missing.
-    """
-    recordings = {row["id"]: row for path in files if "recordings" in path.name for row in json_lines(path)}
-    supervisions = [path for path in files if "supervisions" in path.name]
-    if not recordings or not supervisions:
-        raise InputError(f"{manifest.path}: lhotse's recordings and supervisions must be a pair in one folder")
-    for path in supervisions:
-        for row in json_lines(path):
-            if row["recording_id"] not in recordings:
-                raise InputError(f"{path}: the recording of supervision {row['id']} is missing from {manifest.path}")
-            yield _from_supervision(row, recordings[row["recording_id"]])
-
-
-def _from_cut(cut: dict[str, Any], members: dict[str, tuple[int, int, str]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a lhotse cut; `members` are those of its Shar tar, if it has one."""
-    recording = dict(cut.get("recording") or {})
-    for supervision in cut.get("supervisions", []):
-        if cut["id"] in members:
-            # A Shar tar's member holds only the cut, so times count from the cut's start.
-            offset, length, shard = members[cut["id"]]
-            row = _from_supervision(supervision, {**recording, "sources": [{"type": "file", "source": shard}]})
-            yield {**row, "byte_offset": offset, "byte_length": length}
-        else:
-            yield _from_supervision(supervision, recording, offset_s=float(cut.get("start", 0.0)))
-
-
-def _shar_members(cuts: Path) -> dict[str, tuple[int, int, str]]:
-    """Return first byte, number of bytes and tar of each recording in a Shar file's tar; empty where there is none."""
-    tar_path = cuts.parent / re.sub(r"^cuts\.(\d+)\.jsonl(\.gz)?$", r"recording.\1.tar", cuts.name)
-    if tar_path.suffix != ".tar" or not tar_path.exists():
-        return {}
-    members = {}
-    with tarfile.open(tar_path) as tar:
-        for member in tar:
-            stem, _, suffix = member.name.rpartition(".")
-            if suffix != "json":
-                members[stem] = (member.offset_data, member.size, str(tar_path))
-    return members
-
-
-def _from_supervision(supervision: dict[str, Any], recording: dict[str, Any], offset_s: float = 0.0) -> dict[str, Any]:
-    """Return the row of a lhotse supervision whose times count from `offset_s` seconds of the recording."""
-    source = (recording.get("sources") or [{}])[0]
-    is_file = source.get("type") in ("file", "url")
-    custom = supervision.get("custom") or {}
-    aligned = (supervision.get("alignment") or {}).get("word") or []
-    channel = supervision.get("channel", 0)
-    known = {name: custom[name] for name in _LHOTSE_CUSTOM if name in custom}
-    return {
-        "recording_id": supervision.get("recording_id"),
-        "audio": source.get("source") if is_file else None,
-        "audio_problem": None if is_file else f"source is {source.get('type')}",
-        "utterance_id": supervision["id"],
-        "text": supervision.get("text"),
-        "speaker": supervision.get("speaker"),
-        "language": supervision.get("language"),
-        "channel": channel[0] if isinstance(channel, list) else channel,
-        "start_s": offset_s + supervision.get("start", 0.0),
-        "duration_s": supervision.get("duration"),
-        "rate_hz": recording.get("sampling_rate"),
-        "words": [(item[0], offset_s + item[1], item[2]) for item in aligned],
-        "gender": supervision.get("gender"),
-        "user": {k: v for k, v in custom.items() if k not in known},
-        **known,
-    }
+    for number, found in enumerate(found_rows(path), start=1):
+        if found.problem:
+            line = found.where.rpartition(":")[2]
+            problem = found.problem.removeprefix("the line ")
+            raise InputError(f"{path} line {line if line.isdecimal() else number} {problem}")
+        yield found.row

@@ -7,7 +7,8 @@ another rate, is found before any work starts. Rows that cannot be used are quar
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,19 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
-from operators.corpus.formats import manifest_rows
+from operators.corpus.forms import manifest_rows
+from operators.corpus.forms.fields import checked, speaker_of
 from operators.corpus.manifest import Manifest, SharedSpeakers, corpus_roots, same_people
 from operators.corpus.normalizers import normalize
-from operators.corpus.sources import AudioHeader, read_header
+from operators.corpus.sources import EDGE_S, AudioHeader, locate, read_header
 from operators.corpus.where import select
+from operators.digest import digest
 from operators.errors import InputError
 from operators.schema import UTTERANCES, table
-from operators.store import storage
 from operators.store.cache import Cache
 from operators.store.dataset import Quarantined
 
-VERSION = "3"
+VERSION = "4"
 
 # speaker-chapter-utterance, as LibriSpeech and LibriTTS number their files.
 _LIBRI_ID = re.compile(r"^(\d+)[-_](\d+)[-_](\d+)(?:_(\d+))?$")
@@ -40,6 +42,7 @@ def index_utterances(
     language: str | None = None,
     licence: str | None = None,
     num_threads: int = 8,
+    repairs: Counter[str] | None = None,
 ) -> tuple[pa.Table, list[Quarantined]]:
     """Read manifests into a table UTTERANCES, sorted by id; return it and the rows that cannot be used.
 
@@ -50,6 +53,7 @@ def index_utterances(
         language: language of rows that name none.
         licence: licence of rows that name none.
         num_threads: number of recordings whose headers are read in parallel.
+        repairs: rows that were used after a repair are counted here, by what was repaired (`REPAIRS`).
 
     Raises:
         InputError: a manifest cannot be read or has no rows, or an id occurs twice.
@@ -62,25 +66,45 @@ def index_utterances(
         if not listed:
             raise InputError(f"manifest {manifest.path} is empty")
 
-        def check(row: dict[str, Any], manifest: Manifest = manifest) -> dict[str, Any] | Quarantined:
+        def check(row: dict[str, Any], manifest: Manifest = manifest) -> tuple[dict[str, Any], list[str]] | Quarantined:
             row = {"language": language, "licence": licence} | {k: v for k, v in row.items() if v is not None}
             try:
-                return _utterance(row, manifest, names[manifest.root], max_duration_s)
-            except (ValueError, KeyError, TypeError) as error:
-                return Quarantined(row_id=str(row.get("utterance_id", "?")), reason=str(error))
+                repaired: list[str] = []
+                return _utterance(row, manifest, names[manifest.root], max_duration_s, repaired), repaired
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                return quarantined_row(row, str(error))
 
         with ThreadPoolExecutor(num_threads) as pool:
             for outcome in pool.map(check, listed):
                 if isinstance(outcome, Quarantined):
                     quarantined.append(outcome)
                 else:
-                    rows.append(outcome)
+                    rows.append(outcome[0])
+                    if repairs is not None:
+                        repairs.update(outcome[1])
     rows.sort(key=lambda row: row["utterance_id"])
     for row, following in itertools.pairwise(rows):
         if row["utterance_id"] == following["utterance_id"]:
             raise InputError(f"utterance id {row['utterance_id']} occurs twice; ids must be unique over all manifests")
     utterances = table(rows, UTTERANCES)
     return (_filter(utterances, where) if where else utterances), quarantined
+
+
+REPAIRS = {
+    "trimmed_ends": f"utterances began or ended up to {EDGE_S:g} s outside of their recordings, and were trimmed",
+    "dropped_words": "utterances had word times outside of them, out of order or of another text; they are used "
+    "without word times",
+}
+"""What is repaired in place, and how it is said."""
+
+
+def quarantined_row(row: dict[str, Any], reason: str) -> Quarantined:
+    """Return a row that cannot be used: by its id, or where it stands, and with file and line before the reason."""
+    where, identity = row.get("where"), row.get("utterance_id")
+    named = identity if isinstance(identity, str | int) and str(identity).strip() else None
+    if named is None:
+        named = Path(row["audio"]).stem if isinstance(row.get("audio"), str) else where or "?"
+    return Quarantined(row_id=str(named), reason=f"{where}: {reason}" if where else reason)
 
 
 @dataclass(frozen=True)
@@ -119,25 +143,28 @@ def tell_apart(
     return utterances.set_column(column, utterances.schema.field(column), pa.array(renamed)), ids
 
 
-def _utterance(row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_s: float) -> dict[str, Any]:
+def _utterance(
+    row: dict[str, Any], manifest: Manifest, corpus: str, max_duration_s: float, repaired: list[str]
+) -> dict[str, Any]:
     """Return a row of UTTERANCES, or raise ValueError with the reason why the row cannot be used."""
-    if row.get("audio_problem") or not row.get("audio"):
-        raise ValueError(row.get("audio_problem") or "no audio path")
-    if not row.get("speaker"):
-        raise ValueError("no speaker")
-    text = str(row.get("text") or "")
+    row = checked(row)
+    speaker = speaker_of(row, manifest)
+    text = row.get("text") or ""
     normalized = normalize(text)
     if not normalized:
         raise ValueError(f"text without letters: {text!r}")
-    offset, length = int(row.get("byte_offset", 0)), int(row.get("byte_length", 0))
-    audio = _locate(str(row["audio"]), manifest.root)
+    offset, length = row.get("byte_offset", 0), row.get("byte_length", 0)
+    audio = locate(row["audio"], manifest.root)
     header = _header(audio, offset, length)
     rate_hz = header.rate_hz
     channel = _channel(row, header, audio)
-    start, num_samples = _span(row, header, audio, max_duration_s)
-    utterance_id, speaker = str(row["utterance_id"]), str(row["speaker"])
+    start, num_samples, trimmed = _span(row, header, audio, max_duration_s)
+    words = _words(row, normalized, rate_hz, start, num_samples)
+    repaired += ["trimmed_ends"] * trimmed + ["dropped_words"] * (words is None)
+    stem = Path(row["audio"]).stem
+    utterance_id = row.get("utterance_id") or _made_id(stem, header, start, num_samples, channel)
     chapter, position = row.get("chapter"), row.get("position")
-    if chapter is None and (found := _LIBRI_ID.match(utterance_id)) and found[1] == speaker:
+    if chapter is None and (found := _LIBRI_ID.match(row.get("utterance_id", stem))) and found[1] == speaker:
         chapter, position = found[2], int(found[3]) * 1000 + int(found[4] or 0)
     is_below_root = isinstance(audio, Path) and audio.is_relative_to(manifest.root)
     return {
@@ -153,7 +180,7 @@ def _utterance(row: dict[str, Any], manifest: Manifest, corpus: str, max_duratio
         "fingerprint": header.fingerprint,
         "speaker": speaker,
         "gender": _text(row.get("gender")),
-        "split": manifest.split or (str(row["split"]) if row.get("split") else None),
+        "split": manifest.split or row.get("split") or None,
         "text": text,
         "text_normalized": normalized,
         "language": row.get("language"),
@@ -162,14 +189,7 @@ def _utterance(row: dict[str, Any], manifest: Manifest, corpus: str, max_duratio
         "book": _text(row.get("book")),
         "chapter": _text(chapter),
         "position": None if position is None else int(position),
-        "words": [
-            {
-                "word": word,
-                "start_sample": round(start_s * rate_hz) - start,
-                "num_samples": round(duration_s * rate_hz),
-            }
-            for word, start_s, duration_s in row.get("words", [])
-        ],
+        "words": words or [],
         "user_columns": json.dumps(row.get("user", {}), sort_keys=True, ensure_ascii=False),
     }
 
@@ -178,17 +198,39 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _locate(audio: str, root: Path) -> Path | str:
-    """Return the existing file that a manifest below `root` names, or its URL on object storage."""
-    if not storage.is_local(audio):
-        return audio
-    named = Path(audio)
-    path = named if named.is_absolute() else root / named
-    if not path.exists() and named.exists():
-        path = named.absolute()  # lhotse often writes paths relative to where it ran
-    if not path.exists():
-        raise ValueError(f"missing file {path}")
-    return path
+def _made_id(stem: str, header: AudioHeader, start: int, num_samples: int, channel: int) -> str:
+    """Return the id of a row that names none: of the file's name, and a digest of its content, the span and channel.
+
+    It stays the same when the corpus moves or another manifest is added, and differs for two files of one name.
+    """
+    return f"{stem}-{digest([header.fingerprint, start, num_samples, channel])[:10]}"
+
+
+def _words(
+    row: Mapping[str, Any], normalized: str, rate_hz: int, start: int, num_samples: int
+) -> list[dict[str, Any]] | None:
+    """Return the words of an utterance at the recording's own rate, from its start; None where they cannot be true."""
+    words = [
+        {"word": word, "start_sample": round(start_s * rate_hz) - start, "num_samples": round(duration_s * rate_hz)}
+        for word, start_s, duration_s in row.get("words", [])
+    ]
+    edge, last = round(EDGE_S * rate_hz), 0
+    for one in words:
+        at, length = one["start_sample"], one["num_samples"]
+        if not (-edge <= at and length >= 0 and at + length <= num_samples + edge and at >= last - edge):
+            return None
+        # Times round; what is beyond the utterance by no more than that is moved inside.
+        one["start_sample"] = min(max(0, at), num_samples)
+        one["num_samples"] = min(at + length, num_samples) - one["start_sample"]
+        one["num_samples"] = max(0, one["num_samples"])
+        last = at
+    if words and _letters(normalize(" ".join(one["word"] for one in words))) != _letters(normalized):
+        return None
+    return words
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
 
 
 def _header(audio: Path | str, offset: int, length: int) -> AudioHeader:
@@ -203,29 +245,35 @@ def _header(audio: Path | str, offset: int, length: int) -> AudioHeader:
 
 def _channel(row: dict[str, Any], header: AudioHeader, audio: Path | str) -> int:
     """Return the row's channel, after checking that the recording has it and has the manifest's rate."""
-    if row.get("rate_hz") and int(row["rate_hz"]) != header.rate_hz:
+    if row.get("rate_hz") and row["rate_hz"] != header.rate_hz:
         raise ValueError(f"wrong rate: {row['rate_hz']} Hz in the manifest, {header.rate_hz} Hz in {audio}")
-    channel = int(row.get("channel") or 0)
+    channel: int = row.get("channel", 0)
     if channel >= header.num_channels:
         raise ValueError(f"no channel {channel} in {audio}, which has {header.num_channels}")
     return channel
 
 
-def _span(row: dict[str, Any], header: AudioHeader, audio: Path | str, max_duration_s: float) -> tuple[int, int]:
-    """Return first sample and number of samples of an utterance, at the recording's own rate."""
+def _span(
+    row: dict[str, Any], header: AudioHeader, audio: Path | str, max_duration_s: float
+) -> tuple[int, int, bool]:
+    """Return first sample and number of samples of an utterance, at the recording's own rate, and whether trimmed."""
     rate_hz = header.rate_hz
-    start = round(float(row.get("start_s") or 0.0) * rate_hz)
-    rest = header.num_samples - start
-    listed = rest if row.get("duration_s") is None else round(float(row["duration_s"]) * rate_hz)
-    # Manifests round durations (NeMo to milliseconds or worse): a hundredth of a second short is rounding.
-    available = min(listed, rest)
-    if available < listed - rate_hz // 100 - 1:
-        raise ValueError(f"{audio} ends {(listed - available) / rate_hz:.2f} s earlier than in the manifest")
-    if available <= 0:
+    start = round(row.get("start_s", 0.0) * rate_hz)
+    listed = header.num_samples - start if row.get("duration_s") is None else round(row["duration_s"] * rate_hz)
+    edge = round(EDGE_S * rate_hz)
+    if start < -edge:
+        raise ValueError(f"start {row['start_s']:g} s is before the recording")
+    first, end = max(0, start), min(start + listed, header.num_samples)
+    if start + listed - end > edge + 1:
+        beyond_s = (start + listed - end) / rate_hz
+        raise ValueError(f"{audio} ends {beyond_s:.2f} s earlier than in the manifest")
+    if end <= first:
         raise ValueError(f"empty audio {audio}")
-    if available > max_duration_s * rate_hz:
-        raise ValueError(f"overlong: {available / rate_hz:.1f} s, more than {max_duration_s:g} s")
-    return start, available
+    if end - first > max_duration_s * rate_hz:
+        raise ValueError(f"overlong: {(end - first) / rate_hz:.1f} s, more than {max_duration_s:g} s")
+    # Times in manifests are rounded, to milliseconds or worse: a hundredth of a second is not worth a word.
+    trimmed = first - start > rate_hz // 100 or start + listed - end > rate_hz // 100 + 1
+    return first, end - first, trimmed
 
 
 def _filter(utterances: pa.Table, where: str) -> pa.Table:

@@ -1,18 +1,55 @@
-"""Manifests: the files that list a corpus, and the digests by which a changed corpus is noticed.
+"""Manifests: the places that a user names, with what else the user says of them.
 
-`operators.corpus.formats` reads their rows, `operators.corpus.index` checks the rows and builds the utterances table.
+`operators.corpus.forms` reads their rows, `operators.corpus.index` checks the rows and builds the utterances table.
 """
 
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from operators.digest import digest_file
+from operators.corpus.splits import split_named
 from operators.errors import InputError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says of a corpus that its files do not."""
+
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Our name of a field, and the corpus's."""
+    speaker_from: str | None = None
+    """Rule that finds the speaker in the audio's path, for rows that name none."""
+
+    @staticmethod
+    def parse(named: Sequence[str], speaker_from: str | None, fields: Collection[str], rules: Collection[str]) -> "Reading":
+        """Read `OUR=THEIRS` pairs and a rule: one of `rules`, or a regular expression.
+
+        Raises:
+            InputError: a pair names none of our `fields`, or the expression is none.
+        """
+        pairs = []
+        for text in named:
+            ours, _, theirs = text.partition("=")
+            if ours not in fields or not theirs:
+                raise InputError(f"--corpus.map {text} is not FIELD=NAME, where FIELD is {', '.join(fields)}")
+            pairs.append((ours, theirs))
+        if speaker_from is not None and speaker_from not in rules:
+            try:
+                re.compile(speaker_from)
+            except re.error as error:
+                raise InputError(
+                    f"--corpus.speaker-from {speaker_from} is neither {' nor '.join(rules)} nor a regular expression "
+                    f"over the audio's path: {error}"
+                ) from error
+        return Reading(tuple(pairs), speaker_from)
+
+    def __bool__(self) -> bool:
+        """Return whether anything is said."""
+        return bool(self.renamed or self.speaker_from)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +60,27 @@ class Manifest:
     """A file, or a folder with the files of one manifest."""
     split: str | None = None
     """Split of all its rows, where the user names one."""
+    reading: Reading = Reading()
+    is_recorded: bool = False
+    """Whether its rows are read as turns of recorded conversations."""
 
     @staticmethod
-    def parse(text: str) -> "Manifest":
+    def parse(text: str, reading: Reading | None = None) -> "Manifest":
         """Read `PATH` or `SPLIT=PATH`.
 
         Raises:
-            InputError: there is no such file or folder.
+            InputError: there is no such file or folder, or no such split.
 
         >>> Manifest.parse("train=.").split
         'train'
         """
         split, _, path = text.rpartition("=") if re.match(r"^\w+=", text) else ("", "", text)
-        manifest = Manifest(path=Path(path).expanduser().absolute(), split=split or None)
+        if split and split_named(split) is None:
+            raise InputError(
+                f"{text}: {split} is no split; SPLIT=PATH names one of train, validation (or dev, valid) and test, and "
+                "PATH alone none"
+            )
+        manifest = Manifest(path=Path(path).expanduser().absolute(), split=split or None, reading=reading or Reading())
         if not manifest.path.exists():
             raise InputError(
                 f"manifest {path} does not exist; --corpus.manifests takes files or folders, or SPLIT=PATH"
@@ -46,23 +91,6 @@ class Manifest:
     def root(self) -> Path:
         """Folder that relative audio paths start from."""
         return self.path if self.path.is_dir() else self.path.parent
-
-    def files(self) -> list[Path]:
-        """Return the manifest's files, whose digests decide whether the index is fresh.
-
-        Raises:
-            InputError: the folder contains no manifest.
-        """
-        if self.path.is_file():
-            return [self.path]
-        patterns = ("manifest*.jsonl*", "*recordings*.jsonl*", "*supervisions*.jsonl*", "*cuts*.jsonl*", "*.jsonl*")
-        for group in (patterns[:1], patterns[1:3], patterns[3:4], patterns[4:]):
-            found = sorted({path for pattern in group for path in self.path.glob(pattern)})
-            if found:
-                return found
-        raise InputError(
-            f"folder {self.path} contains no manifest: no manifest.jsonl, lhotse recordings and supervisions, or cuts"
-        )
 
 
 def corpus_roots(manifests: Sequence[Manifest]) -> dict[str, Path]:
@@ -113,8 +141,3 @@ def same_people(manifests: Sequence[Manifest], shared: SharedSpeakers) -> dict[P
     folders = {one: Path(os.path.commonpath(together)) for one, together in members.items()}
     names = {folder: name for name, folder in _short_names(set(folders.values())).items()}
     return {root: names[folders[first(root)]] for root in roots}
-
-
-def manifests_digest(manifests: Sequence[Manifest]) -> list[str]:
-    """Return `split:name:digest` of each manifest file, in order: what the index depends on."""
-    return [f"{m.split or ''}:{path.name}:{digest_file(path)}" for m in manifests for path in m.files()]

@@ -1,34 +1,39 @@
 """Recorded conversations as rows of CONVERSATIONS, like simulated ones, with their own labels.
 
-Reads a lhotse manifest whose recordings have supervisions of several speakers, or a folder of sound files with STM
-files (with transcripts) or RTTM files (without) that name them.
+Reads a manifest whose recordings have several speakers' turns (lhotse's, or NeMo's with `rttm_filepath`), or a folder
+of sound files with STM, TextGrid or CTM files (with transcripts) or RTTM files (without) that name them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import soundfile
 
-from operators.corpus.formats import manifest_rows
+from operators.corpus.forms import manifest_files, manifest_rows
+from operators.corpus.forms.fields import checked, speaker_of
 from operators.corpus.manifest import Manifest
 from operators.corpus.normalizers import normalize
 from operators.corpus.segments import TranscribedSegment, read_rttm, read_stm
 from operators.corpus.sounds import SUFFIXES
-from operators.corpus.sources import AudioHeader, read_header, resampled_length
+from operators.corpus.sources import EDGE_S, AudioHeader, locate, read_header, resampled_length
 from operators.corpus.splits import SPLITS, split_named
 from operators.digest import digest_file
 from operators.errors import InputError
+from operators.formats import read_entries
 from operators.rng import hash64
 from operators.schema import CONVERSATIONS, table
 from operators.store.dataset import Quarantined
 
-VERSION = "2"
-_ROUNDING_S = 0.1
-"""How far a label may extend beyond the end of its recording."""
+VERSION = "3"
+_PATTERNS = ("*.stm", "*.TextGrid", "*.ctm", "*.rttm")
+"""Files of labels beside their sound, those with most first: a folder's are of one kind."""
+_SAME_TURN_S = 0.5
+"""Words of a CTM file that are closer than this are one turn."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,34 @@ class Recording:
         return _conversation(self, root, defaults.corpora[root], defaults)
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A recording that cannot be used, and why."""
+
+    recording_id: str
+    reason: str
+
+    def row(self, root: Path, defaults: Defaults) -> dict[str, Any]:  # noqa: ARG002
+        """Raise ValueError with the reason."""
+        raise ValueError(self.reason)
+
+
 def annotation_files(manifest: Manifest) -> list[Path]:
-    """Return the STM files of a folder, or its RTTM files where it has no STM; empty for a lhotse manifest."""
-    for pattern in ("*.stm", "*.rttm"):
+    """Return the STM files of a folder, or its TextGrid, CTM or RTTM files; empty for a manifest."""
+    for pattern in _PATTERNS:
         files = sorted(manifest.path.rglob(pattern)) if manifest.path.is_dir() else []
-        if files:
+        if files and not (pattern == "*.rttm" and list(manifest.path.glob("*manifest*.json*"))):
             return files
     return []
 
 
 def label_files(manifest: Manifest) -> list[Path]:
-    """Return the files that label the recordings of a manifest or folder: STM, RTTM, or a lhotse manifest's.
+    """Return the files that label the recordings of a manifest or folder.
 
     Raises:
         InputError: the folder contains none.
     """
-    return annotation_files(manifest) or manifest.files()
+    return annotation_files(manifest) or manifest_files(manifest)
 
 
 def files_digest(manifests: Sequence[Manifest], files: Callable[[Manifest], Sequence[Path]] = label_files) -> list[str]:
@@ -102,77 +119,166 @@ def files_digest(manifests: Sequence[Manifest], files: Callable[[Manifest], Sequ
     return [f"{m.split or ''}:{path.name}:{digest_file(path)}" for m in manifests for path in files(m)]
 
 
-def read_labels(manifest: Manifest) -> list[Recording]:
-    """Return the recordings of a folder with STM or RTTM files, or of a lhotse manifest.
+def read_labels(manifest: Manifest) -> Sequence[Listed]:
+    """Return the recordings of a folder with files of labels, or of a manifest.
 
     Raises:
         InputError: a file cannot be read, or a recording is missing.
     """
-    return _annotated(manifest) if annotation_files(manifest) else from_lhotse(manifest, manifest_rows(manifest))
+    if annotation_files(manifest):
+        return _annotated(manifest)
+    manifest = replace(manifest, is_recorded=True)
+    return from_rows(manifest, manifest_rows(manifest))
 
 
-def _annotated(manifest: Manifest) -> list[Recording]:
-    """Return the recordings of a folder with STM or RTTM files."""
-    files = annotation_files(manifest)
-    found: dict[str, list[TranscribedSegment]] = {}
-    if files[0].suffix == ".stm":
-        for path in files:
-            for name, segments in read_stm(path).items():
-                found.setdefault(name, []).extend(segments)
-    else:
-        for name, unnamed in read_rttm(files).items():
-            found[name] = [TranscribedSegment(s.speaker, s.start_s, s.end_s, "") for s in unnamed]
-    sounds = {path.stem: path for path in sorted(manifest.path.rglob("*")) if path.suffix.lower() in SUFFIXES}
-    missing = sorted(set(found) - set(sounds))
-    if missing:
-        raise InputError(
-            f"{files[0]} names {len(missing)} recording(s) missing from {manifest.path}, the first {missing[0]}; "
-            f"sound files must be named NAME{'|'.join(SUFFIXES)}"
-        )
-    return [
-        Recording(name, sounds[name], tuple(segments), manifest.split, None) for name, segments in sorted(found.items())
-    ]
-
-
-def from_lhotse(manifest: Manifest, listed: Iterable[dict[str, Any]]) -> list[Recording]:
-    """Return the recordings of rows of a lhotse manifest: one per file, with all its supervisions.
+def _segments_of(path: Path) -> dict[str, list[TranscribedSegment]]:
+    """Return the segments of each recording that a file of labels names.
 
     Raises:
-        InputError: a supervision has no sound file.
+        InputError: a line is malformed; names file and line.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".stm":
+        return read_stm(path)
+    if suffix == ".rttm":
+        unnamed = read_rttm([path])
+        return {n: [TranscribedSegment(s.speaker, s.start_s, s.end_s, "") for s in one] for n, one in unnamed.items()}
+    found: dict[str, list[TranscribedSegment]] = {}
+    for one in sorted(read_entries([path]), key=lambda e: (e["session_id"], e["speaker"], e["start_time"])):
+        start_s, end_s = one["start_time"], one["end_time"]
+        listed, words = found.setdefault(str(one["session_id"]), []), str(one.get("words") or "")
+        made = TranscribedSegment(str(one["speaker"]), start_s, end_s, words)
+        if suffix == ".ctm":  # a word a line
+            made = replace(made, words=((words, start_s, end_s - start_s),))
+            if listed and listed[-1].speaker == made.speaker and start_s - listed[-1].end_s < _SAME_TURN_S:
+                last = listed.pop()
+                text, joined = f"{last.text} {words}", last.words + made.words
+                made = replace(last, end_s=max(end_s, last.end_s), text=text, words=joined)
+        listed.append(made)
+    return found
+
+
+def _annotated(manifest: Manifest) -> list[Listed]:
+    """Return the recordings of a folder with files of labels: each file is of the sound beside it.
+
+    A recording has its file's name as id, with its folder's where another folder has one of that name.
+    """
+    sounds: dict[str, list[Path]] = {}
+    for path in sorted(manifest.path.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            sounds.setdefault(path.stem, []).append(path)
+    segments: dict[Path, list[TranscribedSegment]] = {}
+    refused: dict[str, str] = {}
+    missing: list[str] = []
+    files = annotation_files(manifest)
+    for file in files:
+        for name, found in _segments_of(file).items():
+            beside = [path for path in sounds.get(name, ()) if path.parent == file.parent]
+            possible = beside or sounds.get(name, [])
+            if not possible:
+                missing.append(name)
+            elif len(possible) > 1:
+                shown = " and ".join(str(path.relative_to(manifest.path)) for path in possible[:2])
+                refused[name] = f"{file.name} names {name}, which {shown} may be; leave one of them there"
+            else:
+                segments.setdefault(possible[0], []).extend(found)
+    if missing:
+        raise InputError(
+            f"{files[0]} names {len(missing)} recording(s) missing from {manifest.path}, the first {min(missing)}; "
+            f"sound files must be named NAME{'|'.join(SUFFIXES)}"
+        )
+    stems = Counter(path.stem for path in segments)
+    listed: list[Listed] = [Refused(name, reason) for name, reason in refused.items()]
+    for path, found in segments.items():
+        name = path.stem
+        if stems[name] > 1:
+            name = "-".join(path.relative_to(manifest.path).with_suffix("").parts)
+        listed.append(Recording(name, path, tuple(found), manifest.split, None))
+    return sorted(listed, key=lambda one: one.recording_id)
+
+
+def from_rows(manifest: Manifest, listed: Iterable[dict[str, Any]]) -> list[Listed]:
+    """Return the recordings of a manifest's rows: one for each recording, with all its turns.
+
+    A recording of which a row cannot be used is refused as a whole: it would hold speech that nobody is said to say.
     """
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in listed:
-        if row.get("audio_problem") or not row.get("audio"):
-            raise InputError(f"{manifest.path}: supervision {row['utterance_id']} has no sound file")
-        found.setdefault((str(row["audio"]), int(row.get("byte_offset", 0))), []).append(row)
-    recordings = []
-    for (audio, offset), rows in found.items():
-        path = Path(audio) if Path(audio).is_absolute() else manifest.root / audio
-        segments = tuple(
+        name = row.get("mixed") or row.get("recording_id") or row.get("audio") or row.get("where", "?")
+        found.setdefault((str(name), row.get("byte_offset") or 0), []).append(row)
+    return sorted((_from_rows(name, manifest, rows) for (name, _), rows in found.items()), key=lambda r: r.recording_id)
+
+
+def _from_rows(name: str, manifest: Manifest, rows: Sequence[dict[str, Any]]) -> Listed:
+    """Return a recording of rows, or why it cannot be used."""
+    segments: list[TranscribedSegment] = []
+    row, identity = rows[0], Path(name).stem if name == rows[0].get("audio") else name
+    try:
+        if row.get("mixed"):
+            raise ValueError(
+                f"it is a MixedCut of {len(rows)} supervisions, whose sound is in no file; "
+                f"`hubbub data import {manifest.path} FOLDER --recorded` mixes it"
+            )
+        for row in rows:
+            segments += _row_segments(row, manifest)
+        files = {str(one["audio"]) for one in rows}
+        if len(files) > 1:
+            raise ValueError(
+                f"its channels are in {len(files)} files, of which a conversation is not heard together; `hubbub data "
+                f"import {manifest.path} FOLDER --recorded` writes them into one"
+            )
+        audio = locate(str(rows[0]["audio"]), manifest.root)
+    except ValueError as error:
+        where = row.get("where")
+        return Refused(identity, f"{where}: {error}" if where else str(error))
+    if isinstance(audio, str):
+        return Refused(identity, f"{audio} is on object storage; recorded conversations are read from files")
+    first = rows[0]
+    return Recording(
+        recording_id=identity,
+        audio=audio,
+        segments=tuple(segments),
+        split=manifest.split or first.get("split"),
+        licence=first.get("licence"),
+        byte_offset=first.get("byte_offset") or 0,
+        byte_length=first.get("byte_length") or 0,
+    )
+
+
+def _row_segments(raw: dict[str, Any], manifest: Manifest) -> list[TranscribedSegment]:
+    """Return the turns of a row: one, or those of the RTTM file that a NeMo row names.
+
+    Raises:
+        ValueError: a field is missing or no value of its kind; names the row.
+    """
+    name = f"supervision {raw.get('utterance_id', raw.get('where', '?'))}"
+    try:
+        row = checked(raw)
+        if rttm := (row.get("user") or {}).get("rttm_filepath"):
+            path = Path(locate(str(rttm), manifest.root))
+            found = read_rttm([path])
+            stem = Path(row["audio"]).stem
+            if stem not in found and len(found) != 1:
+                raise ValueError(f"{path} names no recording {stem}")
+            named = found.get(stem) or next(iter(found.values()))
+            return [TranscribedSegment(s.speaker, s.start_s, s.end_s, "") for s in named]
+        if "duration_s" not in row or "start_s" not in row:
+            raise ValueError(f"{name} has no {'duration' if 'start_s' in row else 'start'}")
+        if row.get("speaker") is None and not manifest.reading.speaker_from:
+            raise ValueError(f"{name} names no speaker")
+        return [
             TranscribedSegment(
-                speaker=str(row["speaker"]),
-                start_s=float(row["start_s"]),
-                end_s=float(row["start_s"]) + float(row["duration_s"]),
-                text=str(row.get("text") or ""),
+                speaker=speaker_of(row, manifest),
+                start_s=row["start_s"],
+                end_s=row["start_s"] + row["duration_s"],
+                text=row.get("text") or "",
                 words=tuple(row.get("words") or ()),
                 language=row.get("language"),
-                channel=int(row.get("channel") or 0),
+                channel=row.get("channel", 0),
             )
-            for row in rows
-        )
-        first = rows[0]
-        recordings.append(
-            Recording(
-                recording_id=str(first.get("recording_id") or path.stem),
-                audio=path,
-                segments=segments,
-                split=manifest.split or first.get("split"),
-                licence=first.get("licence"),
-                byte_offset=offset,
-                byte_length=int(first.get("byte_length", 0)),
-            )
-        )
-    return sorted(recordings, key=lambda r: r.recording_id)
+        ]
+    except ValueError as error:
+        raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from error
 
 
 def index_recorded(
@@ -206,12 +312,17 @@ def index_recorded(
     rows: list[dict[str, Any]] = []
     bad: list[Quarantined] = []
     defaults = Defaults(rate_hz, seed, test_share, validation_share, language, licence, corpora)
-    for manifest in manifests:
-        for listed in read(manifest):
-            try:
-                rows.append(listed.row(manifest.root, defaults))
-            except ValueError as error:
-                bad.append(Quarantined(row_id=listed.recording_id, reason=str(error)))
+    found = [(manifest, listed) for manifest in manifests for listed in read(manifest)]
+    counted = Counter(name for name, _ in {(one.recording_id, manifest.root) for manifest, one in found})
+    for manifest, one in found:
+        listed = one
+        if counted[one.recording_id] > 1 and isinstance(one, Recording):
+            # Corpora give the same names to their recordings: the folder's tells them apart.
+            listed = replace(one, recording_id=f"{corpora[manifest.root].replace('/', '-')}-{one.recording_id}")
+        try:
+            rows.append(listed.row(manifest.root, defaults))
+        except (ValueError, OverflowError) as error:
+            bad.append(Quarantined(row_id=listed.recording_id, reason=str(error)))
     rows.sort(key=lambda row: row["conversation_id"])
     ids = [row["conversation_id"] for row in rows]
     if len(set(ids)) != len(ids):
@@ -239,6 +350,8 @@ def _conversation(recording: Recording, root: Path, corpus: str, defaults: Defau
     if not turns:
         raise ValueError("no labels: no one speaks in it")
     channels = sorted({segment.channel for segment in recording.segments})
+    if channels[-1] >= max(header.num_channels, 1):
+        raise ValueError(f"no channel {channels[-1]} in {audio}, which has {header.num_channels}")
     return {
         "conversation_id": recording.recording_id,
         "origin": "recorded",
@@ -289,7 +402,7 @@ def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: 
     own_hz = source["source_rate_hz"]
     turns: list[dict[str, Any]] = []
     for number, segment in enumerate(sorted(recording.segments, key=lambda s: (s.start_s, s.end_s, s.speaker))):
-        if segment.end_s > length / own_hz + _ROUNDING_S or segment.start_s < 0 or segment.end_s <= segment.start_s:
+        if segment.end_s > length / own_hz + EDGE_S or segment.start_s < -EDGE_S or segment.end_s <= segment.start_s:
             raise ValueError(
                 f"{segment.speaker} speaks from {segment.start_s:.2f} s to {segment.end_s:.2f} s, but "
                 f"{recording.audio.name} lasts {length / own_hz:.2f} s"
@@ -329,9 +442,9 @@ def _timed(segment: TranscribedSegment, source: dict[str, Any], length: int, def
     """Return a turn's place on the timeline and in its recording of `length` samples, and its transcript."""
     own_hz, rate_hz = source["source_rate_hz"], defaults.rate_hz
     num_samples = resampled_length(length, own_hz, rate_hz)
-    start = min(num_samples - 1, round(segment.start_s * rate_hz))
+    start = max(0, min(num_samples - 1, round(segment.start_s * rate_hz)))
     end = max(start + 1, min(num_samples, round(segment.end_s * rate_hz)))
-    from_sample = min(length - 1, round(segment.start_s * own_hz))
+    from_sample = max(0, min(length - 1, round(segment.start_s * own_hz)))
     return {
         "speaker": segment.speaker,
         "start_sample": start,

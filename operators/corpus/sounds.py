@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from operators.corpus.formats import json_lines
 from operators.corpus.manifest import Manifest
-from operators.corpus.sources import read_header
+from operators.corpus.sources import locate, read_header
 from operators.digest import digest
 from operators.errors import InputError, UnusableRowError
 
@@ -96,11 +96,11 @@ def list_sounds(place: str, kind: str) -> Sounds:
     base = Manifest(path=root).root
     sounds = []
     for row in _listed(root):
-        path = base / row["audio"]
         try:
+            path = Path(locate(str(row["audio"]), base))
             header = read_header(path)
-        except (OSError, soundfile.SoundFileError) as error:
-            raise InputError(f"{kind}: {path} cannot be read: {error}") from error
+        except (OSError, ValueError, soundfile.SoundFileError) as error:
+            raise InputError(f"{kind}: {row['audio']} cannot be read: {error}") from error
         if header.num_samples < 1:
             raise InputError(f"{kind}: {path} is empty")
         audio = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)

@@ -22,6 +22,10 @@ from operators.errors import UnusableRowError
 from operators.store import storage
 from operators.store.cache import Cache
 
+EDGE_S = 0.1
+"""How far times in lists may be outside of their recording; what is beyond is trimmed, in seconds."""
+STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes of the object stores that lists of recordings may name."""
 _PCM16_STEP = np.float32(1 / 32768)
 
 
@@ -35,6 +39,32 @@ class AudioHeader:
     num_channels: int
     fingerprint: str
     """Digest of the file's size and its first and last 64 KiB."""
+
+
+def locate(audio: str, root: Path) -> Path | str:
+    """Return the existing file that a list in the folder `root` names, or its URL on object storage.
+
+    A path starts from the list's folder, else from the working directory: lhotse writes paths as it ran.
+
+    Raises:
+        ValueError: there is no such file, or the URL is not one of an object store.
+    """
+    if not storage.is_local(audio):
+        scheme = audio.partition("://")[0]
+        if scheme not in STORES:
+            raise ValueError(
+                f"URL {audio} is not opened: only {', '.join(STORES)} are; copy the files here and name their paths"
+            )
+        return audio
+    named = Path(audio).expanduser()
+    tried = [named] if named.is_absolute() else [root / named, named.absolute()]
+    for path in tried:
+        try:
+            if path.exists():
+                return path
+        except OSError as error:
+            raise ValueError(f"{path.name[:80]} is no path: {error.strerror}") from error
+    raise ValueError(f"missing file {' or '.join(map(str, dict.fromkeys(tried)))}")
 
 
 def _openable(path: str | Path, byte_offset: int, byte_length: int) -> io.BytesIO | str:
@@ -66,12 +96,72 @@ def read_header(path: Path, byte_offset: int = 0, byte_length: int = 0) -> Audio
         tail = file.read(min(size, 1 << 16))
     with soundfile.SoundFile(_openable(path, byte_offset, byte_length)) as sound:
         num_samples = sound.frames
-        if num_samples > 0:
+        if sound.format in ("MP3", "MPEG") and not states_length(head):
+            num_samples = _decodable(sound, _openable(path, byte_offset, byte_length))
+        elif num_samples > 0:
             sound.seek(num_samples - 1)
             if len(sound.read(1)) != 1:
                 raise soundfile.SoundFileError("it is truncated: its last sample cannot be read")
         fingerprint = digest_bytes(b"%d" % size + head + tail)[:32]
         return AudioHeader(sound.samplerate, num_samples, sound.channels, fingerprint)
+
+
+def states_length(head: bytes) -> bool:
+    """Return whether an mp3 file that begins so has a frame that states its length (Xing, Info or VBRI)."""
+    at = _after_id3(head)
+    # Such a frame is the first; its name stands behind 4 bytes of header and up to 32 of side information.
+    return any(name in head[at : at + 200] for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _after_id3(head: bytes) -> int:
+    """Return the first byte behind an ID3v2 tag, whose size is four times seven bits."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+
+
+_KBPS = {
+    1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_MP3_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+def mp3_samples(data: bytes) -> int:
+    """Return the number of samples in the frames of an mp3 file (MPEG 1, 2 and 2.5, layer III), with padding.
+
+    Source: ISO/IEC 11172-3, 2.4.1.3, and 13818-3: each frame's header states its bit rate and rate, so its length.
+    """
+    at, total = _after_id3(data), 0
+    while at + 4 <= len(data):
+        head = int.from_bytes(data[at : at + 4], "big")
+        version, layer, kbps, hz = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
+        if head >> 21 != 0x7FF or version == 1 or layer != 1 or kbps in (0, 15) or hz == 3:
+            at += 1
+            continue
+        samples = 1152 if version == 3 else 576
+        rate_hz = _MP3_HZ[version][hz]
+        at += samples // 8 * _KBPS[1 if version == 3 else 2][kbps] * 1000 // rate_hz + (head >> 9 & 1)
+        total += samples
+    return total
+
+
+def _decodable(sound: soundfile.SoundFile, source: io.BytesIO | str) -> int:
+    """Return the samples that can be decoded of an mp3 file that does not state its length, by decoding it.
+
+    Raises:
+        soundfile.SoundFileError: decoding stops early, as libsndfile does where its estimate of the length is low.
+    """
+    num_samples = sum(len(block) for block in sound.blocks(1 << 16, dtype="float32"))
+    data = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
+    in_frames = mp3_samples(data)
+    if num_samples < in_frames - 4 * 1152:
+        rate_hz = sound.samplerate
+        raise soundfile.SoundFileError(
+            f"it is an mp3 file of variable bit rate that does not state its length: {num_samples / rate_hz:.2f} s of "
+            f"{in_frames / rate_hz:.2f} s can be read; `ffmpeg -i IN.mp3 -c copy OUT.mp3` writes the length into it"
+        )
+    return num_samples
 
 
 def resampled_length(num_samples: int, from_hz: int, to_hz: int) -> int:

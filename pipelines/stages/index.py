@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from models.config.settings import key_settings
 from operators.corpus import index, normalizers, recorded
 from operators.corpus.index import index_utterances, tell_apart
-from operators.corpus.manifest import corpus_roots, manifests_digest
+from operators.corpus.forms import manifests_digest
+from operators.corpus.manifest import corpus_roots
 from operators.corpus.normalizers import NORMALIZER
 from operators.corpus.recorded import index_recorded
 from operators.corpus.sets import layouts

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from operators.corpus.formats import json_lines, lhotse_pair_rows
+from operators.corpus.formats import json_lines
+from operators.corpus.forms.lhotse import pair_rows
 from operators.corpus.manifest import Manifest
-from operators.corpus.recorded import Recording, from_lhotse
+from operators.corpus.recorded import Recording, from_rows
 from operators.corpus.segments import TranscribedSegment
 from operators.errors import InputError
 
@@ -161,8 +162,8 @@ def read_ami(manifest: Manifest, *, microphone: str) -> list[Recording]:
     """
     found = []
     for part, pair in _ami_pairs(manifest, microphone):
-        rows = ({**row, "split": part} for row in lhotse_pair_rows(manifest, pair))
-        for recording in from_lhotse(Manifest(path=manifest.path, split=part), rows):
+        rows = ({**row, "split": part} for row in pair_rows(manifest, pair))
+        for recording in from_rows(Manifest(path=manifest.path, split=part), rows):
             columns = {"set": "AMI", "microphone": microphone, "site": re.sub(r"\d.*", "", recording.recording_id)}
             found.append(replace(recording, columns=columns))
     return _some(found, manifest, f"AMI with microphone {microphone} (ami-{microphone}_recordings_test.jsonl.gz)")

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from operators.corpus.index import index_utterances
-from operators.corpus.manifest import Manifest, corpus_roots, manifests_digest
+from operators.corpus.forms import manifests_digest
+from operators.corpus.manifest import Manifest, corpus_roots
 from operators.errors import InputError
 
 

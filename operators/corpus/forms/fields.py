@@ -1,0 +1,159 @@
+"""The fields of a corpus's rows: their names in corpora, and the one place where types and ranges are checked."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from operators.corpus.manifest import Manifest
+
+NAMES = {
+    "audio": ("audio", "audio_filepath", "audio_path", "wav", "path", "file_name", "file"),
+    "text": ("text", "transcript", "sentence", "transcription", "normalized_text"),
+    "speaker": ("speaker", "speaker_id", "spk", "client_id"),
+    "utterance_id": ("id", "utterance_id", "utt_id", "utt"),
+    "gender": ("gender", "sex"),
+    "language": ("language", "lang", "locale"),
+    "licence": ("licence", "license"),
+    "consent": ("consent",),
+    "book": ("book", "story"),
+    "chapter": ("chapter", "chapter_id"),
+    "position": ("position",),
+    "split": ("split",),
+    "channel": ("channel",),
+    "start_s": ("offset", "start"),
+    "duration_s": ("duration",),
+    "rate_hz": ("sample_rate", "sampling_rate", "sample_rate_hz"),
+    "byte_offset": ("byte_offset",),
+    "byte_length": ("byte_length",),
+}
+"""Our name of each field, and its names in corpora."""
+_NUMBERS = ("channel", "position", "start_s", "duration_s", "rate_hz", "byte_offset", "byte_length")
+_NOBODY = ("nan", "None", "null", "<NA>", "N/A")
+"""What programs write where they have no value."""
+_MOST = {"channel": 2**15 - 1, "position": 2**31 - 1, "rate_hz": 2**31 - 1}
+SPEAKER_RULES = {"folder": r"([^/]+)/[^/]+$", "prefix": r"([^/_-]+)[^/]*$"}
+"""Named rules of corpus.speaker_from: the file's folder, and its name up to the first - or _."""
+
+
+def renamed(row: Mapping[str, Any], manifest: Manifest, where: str) -> dict[str, Any]:
+    """Return a row of a list under our names; fields that the user mapped come first."""
+    taken = {key: name for key, names in NAMES.items() for name in reversed(names) if row.get(name) is not None}
+    taken |= {key: name for key, name in manifest.reading.renamed if row.get(name) is not None}
+    out: dict[str, Any] = {key: row[name] for key, name in taken.items()}
+    out["where"] = where
+    known = {name for names in NAMES.values() for name in names}
+    out["user"] = {k: v for k, v in row.items() if k not in taken.values() and not (v is None and k in known)}
+    return out
+
+
+def numbers_of(row: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a row of a table of texts with its numeric fields as numbers, and without empty cells."""
+    numeric = {name for key in _NUMBERS for name in NAMES[key]}
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if name is None or value is None or value == "":
+            continue
+        out[name] = value
+        if name in numeric:
+            try:
+                out[name] = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+            except ValueError:
+                pass  # the check of the row names field and value
+    return out
+
+
+def checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without nulls, after checking the type and range of every field.
+
+    Raises:
+        ValueError: a field has another type or an impossible value; names field and value.
+    """
+    if row.get("problem"):
+        raise ValueError(str(row["problem"]))
+    out = {key: value for key, value in row.items() if value is not None}
+    audio = out.get("audio")
+    if not isinstance(audio, str) or not audio.strip():
+        raise ValueError("no audio path" if audio in (None, "") else f"audio {_shown(audio)} is no path")
+    if "\0" in audio or len(audio) > 4096:
+        raise ValueError("audio is no path")
+    for name in ("text", "language", "licence", "split"):
+        if name in out and not isinstance(out[name], str):
+            raise ValueError(f"{name} {_shown(out[name])} is no text")
+    for name in ("utterance_id", "gender", "consent", "book", "chapter", "recording_id"):
+        if name in out:
+            out[name] = _name(out[name], name)
+    for name in _NUMBERS:
+        if name in out:
+            out[name] = _number(out[name], name)
+    if "duration_s" in out and out["duration_s"] <= 0:
+        raise ValueError(f"duration {out['duration_s']:g} is no length of time")
+    if "words" in out:
+        out["words"] = _words(out["words"])
+    if not isinstance(out.get("user", {}), dict):
+        raise ValueError(f"custom {_shown(out['user'])} is no object")
+    return out
+
+
+def speaker_of(row: Mapping[str, Any], manifest: Manifest) -> str:
+    """Return a row's speaker: as the corpus names it, else by the user's rule over the audio's path.
+
+    Raises:
+        ValueError: there is none, or it is no name.
+    """
+    speaker, rule = row.get("speaker"), manifest.reading.speaker_from
+    if speaker is None and rule:
+        path = Path(str(row["audio"]))
+        path = path if path.is_absolute() else manifest.root / path
+        found = re.search(SPEAKER_RULES.get(rule, rule), path.as_posix())
+        if found is None:
+            raise ValueError(f"no speaker: --corpus.speaker-from {rule} is not in {row['audio']}")
+        speaker = next((group for group in found.groups() if group), found[0])
+    if isinstance(speaker, int) and not isinstance(speaker, bool):
+        return str(speaker)
+    if isinstance(speaker, str) and speaker.strip() and speaker.strip() not in _NOBODY:
+        return speaker
+    if speaker is None or speaker == "":
+        raise ValueError("no speaker")
+    raise ValueError(f"speaker {_shown(speaker)} is no name")
+
+
+def _name(value: Any, field: str) -> str:
+    """Return a name or number as text; names are never blank."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{field} {_shown(value)} is no name")
+    if not isinstance(value, str | int | float) or not str(value).strip():
+        raise ValueError(f"{field} {_shown(value)} is no name")
+    return str(value)
+
+
+def _number(value: Any, field: str) -> int | float:
+    """Return a finite number: whole and not negative for all fields but times."""
+    is_time = field.endswith("_s")
+    name = field.removesuffix("_s").replace("rate_hz", "sampling rate")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {'text' if isinstance(value, str) else 'no number'}: {_shown(value)}")
+    if is_time:
+        if not abs(value) < 1e9:  # also NaN
+            raise ValueError(f"{name} {_shown(value)} is no {'length of' if name == 'duration' else 'point in'} time")
+        return float(value)
+    if not 0 <= value <= _MOST.get(field, 2**62) or value != int(value):
+        raise ValueError(f"{name} {_shown(value)} is no {'rate' if field == 'rate_hz' else 'whole number from 0'}")
+    return int(value)
+
+
+def _words(value: Any) -> list[tuple[str, float, float]]:
+    try:
+        words = [(word, _number(start, "start_s"), _number(length, "duration_s")) for word, start, length in value]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the times of words are no list of word, start and duration: {error}") from error
+    if not all(isinstance(word, str) for word, _, _ in words):
+        raise ValueError("the times of words name a word that is no text")
+    return words
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) < 60 else f"{text[:57]}..."
