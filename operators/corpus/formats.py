@@ -45,7 +45,7 @@ def found_rows(path: Path) -> Iterator[Found]:
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
             start = file.peek(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()
             yaml_like = plain_suffix(path) in (".yaml", ".yml")
-            if start[:1] == b"[" and _is_whole(start) or yaml_like:
+            if (start[:1] == b"[" and _is_whole(start)) or yaml_like:
                 yield from _entries(path, file.read(), is_yaml=yaml_like)
             else:
                 yield from _lines(path, file)
@@ -95,7 +95,9 @@ def _entries(path: Path, data: bytes, *, is_yaml: bool) -> Iterator[Found]:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         rows = yaml.load(io.StringIO(text), loader) if is_yaml else json.loads(text)  # noqa: S506 (a safe loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is neither rows nor one {'YAML list' if is_yaml else 'JSON array'}: {error}") from error
+        raise InputError(
+            f"{path} is neither rows nor one {'YAML list' if is_yaml else 'JSON array'}: {error}"
+        ) from error
     if not isinstance(rows, list):
         raise InputError(f"{path} is not a list of rows; a manifest is a list, or has one JSON object a line")
     for number, row in enumerate(rows, start=1):

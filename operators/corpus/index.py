@@ -253,9 +253,7 @@ def _channel(row: dict[str, Any], header: AudioHeader, audio: Path | str) -> int
     return channel
 
 
-def _span(
-    row: dict[str, Any], header: AudioHeader, audio: Path | str, max_duration_s: float
-) -> tuple[int, int, bool]:
+def _span(row: dict[str, Any], header: AudioHeader, audio: Path | str, max_duration_s: float) -> tuple[int, int, bool]:
     """Return first sample and number of samples of an utterance, at the recording's own rate, and whether trimmed."""
     rate_hz = header.rate_hz
     start = round(row.get("start_s", 0.0) * rate_hz)

@@ -25,7 +25,9 @@ class Reading:
     """Rule that finds the speaker in the audio's path, for rows that name none."""
 
     @staticmethod
-    def parse(named: Sequence[str], speaker_from: str | None, fields: Collection[str], rules: Collection[str]) -> "Reading":
+    def parse(
+        named: Sequence[str], speaker_from: str | None, fields: Collection[str], rules: Collection[str]
+    ) -> "Reading":
         """Read `OUR=THEIRS` pairs and a rule: one of `rules`, or a regular expression.
 
         Raises:

@@ -4,6 +4,7 @@ Reads a manifest whose recordings have several speakers' turns (lhotse's, or NeM
 of sound files with STM, TextGrid or CTM files (with transcripts) or RTTM files (without) that name them.
 """
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import soundfile
 
+from operators.corpus.formats import SUFFIXES as LIST_SUFFIXES
+from operators.corpus.formats import found_rows, plain_suffix
 from operators.corpus.forms import manifest_files, manifest_rows
 from operators.corpus.forms.fields import checked, speaker_of
 from operators.corpus.manifest import Manifest
@@ -23,7 +26,7 @@ from operators.corpus.sounds import SUFFIXES
 from operators.corpus.sources import EDGE_S, AudioHeader, locate, read_header, resampled_length
 from operators.corpus.splits import SPLITS, split_named
 from operators.digest import digest_file
-from operators.errors import InputError
+from operators.errors import InputError, UnusableRowError
 from operators.formats import read_entries
 from operators.rng import hash64
 from operators.schema import CONVERSATIONS, table
@@ -111,7 +114,21 @@ def label_files(manifest: Manifest) -> list[Path]:
     Raises:
         InputError: the folder contains none.
     """
-    return annotation_files(manifest) or manifest_files(manifest)
+    if files := annotation_files(manifest):
+        return files
+    files = manifest_files(manifest)
+    return files + [Path(one) for path in files for one in _named_rttms(path, manifest)]
+
+
+def _named_rttms(path: Path, manifest: Manifest) -> list[Path | str]:
+    """Return the RTTM files that the rows of a NeMo manifest name, where the first does."""
+    found: list[Path | str] = []
+    for row in found_rows(path) if plain_suffix(path) in LIST_SUFFIXES else ():
+        if not (name := row.row.get("rttm_filepath")):
+            break
+        with contextlib.suppress(ValueError):  # a missing one is said where its row is read
+            found.append(locate(str(name), manifest.root))
+    return found
 
 
 def files_digest(manifests: Sequence[Manifest], files: Callable[[Manifest], Sequence[Path]] = label_files) -> list[str]:
@@ -211,38 +228,51 @@ def from_rows(manifest: Manifest, listed: Iterable[dict[str, Any]]) -> list[List
 
 def _from_rows(name: str, manifest: Manifest, rows: Sequence[dict[str, Any]]) -> Listed:
     """Return a recording of rows, or why it cannot be used."""
-    segments: list[TranscribedSegment] = []
-    row, identity = rows[0], Path(name).stem if name == rows[0].get("audio") else name
-    try:
-        if row.get("mixed"):
-            raise ValueError(
-                f"it is a MixedCut of {len(rows)} supervisions, whose sound is in no file; "
-                f"`hubbub data import {manifest.path} FOLDER --recorded` mixes it"
-            )
-        for row in rows:
-            segments += _row_segments(row, manifest)
-        files = {str(one["audio"]) for one in rows}
-        if len(files) > 1:
-            raise ValueError(
-                f"its channels are in {len(files)} files, of which a conversation is not heard together; `hubbub data "
-                f"import {manifest.path} FOLDER --recorded` writes them into one"
-            )
-        audio = locate(str(rows[0]["audio"]), manifest.root)
-    except ValueError as error:
-        where = row.get("where")
-        return Refused(identity, f"{where}: {error}" if where else str(error))
-    if isinstance(audio, str):
-        return Refused(identity, f"{audio} is on object storage; recorded conversations are read from files")
     first = rows[0]
+    identity = Path(name).stem if name == first.get("audio") else name
+    try:
+        audio, segments = _heard(rows, manifest)
+    except ValueError as error:
+        return Refused(identity, str(error))
     return Recording(
         recording_id=identity,
         audio=audio,
-        segments=tuple(segments),
+        segments=segments,
         split=manifest.split or first.get("split"),
         licence=first.get("licence"),
         byte_offset=first.get("byte_offset") or 0,
         byte_length=first.get("byte_length") or 0,
     )
+
+
+def _heard(rows: Sequence[dict[str, Any]], manifest: Manifest) -> tuple[Path, tuple[TranscribedSegment, ...]]:
+    """Return the sound file of a recording's rows, and their turns.
+
+    Raises:
+        ValueError: a row cannot be used, or there is no one file; names the row and the way out.
+    """
+    where = f"{rows[0]['where']}: " if rows[0].get("where") else ""
+    if rows[0].get("mixed"):
+        raise UnusableRowError(
+            f"{where}it is a MixedCut of {len(rows)} supervisions, whose sound is in no file; "
+            f"`hubbub data import {manifest.path} FOLDER --recorded` mixes it"
+        )
+    segments: list[TranscribedSegment] = []
+    for row in rows:
+        try:
+            segments += _row_segments(row, manifest)
+        except ValueError as error:
+            raise UnusableRowError(f"{row['where']}: {error}" if row.get("where") else str(error)) from error
+    files = {str(row["audio"]) for row in rows}
+    if len(files) > 1:
+        raise UnusableRowError(
+            f"{where}its channels are in {len(files)} files, which are not heard as one; "
+            f"`hubbub data import {manifest.path} FOLDER --recorded` writes them into one"
+        )
+    audio = locate(files.pop(), manifest.root)
+    if isinstance(audio, str):
+        raise UnusableRowError(f"{where}{audio} is on object storage; recorded conversations are read from files")
+    return audio, tuple(segments)
 
 
 def _row_segments(raw: dict[str, Any], manifest: Manifest) -> list[TranscribedSegment]:
@@ -255,30 +285,32 @@ def _row_segments(raw: dict[str, Any], manifest: Manifest) -> list[TranscribedSe
     try:
         row = checked(raw)
         if rttm := (row.get("user") or {}).get("rttm_filepath"):
-            path = Path(locate(str(rttm), manifest.root))
-            found = read_rttm([path])
-            stem = Path(row["audio"]).stem
-            if stem not in found and len(found) != 1:
-                raise ValueError(f"{path} names no recording {stem}")
-            named = found.get(stem) or next(iter(found.values()))
-            return [TranscribedSegment(s.speaker, s.start_s, s.end_s, "") for s in named]
-        if "duration_s" not in row or "start_s" not in row:
-            raise ValueError(f"{name} has no {'duration' if 'start_s' in row else 'start'}")
-        if row.get("speaker") is None and not manifest.reading.speaker_from:
-            raise ValueError(f"{name} names no speaker")
-        return [
-            TranscribedSegment(
-                speaker=speaker_of(row, manifest),
-                start_s=row["start_s"],
-                end_s=row["start_s"] + row["duration_s"],
-                text=row.get("text") or "",
-                words=tuple(row.get("words") or ()),
-                language=row.get("language"),
-                channel=row.get("channel", 0),
-            )
-        ]
+            return _rttm_segments(Path(locate(str(rttm), manifest.root)), Path(row["audio"]).stem)
+        speaker = speaker_of(row, manifest) if row.get("speaker") or manifest.reading.speaker_from else None
     except ValueError as error:
-        raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from error
+        raise UnusableRowError(f"{name}: {error}") from error
+    lacks = next((one for one in ("start", "duration") if f"{one}_s" not in row), None)
+    if lacks or speaker is None:
+        raise UnusableRowError(f"{name} " + (f"has no {lacks}" if lacks else "names no speaker"))
+    return [
+        TranscribedSegment(
+            speaker=speaker,
+            start_s=row["start_s"],
+            end_s=row["start_s"] + row["duration_s"],
+            text=row.get("text") or "",
+            words=tuple(row.get("words") or ()),
+            language=row.get("language"),
+            channel=row.get("channel", 0),
+        )
+    ]
+
+
+def _rttm_segments(path: Path, recording: str) -> list[TranscribedSegment]:
+    found = read_rttm([path])
+    if recording not in found and len(found) != 1:
+        raise UnusableRowError(f"{path} names no recording {recording}")
+    named = found.get(recording) or next(iter(found.values()))
+    return [TranscribedSegment(one.speaker, one.start_s, one.end_s, "") for one in named]
 
 
 def index_recorded(

@@ -88,6 +88,39 @@ def _align(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportArguments:
+    """Write a corpus as a manifest of JSON lines, with sound files where its own cannot be read in place."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """The corpus: a file or folder, in any form of docs/corpora.md; or SPLIT=PATH."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where manifest.jsonl goes; --corpus.manifests takes the folder."""
+    recorded: bool = False
+    """It is of recorded conversations: mix lhotse's MixedCuts, and write channels in several files into one."""
+    map: tuple[str, ...] = ()
+    """Fields that the corpus calls otherwise, as FIELD=NAME: text=transcription."""
+
+
+def _import(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(ImportArguments, prog="hubbub data import", args=list(arguments))
+    from dataclasses import replace
+
+    from operators.corpus.forms.fields import NAMES
+    from operators.corpus.forms.imports import import_corpus
+    from operators.corpus.manifest import Manifest, Reading
+
+    reading = Reading.parse(parsed.map, None, tuple(NAMES), ())
+    manifest = replace(Manifest.parse(parsed.source, reading), is_recorded=parsed.recorded)
+    number, problems = import_corpus(manifest, parsed.folder)
+    for reason, rows in problems.most_common(5):
+        console.notice(f"{rows} row(s) could not be used: {reason}")
+    if not number:
+        raise InputError(f"no row of {parsed.source} can be used ({problems.total()} cannot)")
+    flag = "recorded" if parsed.recorded else "manifests"
+    console.line("written", f"{console.count(number)} rows; use them by --corpus.{flag} {parsed.folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportArguments:
     """Write conversations with audio and truth for other toolkits."""
 
@@ -286,6 +319,7 @@ DATA_VERBS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "listen": ("OUTPUT", _listen),
     "impact": ("OUTPUT --speaker ID", _impact),
     "trace": ("OUTPUT PACK", _trace),
+    "import": ("CORPUS FOLDER", _import),
     "export": ("OUTPUT FOLDER", _export),
     "hf": ("CHECKPOINT FOLDER", _hf),
     "gc": ("OUTPUT", _gc),

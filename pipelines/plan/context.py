@@ -4,8 +4,10 @@ import fcntl
 import json
 import math
 import os
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -158,17 +160,45 @@ def refuse_above(bad: list[Quarantined], total: int, share: float, context: RunC
     """Stop if more rows are quarantined than the recipe allows, after writing all of them to quarantine.jsonl.
 
     Raises:
-        InputError: they are; names the first row, its reason, and the options.
+        InputError: they are; names the first row and its reason, the most frequent reasons, and the options.
     """
     if bad and len(bad) > share * total:
         context.quarantined += bad
         path = write_quarantine(context)
         first = f"{bad[0].row_id}: {bad[0].reason}"
+        counted = Counter(_kind(one.reason) for one in bad)
+        most = "; ".join(f"{number:,} x {kind}" for kind, number in counted.most_common(3))
+        cures = "".join(f"; {cure}" for part, cure in _CURES.items() if any(part in kind for kind in counted))
+        start = f"{len(bad)} of {total} rows cannot be used, the first being {first}"
+        start += f" (most often: {most})" if len(bad) > 1 else ""
+        if len(bad) >= total:
+            raise InputError(f"{start}; no row is left; all are in {path}{cures}")
+        # Rounded up, and never above 1.
+        enough = min(1.0, math.ceil(len(bad) / total * 1e4) / 1e4)
         raise InputError(
-            f"{len(bad)} of {total} rows cannot be used, the first being {first}; all are in {path}. "
-            f"fix or filter them (--corpus.where), or continue without them: "
-            f"--corpus.max-bad-share {len(bad) / total + 5e-5:.4f}"
+            f"{start}; all are in {path}. "
+            f"fix or filter them (--corpus.where){cures}, or continue without them: --corpus.max-bad-share {enough:.4f}"
         )
+
+
+_CURES = {
+    "no speaker": "speakers may be found in paths (--corpus.speaker-from folder, prefix or a regular expression) or in "
+    "a field of another name (--corpus.map speaker=NAME)",
+    "no audio path": "the field of the path may have another name: --corpus.map audio=NAME",
+    "text without letters": "the field of the text may have another name: --corpus.map text=NAME",
+}
+"""What may mend rows of a kind, by words of their reason."""
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without what differs from row to row: file and line, paths, values and numbers.
+
+    >>> _kind("m.jsonl:12: missing file /a/b.wav"), _kind("overlong: 61.2 s, more than 60 s")
+    ('missing file ...', 'overlong: N s, more than N s')
+    """
+    shorter = re.sub(r"^[^ ]*:(row )?[0-9]+: ", "", reason)
+    shorter = re.sub(r"(?<!\w)~?/[^ ;,]+|'[^']*'|\"[^\"]*\"", "...", shorter)
+    return re.sub(r"\d+(\.\d+)?", "N", shorter)[:100]
 
 
 def write_quarantine(context: RunContext) -> Path:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from operators.corpus import joined, manifest, stories
-from operators.corpus.manifest import Manifest, corpus_roots, same_people
+from operators.corpus import forms, joined, stories
+from operators.corpus.forms.fields import NAMES, SPEAKER_RULES
+from operators.corpus.manifest import Manifest, Reading, corpus_roots, same_people
 from operators.digest import digest
 from operators.errors import InputError
 from pipelines.plan.output import Output
@@ -17,7 +18,16 @@ def given_manifests(recipe: Recipe) -> list[Manifest]:
     Raises:
         InputError: one does not exist.
     """
-    return [Manifest.parse(text) for text in recipe.corpus.manifests]
+    return [Manifest.parse(text, reading_of(recipe)) for text in recipe.corpus.manifests]
+
+
+def reading_of(recipe: Recipe) -> Reading:
+    """Return what the recipe says of corpora that their files do not.
+
+    Raises:
+        InputError: a field or rule is none.
+    """
+    return Reading.parse(recipe.corpus.map, recipe.corpus.speaker_from, tuple(NAMES), tuple(SPEAKER_RULES))
 
 
 def manifests_of(recipe: Recipe, output: Output) -> list[Manifest]:
@@ -36,7 +46,7 @@ def recorded_of(recipe: Recipe) -> list[Manifest]:
     Raises:
         InputError: one does not exist.
     """
-    return [Manifest.parse(text) for text in recipe.corpus.recorded]
+    return [Manifest.parse(text, reading_of(recipe)) for text in recipe.corpus.recorded]
 
 
 def audio_roots_of(recipe: Recipe) -> list[Manifest]:
@@ -60,10 +70,10 @@ def made_corpus(recipe: Recipe, output: Output) -> Path | None:
     if corpus.stories is not None:
         kind, key = "stories", digest({"stories": corpus.stories, "version": stories.VERSION})
     elif corpus.join is not None:
-        from_ = manifest.manifests_digest(given_manifests(recipe))
+        from_ = forms.manifests_digest(given_manifests(recipe))
         kind = "joined"
         made_of = {"join": corpus.join, "seed": recipe.seed, "version": joined.VERSION, "manifests": from_}
-        key = digest({**made_of, **people_of(recipe, given_manifests(recipe))})
+        key = digest({**made_of, **people_of(recipe, given_manifests(recipe)), **reading_key(recipe)})
     else:
         return None
     return output.folder.absolute() / "corpus" / f"{kind}-{key[:12]}"
@@ -73,6 +83,12 @@ def people_of(recipe: Recipe, manifests: Sequence[Manifest]) -> dict[str, list[s
     """Return what keys hold of the rule by which one speaker id is one person: nothing where there is one folder."""
     of_root = same_people(manifests, recipe.corpus.shared_speakers)
     return {"people": [of_root[one.root] for one in manifests]} if len(of_root) > 1 else {}
+
+
+def reading_key(recipe: Recipe) -> dict[str, list[object]]:
+    """Return what keys hold of how corpora are read: nothing where the recipe says nothing of it."""
+    reading = reading_of(recipe)
+    return {"reading": [list(map(list, reading.renamed)), reading.speaker_from]} if reading else {}
 
 
 def audio_roots(recipe: Recipe, output: Output) -> dict[str, Path]:

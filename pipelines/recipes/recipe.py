@@ -27,11 +27,11 @@ class Corpus:
     """Recordings that are used."""
 
     manifests: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
-    """Files or folders: lhotse recordings and supervisions, cuts, Shar, NeMo or plain JSONL; PATH or SPLIT=PATH, where
-    SPLIT is train, validation (or dev) or test."""
+    """Files or folders: NeMo, lhotse or plain manifests, LibriSpeech, VCTK, Common Voice, Kaldi, audiofolder,
+    WebDataset, WAV with TXT ... (docs/corpora.md); PATH or SPLIT=PATH, where SPLIT is train, validation (or dev, valid) or test."""
     recorded: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
-    """Recorded conversations: lhotse manifests of recordings with several speakers' supervisions, or folders of sound
-    files with STM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
+    """Recorded conversations: manifests of recordings with several speakers' turns, or folders of sound files with STM,
+    TextGrid, CTM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""
     layout: LayoutName = "labels"
     """How `recorded` is laid out: STM, RTTM or lhotse (labels), a list of given mixtures, or a set's own layout."""
     audio_roots: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
@@ -40,6 +40,11 @@ class Corpus:
     """First join each speaker's utterances to longer ones, in the output folder: for corpora of single words."""
     stories: Stories | None = field(default=None, metadata=BY_CONTENT)
     """Use a corpus of stories spoken by espeak-ng instead (written to the output folder)."""
+    map: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
+    """Fields of rows that the corpus calls otherwise, as FIELD=NAME: text=transcription speaker=reader."""
+    speaker_from: str | None = field(default=None, metadata=BY_CONTENT)
+    """Where rows name no speaker, the rule that finds it in the path of the audio: folder (the file's), prefix (of the
+    file's name, up to the first - or _), or a regular expression, whose first group is the speaker."""
     where: str | None = None
     """Keep utterances for which this holds: "gender == 'f' and duration_s < 20"."""
     shared_speakers: SharedSpeakers = field(default="auto", metadata=BY_CONTENT)

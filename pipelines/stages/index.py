@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.corpus import index, normalizers, recorded
-from operators.corpus.index import index_utterances, tell_apart
 from operators.corpus.forms import manifests_digest
+from operators.corpus.index import REPAIRS, index_utterances, tell_apart
 from operators.corpus.manifest import corpus_roots
 from operators.corpus.normalizers import NORMALIZER
 from operators.corpus.recorded import index_recorded
@@ -32,6 +33,7 @@ from pipelines.plan.sources import (
     made_corpus,
     manifests_of,
     people_of,
+    reading_key,
     recorded_of,
 )
 from pipelines.plan.stage import Stage, StagePlan
@@ -67,7 +69,7 @@ def index_partition(recipe: Recipe, output: Output) -> Partition:
 def _utterances_partition(recipe: Recipe, output: Output) -> Partition:
     versions = {"manifest": index.VERSION, "schema": SCHEMA_VERSION, "normalizer": normalizers.NORMALIZER}
     manifests = manifests_of(recipe, output)
-    contents = {"manifests": manifests_digest(manifests), **people_of(recipe, manifests)}
+    contents = {"manifests": manifests_digest(manifests), **people_of(recipe, manifests), **reading_key(recipe)}
     return Partition(
         partition_id="utterances-00000",
         row_ids=(),
@@ -114,6 +116,7 @@ def recordings_partition(recipe: Recipe) -> Partition:
             "licence": recipe.corpus.licence,
             "test_share": recipe.casting.test_speakers,
             "seed": recipe.seed,
+            **reading_key(recipe),
             **({"validation_share": share} if (share := _validation_share(recipe)) else {}),
         },
     )
@@ -135,9 +138,11 @@ def make_utterances(context: RunContext, plan: StagePlan) -> None:
     def read() -> tuple[pa.Table, list[Quarantined]]:
         corpus = recipe.corpus
         manifests = manifests_of(recipe, context.output)
+        repairs: Counter[str] = Counter()
         utterances, bad = index_utterances(
-            manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence
+            manifests, corpus.where, corpus.max_duration_s, corpus.language, corpus.licence, repairs=repairs
         )
+        told.update({name: number for name, number in repairs.items() if number})
         utterances, ids = tell_apart(utterances, manifests, corpus.shared_speakers)
         told.update(ids_apart=len(ids.apart), ids_together=len(ids.together))
         utterances, lone = _without_lone_speakers(utterances, corpus.min_utterances_per_speaker)
@@ -152,6 +157,9 @@ def make_utterances(context: RunContext, plan: StagePlan) -> None:
     made = context.snapshots["utterances"]
     fresh = partition.key in plan.fresh
     report_stage("index", fresh, f"{describe(made)}, {receipt.counts['speakers']:.0f} speakers")
+    for name, about in REPAIRS.items():
+        if number := receipt.counts.get(name):
+            console.notice(f"{number:.0f} {about}")
     if number := receipt.counts.get("ids_apart"):
         console.notice(
             f"{number:.0f} speaker ids are in several corpora, and taken for another person in each (ID@CORPUS); if "

@@ -102,7 +102,9 @@ def _refusal(tree: Tree) -> str:
     if labels and tree.sounds:
         return f"{start}; with {labels[0]} it is of recorded conversations: --corpus.recorded {tree.path}"
     if lists:
-        return f"{start}; give the folders that do: --corpus.manifests {' '.join(str(tree.path / n) for n in lists[:3])}"
+        return (
+            f"{start}; give the folders that do: --corpus.manifests {' '.join(str(tree.path / n) for n in lists[:3])}"
+        )
     if tree.sounds:
         return (
             f"{start}; it is nearest to sound files with texts: put NAME.txt beside each NAME.wav, or a metadata.csv "

@@ -1,5 +1,6 @@
 """The fields of a corpus's rows: their names in corpora, and the one place where types and ranges are checked."""
 
+import contextlib
 import json
 import math
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from operators.corpus.manifest import Manifest
+from operators.errors import UnusableRowError
 
 NAMES = {
     "audio": ("audio", "audio_filepath", "audio_path", "wav", "path", "file_name", "file"),
@@ -58,10 +60,8 @@ def numbers_of(row: Mapping[str, str | None]) -> dict[str, Any]:
             continue
         out[name] = value
         if name in numeric:
-            try:
+            with contextlib.suppress(ValueError):  # the check of the row names field and value
                 out[name] = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
-            except ValueError:
-                pass  # the check of the row names field and value
     return out
 
 
@@ -69,19 +69,19 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without nulls, after checking the type and range of every field.
 
     Raises:
-        ValueError: a field has another type or an impossible value; names field and value.
+        UnusableRowError: a field has another type or an impossible value; names field and value.
     """
     if row.get("problem"):
-        raise ValueError(str(row["problem"]))
+        raise UnusableRowError(str(row["problem"]))
     out = {key: value for key, value in row.items() if value is not None}
     audio = out.get("audio")
     if not isinstance(audio, str) or not audio.strip():
-        raise ValueError("no audio path" if audio in (None, "") else f"audio {_shown(audio)} is no path")
+        raise UnusableRowError("no audio path" if audio in (None, "") else f"audio {_shown(audio)} is no path")
     if "\0" in audio or len(audio) > 4096:
-        raise ValueError("audio is no path")
+        raise UnusableRowError("audio is no path")
     for name in ("text", "language", "licence", "split"):
         if name in out and not isinstance(out[name], str):
-            raise ValueError(f"{name} {_shown(out[name])} is no text")
+            raise UnusableRowError(f"{name} {_shown(out[name])} is no text")
     for name in ("utterance_id", "gender", "consent", "book", "chapter", "recording_id"):
         if name in out:
             out[name] = _name(out[name], name)
@@ -89,11 +89,11 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
         if name in out:
             out[name] = _number(out[name], name)
     if "duration_s" in out and out["duration_s"] <= 0:
-        raise ValueError(f"duration {out['duration_s']:g} is no length of time")
+        raise UnusableRowError(f"duration {out['duration_s']:g} is no length of time")
     if "words" in out:
         out["words"] = _words(out["words"])
     if not isinstance(out.get("user", {}), dict):
-        raise ValueError(f"custom {_shown(out['user'])} is no object")
+        raise UnusableRowError(f"custom {_shown(out['user'])} is no object")
     return out
 
 
@@ -101,7 +101,7 @@ def speaker_of(row: Mapping[str, Any], manifest: Manifest) -> str:
     """Return a row's speaker: as the corpus names it, else by the user's rule over the audio's path.
 
     Raises:
-        ValueError: there is none, or it is no name.
+        UnusableRowError: there is none, or it is no name.
     """
     speaker, rule = row.get("speaker"), manifest.reading.speaker_from
     if speaker is None and rule:
@@ -109,23 +109,23 @@ def speaker_of(row: Mapping[str, Any], manifest: Manifest) -> str:
         path = path if path.is_absolute() else manifest.root / path
         found = re.search(SPEAKER_RULES.get(rule, rule), path.as_posix())
         if found is None:
-            raise ValueError(f"no speaker: --corpus.speaker-from {rule} is not in {row['audio']}")
+            raise UnusableRowError(f"no speaker: --corpus.speaker-from {rule} is not in {row['audio']}")
         speaker = next((group for group in found.groups() if group), found[0])
     if isinstance(speaker, int) and not isinstance(speaker, bool):
         return str(speaker)
     if isinstance(speaker, str) and speaker.strip() and speaker.strip() not in _NOBODY:
         return speaker
     if speaker is None or speaker == "":
-        raise ValueError("no speaker")
-    raise ValueError(f"speaker {_shown(speaker)} is no name")
+        raise UnusableRowError("no speaker")
+    raise UnusableRowError(f"speaker {_shown(speaker)} is no name")
 
 
 def _name(value: Any, field: str) -> str:
     """Return a name or number as text; names are never blank."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{field} {_shown(value)} is no name")
+        raise UnusableRowError(f"{field} {_shown(value)} is no name")
     if not isinstance(value, str | int | float) or not str(value).strip():
-        raise ValueError(f"{field} {_shown(value)} is no name")
+        raise UnusableRowError(f"{field} {_shown(value)} is no name")
     return str(value)
 
 
@@ -134,13 +134,17 @@ def _number(value: Any, field: str) -> int | float:
     is_time = field.endswith("_s")
     name = field.removesuffix("_s").replace("rate_hz", "sampling rate")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {'text' if isinstance(value, str) else 'no number'}: {_shown(value)}")
+        raise UnusableRowError(f"{name} is {'text' if isinstance(value, str) else 'no number'}: {_shown(value)}")
     if is_time:
         if not abs(value) < 1e9:  # also NaN
-            raise ValueError(f"{name} {_shown(value)} is no {'length of' if name == 'duration' else 'point in'} time")
+            raise UnusableRowError(
+                f"{name} {_shown(value)} is no {'length of' if name == 'duration' else 'point in'} time"
+            )
         return float(value)
     if not 0 <= value <= _MOST.get(field, 2**62) or value != int(value):
-        raise ValueError(f"{name} {_shown(value)} is no {'rate' if field == 'rate_hz' else 'whole number from 0'}")
+        raise UnusableRowError(
+            f"{name} {_shown(value)} is no {'rate' if field == 'rate_hz' else 'whole number from 0'}"
+        )
     return int(value)
 
 
@@ -148,9 +152,9 @@ def _words(value: Any) -> list[tuple[str, float, float]]:
     try:
         words = [(word, _number(start, "start_s"), _number(length, "duration_s")) for word, start, length in value]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the times of words are no list of word, start and duration: {error}") from error
+        raise UnusableRowError(f"the times of words are no list of word, start and duration: {error}") from error
     if not all(isinstance(word, str) for word, _, _ in words):
-        raise ValueError("the times of words name a word that is no text")
+        raise UnusableRowError("the times of words name a word that is no text")
     return words
 
 

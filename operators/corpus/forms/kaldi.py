@@ -72,7 +72,7 @@ def _problem(audio: str | None, recording: str) -> str:
     if audio is None:
         return f"wav.scp has no recording {recording}"
     if audio.endswith("|") or audio.startswith("|"):
-        return "wav.scp has a command, which is not run; write its sound to files (ESPnet: scripts/audio/format_wav_scp.sh)"
+        return "wav.scp has a command, which is not run; write its sound to files (ESPnet: format_wav_scp.sh)"
     if ".ark:" in audio:
         return "wav.scp points into an archive (.ark); write its sound to files (Kaldi: wav-copy scp:wav.scp ...)"
     return ""

@@ -23,7 +23,9 @@ def list_files(tree: Tree) -> list[Path]:
             found = sorted({path for end in ends for path in tree.path.glob(end) if path.is_file()})
             if found:
                 return found
-    return sorted(path for path in tree.path.glob("*.jsonl*") if path.is_file() and not path.name.startswith("metadata"))
+    return sorted(
+        path for path in tree.path.glob("*.jsonl*") if path.is_file() and not path.name.startswith("metadata")
+    )
 
 
 def _is_json(path: Path) -> bool:

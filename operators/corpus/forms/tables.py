@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +24,7 @@ def table_rows(path: Path, delimiter: str, names: Sequence[str] | None = None) -
     Raises:
         InputError: the file cannot be read, or is not UTF-8.
     """
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.DictReader((line for _, line in lines_of(path, ("\0",))), names, delimiter=delimiter, quoting=quoting)
     csv.field_size_limit(1 << 24)
     while True:
@@ -35,7 +35,7 @@ def table_rows(path: Path, delimiter: str, names: Sequence[str] | None = None) -
         except csv.Error as error:
             yield Found(f"{path.name}:{reader.line_num}", {}, f"the line is no row of the table: {error}")
             continue
-        more = row.pop(None, None)  # type: ignore[call-overload]
+        more = row.pop(None, None)
         yield Found(
             f"{path.name}:{reader.line_num}",
             numbers_of(row),
@@ -171,7 +171,9 @@ def unpacked(path: Path, column: str) -> Iterator[tuple[str, dict[str, Any], byt
 
 
 def _suffix(data: bytes) -> str:
-    return next((end for head, end in ((b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"RIFF", ".wav")) if data[:4] == head), ".mp3")
+    return next(
+        (end for head, end in ((b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"RIFF", ".wav")) if data[:4] == head), ".mp3"
+    )
 
 
 COMMON_VOICE = Form("Common Voice (train.tsv, clips/)", _common_voice_files, _read_common_voice)

@@ -33,7 +33,8 @@ def _read(manifest: Manifest, files: Sequence[Path]) -> Iterator[Row]:
 
 
 def _members(tar: tarfile.TarFile, path: Path, manifest: Manifest) -> Iterator[Row]:
-    key, sound, texts = "", None, {}
+    key, sound = "", None
+    texts: dict[str, bytes] = {}
     for member in [*tar.getmembers(), None]:
         folder, _, name = member.name.rpartition("/") if member else ("", "", "")
         stem, _, suffix = name.partition(".")  # as WebDataset has it: the suffix begins at the first dot
@@ -51,9 +52,7 @@ def _members(tar: tarfile.TarFile, path: Path, manifest: Manifest) -> Iterator[R
             texts[suffix] = file.read() if file else b""
 
 
-def _row(
-    path: Path, key: str, sound: tarfile.TarInfo | None, texts: dict[str, bytes], manifest: Manifest
-) -> Row:
+def _row(path: Path, key: str, sound: tarfile.TarInfo | None, texts: dict[str, bytes], manifest: Manifest) -> Row:
     where = f"{path.name}:{key}"
     if sound is None:
         return {"where": where, "utterance_id": key, "problem": "there is no sound file of this key in the tar"}

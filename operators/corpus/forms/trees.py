@@ -121,7 +121,9 @@ def _read_texts(manifest: Manifest, files: Sequence[Path]) -> Iterator[Row]:
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() not in SOUNDS}
     for path in (path for path in files if path.suffix.lower() in SOUNDS):
         below = path.relative_to(manifest.root)
-        folders = [part for part in below.parts[:-1] if split_named(part) is None and part.lower() not in ("wav", "wavs")]
+        folders = [
+            part for part in below.parts[:-1] if split_named(part) is None and part.lower() not in ("wav", "wavs")
+        ]
         row: Row = {
             "where": str(below),
             "utterance_id": below.with_suffix("").as_posix(),

@@ -6,15 +6,15 @@ microphone, room) as columns that scores can be sliced by.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from operators.corpus.formats import json_lines
 from operators.corpus.forms.lhotse import pair_rows
 from operators.corpus.manifest import Manifest
-from operators.corpus.recorded import Recording, from_rows
+from operators.corpus.recorded import Listed, Recording, from_rows
 from operators.corpus.segments import TranscribedSegment
 from operators.errors import InputError
 
@@ -22,6 +22,7 @@ LIBRICSS_CONDITIONS = ("0L", "0S", "OV10", "OV20", "OV30", "OV40")
 """No overlap with long and short silences, then 10 to 40 % of overlap."""
 _LIBRICSS_NAME = re.compile(r"overlap_ratio_[\d.]+_sil[\d.]+_[\d.]+_(?P<session>session\d+)_actual(?P<real>[\d.]+)")
 _SPLIT_OF_PART = {"train": "train", "dev": "dev", "eval": "test", "test": "test"}
+_L = TypeVar("_L", bound=Listed)
 _NOISE = re.compile(r"\[[^\]]*\]|<[^>]*>")
 """Marks of what is not speech: [laughs], [inaudible 0:01:02.00], <ST/>."""
 
@@ -64,7 +65,7 @@ def _segments(
     return tuple(found)
 
 
-def _some(found: list[Recording], manifest: Manifest, what: str) -> list[Recording]:
+def _some(found: list[_L], manifest: Manifest, what: str) -> list[_L]:
     if not found:
         raise InputError(f"{manifest.path} holds no session of {what}")
     return found
@@ -150,7 +151,7 @@ def ami_files(manifest: Manifest, microphone: str) -> list[Path]:
     return [path for _, pair in _ami_pairs(manifest, microphone) for path in pair]
 
 
-def read_ami(manifest: Manifest, *, microphone: str) -> list[Recording]:
+def read_ami(manifest: Manifest, *, microphone: str) -> Sequence[Listed]:
     """Return AMI's meetings of one microphone setting from lhotse's manifests, with the split that they were made with.
 
     Args:
@@ -160,12 +161,12 @@ def read_ami(manifest: Manifest, *, microphone: str) -> list[Recording]:
     Raises:
         InputError: there is none of that microphone.
     """
-    found = []
+    found: list[Listed] = []
     for part, pair in _ami_pairs(manifest, microphone):
         rows = ({**row, "split": part} for row in pair_rows(manifest, pair))
         for recording in from_rows(Manifest(path=manifest.path, split=part), rows):
             columns = {"set": "AMI", "microphone": microphone, "site": re.sub(r"\d.*", "", recording.recording_id)}
-            found.append(replace(recording, columns=columns))
+            found.append(replace(recording, columns=columns) if isinstance(recording, Recording) else recording)
     return _some(found, manifest, f"AMI with microphone {microphone} (ami-{microphone}_recordings_test.jsonl.gz)")
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.corpus.index import index_utterances
 from operators.corpus.forms import manifests_digest
+from operators.corpus.index import index_utterances
 from operators.corpus.manifest import Manifest, corpus_roots
 from operators.errors import InputError
 
@@ -163,12 +163,14 @@ def test_an_overlong_utterance_is_quarantined(corpus):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty"), ("{", "line 1 is not JSON"), ("[1]", "not a JSON object")],
+    [("{", "m.jsonl:1: the line is not JSON"), ("[1]", "m.jsonl:1: the line is not a JSON object")],
 )
-def test_manifests_that_say_nothing_are_named(tmp_path, text, message):
+def test_lines_that_are_no_rows_are_quarantined_and_an_empty_manifest_is_named(tmp_path, text, message):
     path = tmp_path / "m.jsonl"
     path.write_text(text)
-    with pytest.raises(InputError, match=message):
+    assert message in load(path)[1][0].reason
+    path.write_text("")
+    with pytest.raises(InputError, match="is empty"):
         load(path)
 
 

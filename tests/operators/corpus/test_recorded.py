@@ -122,9 +122,8 @@ def test_the_splits_of_recordings_are_known_ones(tmp_path):
         return index_recorded([Manifest.parse(text)], roots, 16_000, seed=0, test_share=0.0, **options)
 
     assert indexed_as(f"dev={folder}")[0]["split"].to_pylist() == ["validation"]
-    rows, bad = indexed_as(f"held={folder}")
-    assert rows.num_rows == 0
-    assert "split held is none of train, validation, test" in bad[0].reason
+    with pytest.raises(InputError, match=r"held is no split; .* train, validation \(or dev, valid\) and test"):
+        indexed_as(f"held={folder}")
     assert indexed_as(str(folder), validation_share=1.0)[0]["split"].to_pylist() == ["validation"]
     assert indexed_as(str(folder))[0]["split"].to_pylist() == ["train"]
 
