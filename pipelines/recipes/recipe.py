@@ -28,7 +28,8 @@ class Corpus:
 
     manifests: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Files or folders: NeMo, lhotse or plain manifests, LibriSpeech, VCTK, Common Voice, Kaldi, audiofolder,
-    WebDataset, WAV with TXT ... (docs/corpora.md); PATH or SPLIT=PATH, where SPLIT is train, validation (or dev, valid) or test."""
+    WebDataset, WAV with TXT ... (docs/corpora.md); PATH or SPLIT=PATH, where SPLIT is train, validation (or dev, valid)
+    or test."""
     recorded: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Recorded conversations: manifests of recordings with several speakers' turns, or folders of sound files with STM,
     TextGrid, CTM or RTTM files; PATH or SPLIT=PATH. Without splits, recordings are drawn for the test split."""

@@ -37,6 +37,8 @@ CHANGES = {
     "corpus.recorded": ("FEWER", {"recordings", *(AFTER_CONVERSATIONS)}),
     "corpus.layout": ("given", "REFUSED"),  # the folder holds no such list
     "corpus.audio_roots": ("AUDIO_ROOTS", {"recordings"}),  # no row's audio is there: what follows stays as it is
+    "corpus.map": (("text=text",), {"utterances", "recordings"}),  # the name that it has: the rows stay the same
+    "corpus.speaker_from": ("folder", {"utterances", "recordings"}),  # all rows name their speaker
     "corpus.where": ("speaker != 's1'", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.shared_speakers": ("never", NOTHING_HERE),  # the corpus is in one folder
     "corpus.language": ("de", {"utterances", "recordings", *AFTER_CONVERSATIONS}),
