@@ -147,7 +147,7 @@ def mp3_samples(data: bytes) -> int:
 
 
 def _decodable(sound: soundfile.SoundFile, source: io.BytesIO | str) -> int:
-    """Return the samples that can be decoded of an mp3 file that does not state its length, by decoding it.
+    """Return the number of samples of an mp3 file that does not state its length, after decoding all of it.
 
     Raises:
         soundfile.SoundFileError: decoding stops early, as libsndfile does where its estimate of the length is low.
@@ -161,7 +161,7 @@ def _decodable(sound: soundfile.SoundFile, source: io.BytesIO | str) -> int:
             f"it is an mp3 file of variable bit rate that does not state its length: {num_samples / rate_hz:.2f} s of "
             f"{in_frames / rate_hz:.2f} s can be read; `ffmpeg -i IN.mp3 -c copy OUT.mp3` writes the length into it"
         )
-    return num_samples
+    return min(num_samples, in_frames)  # where the estimate is high, silence follows
 
 
 def resampled_length(num_samples: int, from_hz: int, to_hz: int) -> int:

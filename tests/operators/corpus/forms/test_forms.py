@@ -264,7 +264,7 @@ def test_fields_are_mapped_and_a_map_of_nothing_is_refused(tmp_path):
     lines(tmp_path / "m.jsonl", [{"audio": "a.wav", "text": "no", "spoken": "yes", "reader": "x"}])
     (row,) = load(tmp_path / "m.jsonl", renamed=(("text", "spoken"), ("speaker", "reader")))[0].to_pylist()
     assert (row["text"], row["speaker"]) == ("yes", "x")
-    with pytest.raises(InputError, match="--corpus.map txt=spoken is not FIELD=NAME, where FIELD is audio, text"):
+    with pytest.raises(InputError, match=r"--corpus.map txt=spoken is not FIELD=NAME, where FIELD is audio, text"):
         Reading.parse(["txt=spoken"], None, ("audio", "text"), ())
     with pytest.raises(InputError, match=r"neither folder nor a regular expression"):
         Reading.parse([], "(", ("audio",), ("folder",))
