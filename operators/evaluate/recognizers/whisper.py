@@ -147,7 +147,7 @@ class WhisperRecognizer:
         cache = "cache" if "cache" in signature(self._model.forward).parameters else "past_key_values"
         for step in range(most):
             made = self._model(encoder_outputs=(encoded,), decoder_input_ids=tokens, use_cache=True, **{cache: past})
-            past, logits = made.past_key_values, made.logits[:, -1].clone()
+            past, logits = getattr(made, cache), made.logits[:, -1].clone()
             # No special token but the end, which is not first.
             logits[:, int(end or 0) + 1 :] = float("-inf")
             if step == 0:
