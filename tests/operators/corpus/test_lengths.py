@@ -36,6 +36,8 @@ def test_an_mp3_of_which_less_can_be_decoded_than_it_holds_is_refused_with_the_c
     in_frames = without_length(tmp_path / "a.mp3", "VARIABLE")
     read = soundfile.SoundFile.blocks
     monkeypatch.setattr(soundfile.SoundFile, "blocks", lambda sound, *a, **o: [next(read(sound, 30_000, **o))])
-    with pytest.raises(soundfile.SoundFileError, match=r"variable bit rate .* 1.88 s of 5.08 s can be read; .ffmpeg -i IN.mp3"):
+    with pytest.raises(
+        soundfile.SoundFileError, match=r"variable bit rate .* 1.88 s of 5.08 s can be read; .ffmpeg -i IN.mp3"
+    ):
         read_header(tmp_path / "a.mp3")
     assert in_frames == 81_216
