@@ -18,7 +18,7 @@ from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import dataset_names, notices, plan_recipe, stage_names
-from pipelines.stages.evaluate import SCORE_COLUMNS, score_rows
+from pipelines.stages.score_tables import SCORE_COLUMNS, score_rows
 from pipelines.stages.train import summary
 
 _STYLE = (

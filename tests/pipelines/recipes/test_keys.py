@@ -177,6 +177,7 @@ CHANGES = {
     "evaluate.normalizer": ("none", NOTHING),
     "evaluate.slices": (("gender",), NOTHING),
     "evaluate.baselines": (("tokenizer",), NOTHING),
+    "evaluate.recognizers": (("pocketsphinx",), {"hypotheses"}),
     "evaluate.window_s": (7.0, {"hypotheses"}),
     "evaluate.cut": ("fixed", {"hypotheses"}),
     "evaluate.join": ((), {"hypotheses"}),
@@ -293,7 +294,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     declared = (not expected and expected is not NOTHING_HERE) or path in ("render.keep_audio", "evaluate.untrained")
     content = path in (
         *("encode.weights", "encode.num_codebooks"),
-        *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices", "evaluate.baselines"),
+        *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices", "evaluate.baselines", "evaluate.recognizers"),
     )  # names of things are part of a recipe's identity
     assert (changed.digest == recipe.digest) == (declared and not content and path != "corpus.max_duration_s")
 
