@@ -47,7 +47,7 @@ class GeneratedConditions(Conditions):
     recognizer_digest: str | None = None
     """Of its weights."""
     language: str | None = None
-    """That the recognizer was told."""
+    """That the recognizer was told; None where it detected it."""
     speaker_encoder: str | None = None
     """Its name; None where no recording was compared with a voice."""
     speaker_encoder_digest: str | None = None

@@ -122,8 +122,8 @@ def _heard_by(conditions: GeneratedConditions) -> str:
     """Return by what generated recordings were judged."""
     parts = []
     if conditions.recognizer is not None:
-        weights = f"weights {(conditions.recognizer_digest or '')[:8]}, language {conditions.language}"
-        parts.append(f"words heard by {conditions.recognizer} ({weights}), all of a recording in order of turn starts")
+        about = f"{conditions.recognizer_digest}, language {conditions.language or 'detected'}"
+        parts.append(f"words heard by {conditions.recognizer} ({about}), against all words wanted, by turn starts")
     if conditions.speaker_encoder is not None:
         weights = f"weights {(conditions.speaker_encoder_digest or '')[:8]}"
         parts.append(f"similarity by {conditions.speaker_encoder} ({weights})")

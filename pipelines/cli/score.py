@@ -56,10 +56,10 @@ class ScoreArguments(_Options):
     audio: bool = False
     """Score generated recordings. The reference is what was wanted; its entries may name a voice, a recording of the
     wanted speaker, and have times or audio_s, the wanted length."""
-    recognizer: Path | None = None
-    """Folder of a Whisper model with safetensors, which transcribes the recordings."""
-    language: str = "en"
-    """Language that the recognizer is told."""
+    recognizer: str | None = None
+    """What transcribes the recordings: pocketsphinx (English), or the folder of a Whisper as transformers saves it."""
+    language: str | None = None
+    """Code of the language of the recordings, such as en; a Whisper of many languages detects it by default."""
     speaker_encoder: str | None = None
     """resemblyzer, or the folder of a model with x-vectors; the first that is installed by default."""
     turns: Path | None = None

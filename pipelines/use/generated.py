@@ -13,7 +13,8 @@ from operators.digest import digest, digest_file, merkle_root
 from operators.errors import InputError
 from operators.evaluate.generated.score import Judges, heard, score_generated
 from operators.evaluate.generated.speakers import find_speaker_encoder
-from operators.evaluate.generated.whisper import RATE_HZ, load_whisper
+from operators.evaluate.recognizers import load_recognizer
+from operators.evaluate.recognizers.recognizer import RATE_HZ
 from operators.formats import read_entries
 from operators.formats.json_entries import write_seglst
 from operators.scoring.result import GeneratedConditions, GeneratedScores
@@ -75,7 +76,7 @@ def score_audio(
         recordings=merkle_root((one.session_id, digest_file(one.path)) for one in recordings),
         recognizer=judges.recognizer.name if judges.recognizer else None,
         recognizer_digest=judges.recognizer.digest if judges.recognizer else None,
-        language=judges.recognizer.language if judges.recognizer else None,
+        language=judges.language,
         speaker_encoder=judges.encoder.name if judges.encoder else None,
         speaker_encoder_digest=judges.encoder.digest if judges.encoder else None,
         voices=_digest_of(voices) if judges.encoder else None,
@@ -158,10 +159,10 @@ def _judges(options: Mapping[str, Any], device: str, *, has_voices: bool) -> tup
     if not {"wer", "cer"} & set(asked):
         pass
     elif options["recognizer"] is None:
-        reasons = dict.fromkeys(("wer", "cer"), "no recognizer: name the folder of a Whisper model by --recognizer")
+        reasons = dict.fromkeys(("wer", "cer"), "no recognizer: give --recognizer, pocketsphinx or a Whisper's folder")
     else:
-        recognizer = load_whisper(options["recognizer"], options["language"], device)
-        judges = replace(judges, recognizer=recognizer)
+        recognizer = load_recognizer(options["recognizer"], device)
+        judges = replace(judges, recognizer=recognizer, language=options["language"])
     if "speaker_similarity" not in asked:
         return judges, reasons
     if not has_voices:

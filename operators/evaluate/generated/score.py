@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from operators.errors import InputError
 from operators.evaluate.generated.speakers import SpeakerEncoder, similarity
 from operators.evaluate.generated.timing import timing_scores, timings_of
-from operators.evaluate.generated.whisper import Recognizer
+from operators.evaluate.recognize import words_of
+from operators.evaluate.recognizers import Recognizer
 from operators.scoring.measures import MEASURES
 from operators.scoring.result import GeneratedConditions, GeneratedScores
 from operators.scoring.score import Entries, measure, scores_of
@@ -28,6 +29,8 @@ class Judges:
     """What listens to recordings."""
 
     recognizer: Recognizer | None = None
+    language: str | None = None
+    """Of the recordings; the recognizer detects it, if it can, where None."""
     encoder: SpeakerEncoder | None = None
 
 
@@ -53,7 +56,8 @@ def heard(
     if judges.recognizer is None:
         entry |= {"start_time": 0.0, "end_time": length_s}  # an entry without words has times
     else:
-        entry["words"] = judges.recognizer.recognize(samples, rate_hz) if len(samples) else ""
+        pcm = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+        entry["words"] = words_of(judges.recognizer, pcm, rate_hz, judges.language)
     if judges.encoder is not None and voice is not None:
         entry["similarity"] = similarity(judges.encoder, samples, voice, rate_hz) if len(samples) else 0.0
     return entry

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.corpus.sources import resample, resampled_length
-from operators.digest import digest_file
+from operators.digest import digest_file, merkle_root
 from operators.errors import InputError
-from operators.evaluate.generated.whisper import weights_digest
 
 RATE_HZ = 16_000
 Wav = NDArray[np.float32]
@@ -99,7 +98,9 @@ def _x_vectors(folder: Path, device: str) -> SpeakerEncoder:
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioXVector
     except ImportError as error:
         raise InputError("x-vectors need a package: pip install 'hubbub[codecs]'") from error
-    digest = weights_digest(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder} holds no weights as *.safetensors; convert them, as pickled ones are not loaded")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         if not any(name.endswith("ForXVector") for name in config.architectures or ()):
@@ -123,7 +124,8 @@ def _x_vectors(folder: Path, device: str) -> SpeakerEncoder:
             found: Wav = model(values.to(device)).embeddings[0].float().cpu().numpy()
         return found
 
-    return SpeakerEncoder(folder.name, digest, embed)
+    digest = merkle_root((path.name, digest_file(path)) for path in files)
+    return SpeakerEncoder(folder.resolve().name, digest, embed)
 
 
 def _at_rate(samples: Wav, rate_hz: int) -> Wav:

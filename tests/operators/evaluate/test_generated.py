@@ -9,7 +9,7 @@ from operators.errors import InputError
 from operators.evaluate.generated.score import GENERATED_MEASURES, Judges, heard, score_generated
 from operators.evaluate.generated.speakers import SpeakerEncoder, similarity
 from operators.evaluate.generated.timing import timings_of
-from operators.evaluate.generated.whisper import Recognizer, windows_of
+from operators.evaluate.recognize import words_of
 from operators.scoring.compare import compare
 from operators.scoring.result import Conditions, GeneratedConditions
 from operators.scoring.score import score
@@ -41,10 +41,17 @@ def spectrum(samples, rate_hz):
 ENCODER = SpeakerEncoder("spectrum", "e" * 64, spectrum)
 
 
-def hears(texts):
-    """A recognizer that hears these texts, one call after the other."""
-    said = iter(texts)
-    return Recognizer("stand-in", "r" * 64, "en", lambda samples, rate_hz: next(said))
+class Hears:
+    """A recognizer that hears these texts, one after the other, and remembers how long what it heard is."""
+
+    name, digest, longest_s = "stand-in", "stand-in-1", 30.0
+
+    def __init__(self, texts):
+        self.texts, self.lengths_s = iter(texts), []
+
+    def recognize(self, stretches, languages):
+        self.lengths_s += [len(stretch) / RATE_HZ for stretch in stretches]
+        return [next(self.texts) for _ in stretches]
 
 
 def wanted(**more):
@@ -63,7 +70,7 @@ def wanted(**more):
 
 def listened(texts=TEXTS, speakers=("ann", "bob", "ann", "bob"), length_s=(1.0, 2.0, 3.0, 4.0), encoder=ENCODER):
     """What is heard in recordings of some lengths by some speakers, against the wanted voices."""
-    judges = Judges(hears(texts), encoder)
+    judges = Judges(Hears(texts), encoder=encoder)
     return [
         heard(f"u{n}", voice(speaker, seconds), RATE_HZ, seconds, judges, voice(("ann", "bob")[n % 2], 1.0 + n))
         for n, (speaker, seconds) in enumerate(zip(speakers, length_s, strict=True))
@@ -126,7 +133,7 @@ def test_a_recording_that_is_missing_is_0_s_long_and_says_nothing():
     assert found.figure("wer").counts["deletions"] == 4
     assert found.figure("duration_error").counts["shorter_s"] == 1.0
     assert found.figure("speaker_similarity").base == 3
-    silent = heard("u0", np.zeros(0, np.float32), RATE_HZ, 0.0, Judges(hears([]), ENCODER), voice("ann"))
+    silent = heard("u0", np.zeros(0, np.float32), RATE_HZ, 0.0, Judges(Hears([]), encoder=ENCODER), voice("ann"))
     assert (silent["words"], silent["similarity"], silent["audio_s"]) == ("", 0.0, 0.0)
 
 
@@ -162,14 +169,16 @@ def test_two_systems_are_compared_by_what_was_heard():
 
 def test_intervals_resample_recordings_and_json_says_who_listened():
     numbered = [{**one, "speaker": "0"} for one in wanted()]
-    found = score_generated(numbered, listened(length_s=(1.5, 1.0, 3.0, 4.5)), conditions(recognizer_digest="ab" * 32))
+    found = score_generated(
+        numbered, listened(length_s=(1.5, 1.0, 3.0, 4.5)), conditions(recognizer_digest="stand-in-1")
+    )
     figure = found.figure("duration_error")
     assert found.resampled.startswith("4 recordings")
     assert figure.low < figure.value < figure.high
     written = json.loads(as_json(found))
-    assert written["conditions"]["recognizer_digest"] == "ab" * 32
+    assert written["conditions"]["recognizer_digest"] == "stand-in-1"
     assert written["conditions"]["normalizer"] == "hubbub-basic-2"
-    assert "heard by stand-in (weights abababab, language en)" in markdown(found)
+    assert "heard by stand-in (stand-in-1, language en)" in markdown(found)
     single = score_generated(numbered[:1], listened()[:1], conditions())
     assert single.figure("duration_error").low is None
 
@@ -245,7 +254,9 @@ def test_timing_that_nobody_gives_or_nobody_wants_is_left_out():
 
 def test_long_recordings_are_cut_where_it_is_quiet_and_digital_silence_is_not_heard():
     wav = np.concatenate([voice("ann", 25.0), np.zeros(RATE_HZ, np.float32), voice("bob", 20.0)])
-    first, second = windows_of(wav)
-    assert 25.0 <= len(first) / RATE_HZ <= 26.0
-    assert len(first) + len(second) == len(wav)
-    assert windows_of(np.zeros(40 * RATE_HZ, np.float32)) == []
+    recognizer = Hears(["good morning", "to you"])
+    assert words_of(recognizer, (wav * 32768).astype(np.int16), RATE_HZ, "en") == "good morning to you"
+    first, second = recognizer.lengths_s
+    assert 25.0 <= first <= 26.0
+    assert first + second == 46.0
+    assert words_of(Hears(["hallucinated"] * 9), np.zeros(40 * RATE_HZ, np.int16), RATE_HZ, "en") == ""

@@ -13,7 +13,7 @@ import soundfile
 from operators.errors import InputError
 from operators.evaluate.generated import speakers
 from operators.evaluate.generated.speakers import SPEAKER_ENCODERS, find_speaker_encoder
-from operators.evaluate.generated.whisper import load_whisper
+from operators.evaluate.recognizers import load_recognizer
 from pipelines.cli.score import score
 
 RATE_HZ = 24_000
@@ -54,7 +54,7 @@ def test_recordings_are_found_by_their_names_and_what_is_not_installed_is_named(
     assert set(found["slices"]["kind"]) == {"greeting", "question"}
     assert set(found["left_out"]) == {"wer", "cer", "speaker_similarity"}
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert "no recognizer: name the folder of a Whisper model by --recognizer" in shown
+    assert "no recognizer: give --recognizer, pocketsphinx or a Whisper's folder" in shown
     assert "no speaker encoder is installed: pip install webrtcvad-wheels librosa" in shown
     assert found["conditions"]["recognizer"] is None
     assert len(found["conditions"]["recordings"]) == 64
@@ -91,7 +91,7 @@ def test_turns_are_scored_against_the_wanted_times(files):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--recognizer", "nowhere"), "there is no folder nowhere"),
+        (("--recognizer", "nowhere"), "recognizer nowhere has no config.json"),
         (("--speaker-encoder", "nobody"), "speaker encoder nobody is no folder; name one, or resemblyzer"),
         (("--uem", "a.uem"), "--uem is of DER and JER"),
         (("--measures", "cpwer"), "measure cpwer is none of generated recordings"),
@@ -158,26 +158,15 @@ def whisper(tmp_path):
 def test_a_whisper_folder_is_a_recognizer_known_by_its_weights(whisper, files):
     figures, found = scored(files, "--recognizer", whisper, "--heard", files / "heard.json", "--measures", "wer", "cer")
     assert figures["wer"]["base"] == 5
-    assert (found["conditions"]["recognizer"], found["conditions"]["language"]) == ("whisper", "en")
-    assert found["conditions"]["recognizer_digest"] == load_whisper(whisper).digest
+    assert (found["conditions"]["recognizer"], found["conditions"]["language"]) == ("whisper", None)
+    assert found["conditions"]["recognizer_digest"] == load_recognizer(str(whisper)).digest
     heard = json.loads((files / "heard.json").read_text())
     assert [one["session_id"] for one in heard] == ["u1", "u0"]
     assert set(" ".join(one["words"] for one in heard).split()) <= {"good", "morning", "how", "are", "you", "[UNK]"}
     score([str(files / "wanted.jsonl"), str(files / "heard.json"), "--measures=wer", f"--json={files / 'again.json'}"])
     assert json.loads((files / "again.json").read_text())["figures"][0] == figures["wer"]
-    weights = whisper / "model.safetensors"
-    changed = bytearray(weights.read_bytes())
-    changed[-1] ^= 1
-    weights.write_bytes(changed)
-    assert load_whisper(whisper).digest != found["conditions"]["recognizer_digest"]
-
-
-def test_a_recognizer_that_cannot_be_used_is_refused(whisper):
-    with pytest.raises(InputError, match="does not know the language de; only en"):
-        load_whisper(whisper, "de")
-    (whisper / "model.safetensors").rename(whisper / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"holds no weights as \*\.safetensors"):
-        load_whisper(whisper)
+    with pytest.raises(InputError, match="recognizer whisper knows English, not de"):
+        scored(files, "--recognizer", whisper, "--language", "de")
 
 
 def test_a_folder_with_x_vectors_is_a_speaker_encoder(files, tmp_path):
