@@ -241,6 +241,24 @@ def test_timing_is_that_of_the_simulators_scorecard_with_intervals_over_recordin
     json.loads(as_json(found))
 
 
+def test_intervals_of_timing_are_over_recordings():
+    reference = dialogues(0)
+    varied = scored(dialogues(1, gap_s=0.9), reference)
+    one = [{**turn, "session_id": f"u{n}"} for n in range(6) for turn in dialogues(1, gap_s=0.9, number=1)]
+    copies = scored(one, reference)
+    for name in ("offset_ks", "offset_w1", "segment_ks", "silence_share"):
+        assert varied.figure(name).low < varied.figure(name).high, name
+        assert copies.figure(name).low == pytest.approx(copies.figure(name).high), name
+
+
+def test_words_of_a_dialogue_are_compared_whoever_was_to_say_them():
+    reference = [{**turn, "words": text} for turn, text in zip(dialogues(0, number=1), TEXTS, strict=False)]
+    (said,) = listened([" ".join(one["words"] for one in reference).replace("later", "soon")], ("ann",), (9.0,))
+    found = score_generated(reference, [said], conditions())
+    assert found.figure("wer").value == 1 / 15
+    assert [(one.session_id, one.errors) for one in found.worst] == [("u0", 1)]
+
+
 def test_timing_that_nobody_gives_or_nobody_wants_is_left_out():
     reference = dialogues(0)
     assert "--turns says who speaks when" in scored((), reference).left_out["timing"]
