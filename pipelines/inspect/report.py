@@ -189,7 +189,7 @@ def _training(plan: Plan, metrics: Mapping[str, Any]) -> str:
     if not records:
         return "<p>The curve is not here: the checkpoint was trained elsewhere.</p>"
     validations = read_records(folder / "validation.jsonl", ValidationRecord)
-    figures = summary(records, validations)
+    figures = summary(records, validations, plan.recipe.train.best_by)
     rows: list[list[Any]] = [[name.replace("_", " "), float(value)] for name, value in figures.items()]
     device = folder / "device.json"
     if device.exists():

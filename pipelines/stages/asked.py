@@ -11,6 +11,7 @@ from operators.evaluate.options import Heard
 from operators.evaluate.recognizers import Recognizer, load_recognizer
 from operators.evaluate.transcribe import Transcribe
 from pipelines.plan.job import PartitionRef
+from pipelines.plan.transcriber import transcriber_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.upstream import seeded_compose
 
@@ -57,20 +58,10 @@ def asked_compose(recipe: Recipe, task: str) -> Compose:
 
 def transcriber(recipe: Recipe, checkpoint: str, task: str, device: str = "cpu") -> Transcribe | Ask:
     """Return the operator that asks a checkpoint a task."""
-    options, of_windows = recipe.evaluate, TASKS[task].judged_by in OF_WINDOWS
-    transcribe = Transcribe(
-        checkpoint=checkpoint,
-        window_s=recipe.compose.window_s if of_windows else options.window_s,
-        cut=options.cut,
-        join=options.join,
-        overlap_s=options.overlap_s,
-        max_tokens=options.max_tokens,
-        batch_size=options.batch_size,
-        task=EVALUATED[0] if of_windows else task,
-        constrain=options.constrain,
-        device=device,
-    )
-    return Ask(transcribe=transcribe, compose=asked_compose(recipe, task)) if of_windows else transcribe
+    if TASKS[task].judged_by not in OF_WINDOWS:
+        return transcriber_of(recipe, checkpoint, task, device)
+    transcribe = replace(transcriber_of(recipe, checkpoint, EVALUATED[0], device), window_s=recipe.compose.window_s)
+    return Ask(transcribe=transcribe, compose=asked_compose(recipe, task))
 
 
 def recognizers_of(recipe: Recipe) -> list[tuple[str, str, Recognizer]]:

@@ -170,6 +170,8 @@ CHANGES = {
     "train.keep_checkpoints": (3, NOTHING),
     "train.keep_best": (1, NOTHING),
     "train.validate_every": (50, NOTHING),
+    "train.validate_conversations": (4, NOTHING),
+    "train.best_by": ("cpwer", "REFUSED"),  # no conversation is transcribed
     "train.patience": (2, "REFUSED"),  # there is no validation split
     "train.attention": ("loop", NOTHING),
     "train.num_threads": (1, NOTHING),
@@ -276,7 +278,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     folder, recipe, keys = base
     value, expected = CHANGES[path]
     if expected == "REFUSED":
-        with pytest.raises(ValueError, match=r"speaker|no validation split|no list"):
+        with pytest.raises(ValueError, match=r"speaker|no validation split|no list|needs --train"):
             keys(with_field(recipe, path, value))
         return
     if isinstance(value, str) and value.isupper() and path != "corpus.licence":

@@ -4,11 +4,19 @@ import dataclasses
 import json
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import soundfile
 
+from models.training.checkpoint import load
+from operators.errors import InputError
+from operators.evaluate import segments
+from operators.evaluate.judge import chosen
 from operators.schema import CODES, CONVERSATIONS
+from operators.scoring.result import Conditions
+from operators.scoring.score import score as measure_scores
 from pipelines.plan.output import Output
+from pipelines.plan.transcriber import judge_of, judged_task, transcriber_of, validation_codes
 from pipelines.stages import plan_recipe
 from pipelines.stages.columns import conversation_columns
 from pipelines.stages.score_tables import rates
@@ -30,7 +38,13 @@ def evaluated(recipe):
     slices = ("overlap", "gender", "accent", "text", "snr_db", "room", "weather")
     return dataclasses.replace(
         recipe,
-        casting=dataclasses.replace(recipe.casting, test_conversations=4, shared_text="allow"),
+        casting=dataclasses.replace(
+            recipe.casting,
+            test_conversations=4,
+            validation_conversations=3,
+            validation_speakers=0.4,
+            shared_text="allow",
+        ),
         render=dataclasses.replace(recipe.render, stems="none"),
         encode=dataclasses.replace(recipe.encode, stems=False),
         compose=compose,
@@ -177,3 +191,42 @@ def test_another_decoder_or_recognizer_makes_hypotheses_stale(road):
         stale = {one.partition_id for one in plan.stage("hypotheses").stale}
         assert not any(name.startswith("pocketsphinx") for name in stale)
         assert bool(stale) == ("recognizers" not in change)
+
+
+# ------------------------------------------------------------------------------------------------------ while training
+
+
+def test_cpwer_while_training_is_that_of_an_evaluation_whatever_the_ranks(road):
+    train = dataclasses.replace(road.recipe.train, validate_conversations=2)
+    recipe, plan = dataclasses.replace(road.recipe, train=train), of(road)
+    refs = validation_codes(plan.stage("codes").partitions)
+    codes, path = road.output.dataset("codes"), plan.last_checkpoint()
+    model = load(path)[0].eval()
+
+    def errors(rank, ranks):
+        first = str(path.with_name("step-000000"))
+        return judge_of(recipe, codes, refs, first, rank, ranks, "cpu")(model)
+
+    whole = errors(0, 1)
+    assert tuple(map(sum, zip(*(errors(rank, 3) for rank in range(3)), strict=True))) == whole
+    # By the road of `hubbub evaluate`: the checkpoint's own weights, and scores of what they write.
+    held_out = [row for row in road.rows("codes") if row["split"] == "validation"]
+    assert len(held_out) == 3
+    names = chosen([row["conversation_id"] for row in held_out], 2)
+    (one,) = refs
+    table = codes.open(codes.committed_by_key(one.partition_id, one.key)).read_all()
+    table = table.filter(pc.is_in(table["conversation_id"], value_set=pa.array(names)))
+    written = transcriber_of(recipe, str(path), "asr_timed")(table)
+    reference = segments.reference_segments(table, recipe.encode.spec.frame_rate_hz)
+    hypothesis = segments.hypothesis_segments(written, recipe.encode.spec.frame_rate_hz, is_timed=True)
+    figure = measure_scores(reference, hypothesis, Conditions(measures=("cpwer",))).figure("cpwer")
+    assert whole == (figure.counts["errors"], figure.base)
+    assert whole[1] > 0
+
+
+def test_only_tasks_that_transcribe_conversations_can_be_judged(road):
+    compose = dataclasses.replace(road.recipe.compose, tasks=("continue",))
+    with pytest.raises(InputError, match=r"no task of compose\.tasks transcribes"):
+        judged_task(dataclasses.replace(road.recipe, compose=compose))
+    assert judged_task(road.recipe) == "asr_timed"
+    assert judge_of(road.recipe, road.output.dataset("codes"), (), "", 0, 1, "cpu") is None
