@@ -1,9 +1,11 @@
 """Verbs that score and compare any system's hypotheses: no model, no run."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import quote
 
 import tyro
 
@@ -68,7 +70,7 @@ class ScoreArguments(_Options):
     heard: Path | None = None
     """Write what was heard in the recordings as SegLST, which `hubbub score` and `hubbub compare` take."""
     html: Path | None = None
-    """Write a page with the worst sessions, words coloured."""
+    """Write a page with the worst sessions, words coloured; with --audio, with players of their recordings."""
     worst: int = 20
     """How many sessions the page shows."""
 
@@ -102,7 +104,7 @@ def score(arguments: Sequence[str]) -> None:
     console.line("means", table.meaning(found.conditions, found.resampled))
     _write(parsed.json, table.as_json(found))
     _write(parsed.markdown, table.markdown(found))
-    _write(parsed.html, page(found))
+    _write(parsed.html, page(found, _sounds(parsed)))
 
 
 def _scored(parsed: ScoreArguments) -> "Scores":
@@ -121,6 +123,17 @@ def _scored(parsed: ScoreArguments) -> "Scores":
     from pipelines.use.score import score_files
 
     return score_files(parsed.reference, parsed.hypothesis, _inputs(parsed), parsed.worst)
+
+
+def _sounds(parsed: ScoreArguments) -> dict[str, str]:
+    """Return the path of each generated recording from the page; none without --audio and --html."""
+    if not parsed.audio or parsed.html is None:
+        return {}
+    from pipelines.use.generated import find_recordings
+
+    folder = parsed.html.parent.resolve()
+    recordings = find_recordings(parsed.hypothesis)
+    return {one.session_id: quote(os.path.relpath(one.path.resolve(), folder)) for one in recordings}
 
 
 def compare(arguments: Sequence[str]) -> None:

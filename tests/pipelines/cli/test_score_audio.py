@@ -156,7 +156,9 @@ def whisper(tmp_path):
 
 
 def test_a_whisper_folder_is_a_recognizer_known_by_its_weights(whisper, files):
-    figures, found = scored(files, "--recognizer", whisper, "--heard", files / "heard.json", "--measures", "wer", "cer")
+    outputs = ("--heard", files / "heard.json", "--html", files / "pages/scores.html")
+    figures, found = scored(files, "--recognizer", whisper, *outputs, "--measures", "wer", "cer")
+    assert 'src="../made/sub/u1.wav"' in (files / "pages/scores.html").read_text()
     assert figures["wer"]["base"] == 5
     assert (found["conditions"]["recognizer"], found["conditions"]["language"]) == ("whisper", None)
     assert found["conditions"]["recognizer_digest"] == load_recognizer(str(whisper)).digest
