@@ -103,22 +103,10 @@ class Recognize:
         self, samples: NDArray[np.int16], start: int, end: int, rate_hz: int, about: dict[str, Any]
     ) -> list[tuple[dict[str, Any], NDArray[np.int16]]]:
         """Return stretches of samples [start, end), cut at quiet places, with their times in seconds."""
-        hop = round(_FRAME_S * rate_hz)
-        own = samples[start:end]
-        num_frames = -(-len(own) // hop)
-        cut = pieces(
-            num_frames,
-            int(self.loaded.longest_s / _FRAME_S),
-            levels=levels(own, hop, num_frames),
-            quiet_frames=round(_QUIET_S / _FRAME_S),
-        )
         found = []
-        for piece in cut:
-            part = own[piece.start * hop : piece.end * hop]
-            if len(part) >= _LEAST_S * rate_hz:
-                first = start + piece.start * hop
-                times = {"start_s": round(first / rate_hz, 6), "end_s": round((first + len(part)) / rate_hz, 6)}
-                found.append(({**about, **times}, part))
+        for first, last in cut_quietly(samples[start:end], rate_hz, self.loaded.longest_s):
+            times = {"start_s": round((start + first) / rate_hz, 6), "end_s": round((start + last) / rate_hz, 6)}
+            found.append(({**about, **times}, samples[start + first : start + last]))
         return found
 
     def _hypothesis(self, row: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -151,6 +139,37 @@ class Recognize:
             "nll": None,
             "nll_weight": None,
         }
+
+
+def cut_quietly(samples: NDArray[np.int16], rate_hz: int, longest_s: float) -> list[tuple[int, int]]:
+    """Return start and end of stretches of samples (N,), cut at quiet places where there is more than one.
+
+    Args:
+        samples: what is cut.
+        rate_hz: their rate.
+        longest_s: most seconds of a stretch; those below 0.1 s are left out.
+
+    >>> cut_quietly(np.ones(2500, np.int16), 1000, 2.0)
+    [(0, 1860), (1860, 2500)]
+    """
+    hop = round(_FRAME_S * rate_hz)
+    num_frames = -(-len(samples) // hop)
+    cut = pieces(
+        num_frames,
+        int(longest_s / _FRAME_S),
+        levels=levels(samples, hop, num_frames),
+        quiet_frames=round(_QUIET_S / _FRAME_S),
+    )
+    found = [(piece.start * hop, min(piece.end * hop, len(samples))) for piece in cut]
+    return [(start, end) for start, end in found if end - start >= _LEAST_S * rate_hz]
+
+
+def words_of(recognizer: Recognizer, samples: NDArray[np.int16], rate_hz: int, language: str | None) -> str:
+    """Return what a recognizer hears in a recording (N,) of any length; digital silence is not given to it."""
+    heard = _heard(samples, rate_hz)
+    parts = [heard[start:end] for start, end in cut_quietly(heard, RATE_HZ, recognizer.longest_s)]
+    parts = [part for part in parts if part.any()]
+    return " ".join(recognizer.recognize(parts, [language] * len(parts)))
 
 
 def _heard(samples: NDArray[np.int16], rate_hz: int) -> NDArray[np.int16]:

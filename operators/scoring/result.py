@@ -33,7 +33,29 @@ class Conditions:
     units: str = "auto"
     """What is resampled: `speakers`, `recordings`, or `auto`, which takes speakers where their names are global."""
     measures: tuple[str, ...] = ()
-    """Names in `MEASURES`; empty stands for all."""
+    """Names in `MEASURES`; empty stands for all but those of generated recordings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedConditions(Conditions):
+    """What a figure of generated recordings means besides."""
+
+    recordings: str
+    """Digest of the generated recordings."""
+    recognizer: str | None = None
+    """Its name; None where the recordings were not transcribed."""
+    recognizer_digest: str | None = None
+    """Of its weights."""
+    language: str | None = None
+    """That the recognizer was told; None where it detected it."""
+    speaker_encoder: str | None = None
+    """Its name; None where no recording was compared with a voice."""
+    speaker_encoder_digest: str | None = None
+    """Of its weights."""
+    voices: str | None = None
+    """Digest of the recordings of the wanted voices."""
+    timing: str | None = None
+    """Digest of who speaks when in the generated recordings; None where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +67,7 @@ class Figure:
     title: str
     """As tables show it."""
     unit: str
-    """share, s, or speakers."""
+    """share, s, speakers, ratio, cosine, or distance."""
     value: float | None
     """Errors divided by their base, both summed over sessions, never a mean of rates; None where the base is empty."""
     low: float | None
@@ -119,6 +141,14 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON takes it."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedScores(Scores):
+    """All figures of generated recordings."""
+
+    timing: Mapping[str, Any] | None = None
+    """The simulator's scorecard of who speaks when, against the reference's times; None without times."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def measure(
     """
     conditions = conditions or Conditions()
     name, normalizer = find_normalizer(conditions.normalizer)
-    names = conditions.measures or tuple(MEASURES)
+    names = conditions.measures or tuple(name for name, one in MEASURES.items() if not one.needs_audio)
     if unknown := [one for one in names if one not in MEASURES]:
         raise InputError(f"there is no measure {unknown[0]}; choose from {', '.join(MEASURES)}")
     if not np.isfinite(conditions.collar_s) or conditions.collar_s < 0:
@@ -67,7 +67,11 @@ def measure(
     sessions = make_sessions(reference, hypothesis, normalizer.normalize, regions, columns)
     if not sessions:
         raise InputError("there is nothing to score: reference and hypothesis are empty")
-    left_out = {**_without_words(reference, hypothesis, names), **_without_times(sessions, names)}
+    left_out = {
+        **_without_words(reference, hypothesis, names),
+        **_without_times(sessions, names),
+        **_without_audio(sessions, names),
+    }
     conditions = replace(
         conditions,
         normalizer=name,
@@ -102,6 +106,14 @@ def _without_times(sessions: Sequence[Session], names: Sequence[str]) -> dict[st
     return {}
 
 
+def _without_audio(sessions: Sequence[Session], names: Sequence[str]) -> dict[str, str]:
+    """Return why measures of generated recordings are left out, if the hypothesis is of none."""
+    if any(session.sound is not None for session in sessions):
+        return {}
+    reason = "the hypothesis has no recordings; give them with --audio"
+    return {name: reason for name in names if MEASURES[name].needs_audio}
+
+
 def value_of(one: Measure, counts: Sequence[Counts]) -> float | None:
     """Return a measure's value over sessions; None where there is nothing to divide by."""
     if one.is_median:
@@ -128,8 +140,9 @@ def figures_of(measured: Measured, units: Units) -> tuple[Figure, ...]:
                 per_recording(units, measured.sessions, [getattr(own, side) for own in counts])
                 for side in ("errors", "base")
             )
-            bounds = interval(ratio_draws(units, drawn, *sums), units)
-        if bounds and one.more_is_better and one.unit == "share":
+            lowest = -1.0 if one.unit == "cosine" else 0.0
+            bounds = interval(ratio_draws(units, drawn, *sums), units, lowest)
+        if bounds and one.more_is_better and one.unit in ("share", "cosine"):
             bounds = (bounds[0], min(1.0, bounds[1]))  # no draw can be above it, but its expanded interval can
         greedy = sum(own.is_greedy for own in counts)
         base = sum(own.base for own in counts)
@@ -212,7 +225,7 @@ def scores_of(measured: Measured, by: Sequence[str] = (), num_worst: int = 20) -
             part = measured.select(places)
             slices[column][label] = figures_of(part, units_of(part.sessions, settled_units(conditions, units)))
     with quiet():
-        worst = tuple(aligned_session(sessions[place], conditions) for place in _worst(measured, num_worst))
+        worst = tuple(aligned_session(_by_one(sessions[place]), conditions) for place in _worst(measured, num_worst))
     return Scores(
         conditions=conditions,
         resampled=units.about,
@@ -243,6 +256,13 @@ def _worst(measured: Measured, number: int) -> list[int]:
     counts = measured.counts[name]
     order = sorted(range(len(counts)), key=lambda i: (-counts[i].errors, measured.sessions[i].session_id))
     return [place for place in order if counts[place].errors > 0][:number]
+
+
+def _by_one(session: Session) -> Session:
+    """Return a session of a generated recording with one speaker: all that is heard there has one name."""
+    if session.sound is None:
+        return session
+    return replace(session, reference=tuple(replace(turn, speaker="wanted") for turn in session.reference), memory={})
 
 
 def _row(measured: Measured, place: int) -> dict[str, Any]:

@@ -29,6 +29,18 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """What was measured of the generated recording that a session's hypothesis was heard in."""
+
+    length_s: float
+    """Of the recording; 0 where the session has none."""
+    wanted_s: float | None
+    """`audio_s` of the reference, or from its earliest start to its latest end; None where it has neither."""
+    similarity: float | None
+    """Cosine of the embeddings of the recording and of the wanted voice; None where they were not compared."""
+
+
+@dataclass(frozen=True)
 class Session:
     """Both sides of a session, each in order of turn starts, or as given where a turn of the side has no times."""
 
@@ -40,6 +52,8 @@ class Session:
     """Where DER and JER are scored, in seconds; None for from the first start to the last end."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What slices are cut by."""
+    sound: Sound | None = None
+    """None where the hypothesis is not of generated recordings."""
     memory: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """What measures share, such as the assignment of speakers; see `remember`."""
 
@@ -149,7 +163,7 @@ def make_sessions(
     recordings: dict[str, str] = {}
     for entry in (*hypothesis, *reference):
         recordings[entry["session_id"]] = str(entry.get("recording_id") or entry["session_id"])
-    own = _own_columns(reference)
+    own, sounds = _own_columns(reference), _sounds(reference, hypothesis, ours)
     return [
         Session(
             session_id=name,
@@ -158,9 +172,35 @@ def make_sessions(
             hypothesis=tuple(theirs.get(name, ())),
             regions=None if regions is None else tuple(sorted((float(a), float(b)) for a, b in regions[name])),
             columns={**_measured(ours.get(name, ())), **own.get(name, {}), **(columns or {}).get(name, {})},
+            sound=None if sounds is None else sounds.get(name, Sound(0.0, None, None)),
         )
         for name in names
     ]
+
+
+def _sounds(
+    reference: Sequence[Mapping[str, Any]], hypothesis: Sequence[Mapping[str, Any]], ours: Mapping[str, Sequence[Turn]]
+) -> dict[str, Sound] | None:
+    """Return what entries say of each session's generated recording; None where the hypothesis is of none.
+
+    A session that the hypothesis lacks has a recording of 0 s.
+    """
+    if not any("audio_s" in entry for entry in hypothesis):
+        return None
+    wanted: dict[str, float | None] = {}
+    for name, turns in ours.items():
+        is_long = is_timed(turns) and any(length_s(turn) > 0 for turn in turns)
+        spans = [(turn.start_s or 0.0, turn.end_s or 0.0) for turn in turns] if is_long else []
+        wanted[name] = max(end for _, end in spans) - min(start for start, _ in spans) if spans else None
+    for entry in reference:
+        where = f"reference of session {entry['session_id']}"
+        wanted[entry["session_id"]] = _number(entry, "audio_s", where) or wanted[entry["session_id"]]
+    found = {name: Sound(0.0, length, None) for name, length in wanted.items()}
+    for entry in hypothesis:
+        name, where = entry["session_id"], f"hypothesis of session {entry['session_id']}"
+        length, similarity = (_number(entry, key, where) for key in ("audio_s", "similarity"))
+        found[name] = Sound(length or 0.0, wanted.get(name), similarity)
+    return found
 
 
 def _own_columns(reference: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

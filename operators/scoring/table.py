@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from operators.scoring.result import Comparison, Conditions, Difference, Figure, Scores
+from operators.scoring.result import Comparison, Conditions, Difference, Figure, GeneratedConditions, Scores
 
 COLUMNS = ("measure", "value", "95 % interval", "of", "sub / del / ins", "confusion", "note")
 COMPARED = ("measure", "A", "B", "A - B", "95 % interval", "p")
@@ -108,12 +108,29 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def meaning(conditions: Conditions, resampled: str) -> str:
     """Return in one paragraph what figures mean."""
     version = f" ({conditions.normalizer_version})" if conditions.normalizer_version else ""
+    drawn = f"95 % intervals: {conditions.draws} bootstrap draws of {resampled}, seed {conditions.seed}."
+    if isinstance(conditions, GeneratedConditions):
+        return f"Normalizer {conditions.normalizer}{version} on both sides; {_heard_by(conditions)}. {drawn}"
     uem = "from first start to last end" if conditions.uem is None else f"in the regions of UEM {conditions.uem[:8]}"
     return (
         f"Normalizer {conditions.normalizer}{version} on both sides; {conditions.reference_policy}; words match by "
-        f"time within {conditions.collar_s:g} s; DER and JER {uem}, overlap scored. 95 % intervals: {conditions.draws} "
-        f"bootstrap draws of {resampled}, seed {conditions.seed}."
+        f"time within {conditions.collar_s:g} s; DER and JER {uem}, overlap scored. {drawn}"
     )
+
+
+def _heard_by(conditions: GeneratedConditions) -> str:
+    """Return by what generated recordings were judged."""
+    parts = []
+    if conditions.recognizer is not None:
+        about = f"{conditions.recognizer_digest}, language {conditions.language or 'detected'}"
+        parts.append(f"words heard by {conditions.recognizer} ({about}), against all words wanted, by turn starts")
+    if conditions.speaker_encoder is not None:
+        weights = f"weights {(conditions.speaker_encoder_digest or '')[:8]}"
+        parts.append(f"similarity by {conditions.speaker_encoder} ({weights})")
+    parts.append("a wanted recording that is missing is 0 s long and its words count as deleted")
+    if conditions.timing is not None:
+        parts.append("timing against all of the reference's times, as in the simulator's scorecard")
+    return "; ".join(parts)
 
 
 def markdown(scores: Scores) -> str:

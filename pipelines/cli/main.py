@@ -36,7 +36,9 @@ VERBS: dict[str, Verb] = {
     "plan": Verb("RECIPE", "what would run, what is fresh, and why; starts nothing", "stages:plan"),
     "transcribe": Verb("FILE --checkpoint DIR", "who said what", "use:transcribe"),
     "speak": Verb("SCRIPT --checkpoint DIR", "a dialogue as audio, by a model trained on task speak", "use:speak"),
-    "score": Verb("REFERENCE HYPOTHESIS", "WER, cpWER, tcpWER, DER ... of any system, with intervals", "score:score"),
+    "score": Verb(
+        "REFERENCE HYPOTHESIS", "WER, cpWER, tcpWER, DER ... of any system, with intervals  [--audio]", "score:score"
+    ),
     "compare": Verb("REFERENCE A B", "two systems on the same sessions: difference, interval, p", "score:compare"),
     "lineage": Verb("ID", "where a checkpoint, data set or run came from; what it became", "inspect:lineage"),
     "verify": Verb("RECIPE", "whether every committed byte is unchanged", "stages:verify"),

@@ -1,13 +1,19 @@
 """Verbs that score and compare any system's hypotheses: no model, no run."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import quote
 
 import tyro
 
+from operators.errors import InputError
 from pipelines.reporting import console
+
+if TYPE_CHECKING:
+    from operators.scoring.result import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +46,31 @@ class _Options:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreArguments(_Options):
-    """Score a hypothesis against a reference: WER, cpWER, tcpWER, DER and others, with intervals."""
+    """Score a hypothesis against a reference: WER, cpWER, tcpWER, DER and others, with intervals.
+
+    With --audio, generated recordings: WER and CER of what a recognizer hears, speaker similarity, duration, timing.
+    """
 
     reference: Annotated[Path, tyro.conf.Positional]
     """A file, or a folder of files: SegLST, STM, RTTM, CTM, TextGrid, CHiME-8 JSON, NeMo manifest or JSON lines."""
     hypothesis: Annotated[Path, tyro.conf.Positional]
-    """The same of the system."""
+    """The same of the system; with --audio, a folder of recordings named by session, or JSON lines with audio."""
+    audio: bool = False
+    """Score generated recordings. The reference is what was wanted; its entries may name a voice, a recording of the
+    wanted speaker, and have times or audio_s, the wanted length."""
+    recognizer: str | None = None
+    """What transcribes the recordings: pocketsphinx (English), or the folder of a Whisper as transformers saves it."""
+    language: str | None = None
+    """Code of the language of the recordings, such as en; a Whisper of many languages detects it by default."""
+    speaker_encoder: str | None = None
+    """resemblyzer, or the folder of a model with x-vectors; the first that is installed by default."""
+    turns: Path | None = None
+    """Who speaks when in the recordings, a file or folder such as RTTM: their timing is scored against the
+    reference's."""
+    heard: Path | None = None
+    """Write what was heard in the recordings as SegLST, which `hubbub score` and `hubbub compare` take."""
     html: Path | None = None
-    """Write a page with the worst sessions, words coloured."""
+    """Write a page with the worst sessions, words coloured; with --audio, with players of their recordings."""
     worst: int = 20
     """How many sessions the page shows."""
 
@@ -69,9 +92,8 @@ def score(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(ScoreArguments, prog="hubbub score", args=list(arguments))
     from operators.scoring import table
     from operators.scoring.page import page
-    from pipelines.use.score import score_files
 
-    found = score_files(parsed.reference, parsed.hypothesis, _inputs(parsed), parsed.worst)
+    found = _scored(parsed)
     console.table(f"{found.num_sessions} sessions", table.COLUMNS, table.rows(found.figures))
     if found.slices:
         header, rows = table.slice_rows(found.slices, table.SLICED)
@@ -82,7 +104,36 @@ def score(arguments: Sequence[str]) -> None:
     console.line("means", table.meaning(found.conditions, found.resampled))
     _write(parsed.json, table.as_json(found))
     _write(parsed.markdown, table.markdown(found))
-    _write(parsed.html, page(found))
+    _write(parsed.html, page(found, _sounds(parsed)))
+
+
+def _scored(parsed: ScoreArguments) -> "Scores":
+    """Return the scores of transcripts, or of recordings."""
+    names = ("recognizer", "language", "speaker_encoder", "turns")
+    if parsed.audio:
+        if parsed.uem is not None:
+            raise InputError("--uem is of DER and JER, which --audio does not take; score --turns as a hypothesis")
+        from pipelines.use.generated import score_audio
+
+        options = {**_inputs(parsed), **{name: getattr(parsed, name) for name in names}}
+        return score_audio(parsed.reference, parsed.hypothesis, options, parsed.worst, parsed.heard)
+    given = [name for name in (*names, "heard") if getattr(parsed, name) != getattr(ScoreArguments, name)]
+    if given:
+        raise InputError(f"--{given[0].replace('_', '-')} is of generated recordings; add --audio, or leave it out")
+    from pipelines.use.score import score_files
+
+    return score_files(parsed.reference, parsed.hypothesis, _inputs(parsed), parsed.worst)
+
+
+def _sounds(parsed: ScoreArguments) -> dict[str, str]:
+    """Return the path of each generated recording from the page; none without --audio and --html."""
+    if not parsed.audio or parsed.html is None:
+        return {}
+    from pipelines.use.generated import find_recordings
+
+    folder = parsed.html.parent.resolve()
+    recordings = find_recordings(parsed.hypothesis)
+    return {one.session_id: quote(os.path.relpath(one.path.resolve(), folder)) for one in recordings}
 
 
 def compare(arguments: Sequence[str]) -> None:

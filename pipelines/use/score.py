@@ -42,12 +42,21 @@ def _conditions(options: Mapping[str, Any]) -> Conditions:
 
 
 def _tables(options: Mapping[str, Any]) -> dict[str, Any]:
+    regions = None if options["uem"] is None else read_uem(options["uem"])
+    return {"regions": regions, "columns": columns_of(options["columns"])}
+
+
+def columns_of(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the columns of each session in a file of JSON lines; none without a file.
+
+    Raises:
+        InputError: a row has no session_id.
+    """
     from operators.corpus.formats import json_lines
 
     columns: dict[str, dict[str, Any]] = {}
-    if options["columns"] is not None:
-        for number, row in enumerate(json_lines(options["columns"]), 1):
-            if not isinstance(row.get("session_id"), str):
-                raise InputError(f"{options['columns']}: row {number} has no session_id")
-            columns[row["session_id"]] = {key: value for key, value in row.items() if key != "session_id"}
-    return {"regions": None if options["uem"] is None else read_uem(options["uem"]), "columns": columns}
+    for number, row in enumerate(json_lines(path) if path is not None else (), 1):
+        if not isinstance(row.get("session_id"), str):
+            raise InputError(f"{path}: row {number} has no session_id")
+        columns[row["session_id"]] = {key: value for key, value in row.items() if key != "session_id"}
+    return columns

@@ -17,7 +17,7 @@ from pipelines.cli.main import VERBS
 FOLDER = ROOT / "cluster"
 PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-MANIFESTS = sorted((FOLDER / "kubernetes").glob("*.yaml"))
+MANIFESTS = sorted(path for path in (FOLDER / "kubernetes").glob("*.yaml") if path.stem != "kustomization")
 KINDS = {
     "RayCluster": "ray.io/v1",
     "RayJob": "ray.io/v1",
@@ -26,7 +26,9 @@ KINDS = {
     "Deployment": "apps/v1",
     "Service": "v1",
     "PersistentVolumeClaim": "v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
 }
+KUSTOMIZATION = FOLDER / "kubernetes/kustomization.yaml"
 
 
 def documents(path):
@@ -63,6 +65,167 @@ def test_manifests_are_what_kubernetes_reads(path):
                 assert ("value" in variable) != ("valueFrom" in variable)
                 secret = re.search("KEY$|TOKEN|PASSWORD|KEY_ID", variable["name"])
                 assert not (secret and "value" in variable), "credentials come from the secret"
+
+
+def pods(path):
+    """Every pod template's spec in a file, and whether it is a Ray head's."""
+    found = []
+
+    def look(node, name):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key == "template":
+                    found.append((value["spec"], name == "headGroupSpec"))
+                look(value, key if key != "template" else name)
+        elif isinstance(node, list):
+            for value in node:
+                look(value, name)
+
+    for document in documents(path):
+        look(document, "")
+    return found
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_keep_to_the_schemas_of_kubernetes(path):
+    """Ray's own kinds have no schema there; their pods have."""
+    import kubernetes_validate
+
+    for document in documents(path):
+        if not document["apiVersion"].startswith("ray.io"):
+            kubernetes_validate.validate(document, "1.32", strict=True)
+    for spec, _ in pods(path):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
+        kubernetes_validate.validate(pod, "1.32", strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_pods_have_no_more_rights_than_they_need(path):
+    assert pods(path) or path.stem == "networkpolicy"
+    for spec, is_head in pods(path):
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        # The autoscaler, beside a head, asks for pods.
+        assert is_head or spec["automountServiceAccountToken"] is False
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
+            assert "PASSWORD" not in str(container.get("command", "")) + str(container.get("args", ""))
+
+
+def test_nobody_talks_to_anybody_unless_it_is_said():
+    policies = {one["metadata"]["name"]: one["spec"] for one in documents(FOLDER / "kubernetes/networkpolicy.yaml")}
+    assert policies.pop("nothing-by-default") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name, spec in policies.items():
+        for rule in spec.get("ingress", []):
+            assert rule["from"], f"{name} lets everyone in"
+            assert all(one.get("podSelector") for one in rule["from"]), f"{name} lets whole namespaces in"
+    # Whoever is selected stands in some other file.
+    labels = [{"ray.io/cluster": "hubbub"}, {"batch.kubernetes.io/job-name": "one"}]
+    labels += [found for path in MANIFESTS for found in everything(documents(path), "labels")]
+    for spec in policies.values():
+        chosen = spec["podSelector"].get("matchLabels", {}).items()
+        keys = [one["key"] for one in spec["podSelector"].get("matchExpressions", [])]
+        assert any(chosen <= one.items() and all(key in one for key in keys) for one in labels)
+
+
+def test_mlflow_and_ray_ask_who_is_there():
+    server = next(one for one in documents(FOLDER / "kubernetes/mlflow.yaml") if one["metadata"]["name"] == "mlflow")
+    (container,) = everything(server, "containers")[0]
+    assert "--app-name=basic-auth" in container["command"]
+    for path in FOLDER.rglob("*"):
+        if path.suffix in (".yaml", ".sh") and "ray start" in path.read_text():
+            assert "RAY_AUTH_MODE=token" in path.read_text(), path
+            assert "dashboard-host=0.0.0.0" not in path.read_text(), path
+    for name in ("raycluster", "rayjob", "raycronjob"):
+        for spec, _ in pods(FOLDER / f"kubernetes/{name}.yaml"):
+            env = {one["name"]: one for one in spec["containers"][0]["env"]}
+            assert env["RAY_AUTH_MODE"]["value"] == "token"
+            assert {"RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD"} <= env.keys()
+
+
+def test_every_image_can_be_named_by_digest():
+    named = {one["name"] for one in yaml.safe_load(KUSTOMIZATION.read_text())["images"]}
+    used = {image.split(":")[0] for path in MANIFESTS for image in everything(documents(path), "image")}
+    assert used == named
+    assert (FOLDER / "Dockerfile").read_text().count("FROM $BASE") == 1
+
+
+HOSTS = {"mlflow:5000": 200, "elsewhere.example:5000": 403}
+"""What MLflow answers to requests for a host's name."""
+
+
+@pytest.mark.slow
+def test_mlflow_lets_in_whoever_knows_the_password_of_the_file(tmp_path, monkeypatch):
+    """The settings that `mlflow.yaml` tells to put into a secret, with SQLite in place of PostgreSQL."""
+    import os
+    import signal
+    import socket
+    import sys
+    import time
+
+    import requests
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    text = (FOLDER / "kubernetes/mlflow.yaml").read_text()
+    settings = re.search(r"<<EOF\n(.*?)#   EOF", text, re.DOTALL).group(1).replace("#   ", "")
+    url = re.search(r"database_uri = (.*)", settings).group(1)
+    settings = settings.replace(url, f"sqlite:///{tmp_path}/auth.db").replace("$password", "correct-horse-battery")
+    (tmp_path / "auth.ini").write_text(settings)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    env = {
+        **os.environ,
+        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32,
+    }
+    given = [word for word in everything(documents(FOLDER / "kubernetes/mlflow.yaml"), "command")[-1] if "--a" in word]
+    assert [word.split("=")[0] for word in given] == ["--app-name", "--allowed-hosts", "--artifacts-destination"]
+    command = [
+        "mlflow",
+        "server",
+        given[0],
+        f"{given[1]},127.0.0.1:*",
+        "--host=0.0.0.0",
+        f"--port={port}",
+        "--workers=1",
+    ]
+    command += [f"--backend-store-uri=sqlite:///{tmp_path}/mlflow.db", f"--artifacts-destination={tmp_path}/artifacts"]
+    server = subprocess.Popen([sys.executable, "-m", *command], env=env, cwd=tmp_path, start_new_session=True)
+    try:
+        uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if requests.get(f"{uri}/health", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        experiments, known = (
+            f"{uri}/api/2.0/mlflow/experiments/search?max_results=1",
+            ("hubbub", "correct-horse-battery"),
+        )
+        asked = {name: requests.get(experiments, auth=known, headers={"Host": name}, timeout=30) for name in HOSTS}
+        assert {name: answer.status_code for name, answer in asked.items()} == HOSTS
+        with pytest.raises(MlflowException, match="401"):
+            MlflowClient(uri).search_experiments()
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "hubbub")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-password-here")
+        with pytest.raises(MlflowException, match="401"):
+            MlflowClient(uri).search_experiments()
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse-battery")
+        assert MlflowClient(uri).create_experiment("speech")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
 
 
 @pytest.mark.parametrize("name", ["raycluster", "rayjob", "raycronjob"])

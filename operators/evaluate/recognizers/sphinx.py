@@ -30,9 +30,7 @@ class PocketSphinxRecognizer:
         try:
             import pocketsphinx  # noqa: F401
         except ImportError as error:
-            raise InputError(
-                "evaluate.recognizers: pocketsphinx needs its package: pip install 'hubbub[align]'"
-            ) from error
+            raise InputError("recognizer pocketsphinx needs its package: pip install 'hubbub[align]'") from error
 
     @property
     def digest(self) -> str:
@@ -53,7 +51,7 @@ class PocketSphinxRecognizer:
         """
         for language in languages:
             if language and language.lower().split("-")[0] != "en":
-                raise InputError(f"evaluate.recognizers: pocketsphinx knows English, not {language}; use a Whisper")
+                raise InputError(f"recognizer pocketsphinx knows English, not {language}; use a Whisper")
         found = []
         for stretch in stretches:
             # Its estimate of the cepstral mean goes on from one utterance to the next: each must start anew.

@@ -38,12 +38,12 @@ class WhisperRecognizer:
         for name in _FILES:
             if not (folder / name).is_file():
                 raise InputError(
-                    f"evaluate.recognizers: {folder} has no {name}; it must be the folder of a Whisper model as "
+                    f"recognizer {folder} has no {name}; it must be the folder of a Whisper model as "
                     "transformers saves it"
                 )
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
         if kind != "whisper":
-            raise InputError(f"evaluate.recognizers: {folder} holds a model of type {kind}, not whisper")
+            raise InputError(f"recognizer {folder} holds a model of type {kind}, not whisper")
         self.folder, self.device = folder, device
         self.name = folder.resolve().name
 
@@ -58,9 +58,7 @@ class WhisperRecognizer:
             from transformers import WhisperForConditionalGeneration
             from transformers.utils import logging
         except ImportError as error:
-            raise InputError(
-                "evaluate.recognizers: Whisper needs transformers: pip install 'hubbub[codecs]'"
-            ) from error
+            raise InputError("recognizer Whisper needs transformers: pip install 'hubbub[codecs]'") from error
         logging.disable_progress_bar()
         model: Any = WhisperForConditionalGeneration.from_pretrained(
             str(self.folder), use_safetensors=True, local_files_only=True
@@ -118,12 +116,12 @@ class WhisperRecognizer:
 
         if not self._is_multilingual:
             if language and language.lower().split("-")[0] != "en":
-                raise InputError(f"evaluate.recognizers: {self.name} knows English, not {language}")
+                raise InputError(f"recognizer {self.name} knows English, not {language}")
             return "en"
         if language:
             code = language.lower().split("-")[0]
             if self._id(code) is None:
-                raise InputError(f"evaluate.recognizers: {self.name} does not know language {language}")
+                raise InputError(f"recognizer {self.name} does not know language {language}")
             return code
         # Languages stand between the start of a transcript and the first of the tasks.
         first, last = self._id("startoftranscript"), self._id("translate")

@@ -38,10 +38,12 @@ class Measure:
     of_session: Callable[[Session, Conditions], Counts]
     example: tuple[Sequence[Entry], Sequence[Entry], float]
     """SegLST entries of reference and hypothesis, and the value that they have."""
-    unit: Literal["share", "s", "speakers"] = "share"
+    unit: Literal["share", "s", "speakers", "ratio", "cosine"] = "share"
     needs_times: bool = False
     """Whether every turn of both sides must have times."""
     needs_words: bool = True
+    needs_audio: bool = False
+    """Whether it is of generated recordings, and taken of nothing else."""
     is_median: bool = False
     """Whether the value is the median of all sessions' values, instead of errors over base."""
     more_is_better: bool = False

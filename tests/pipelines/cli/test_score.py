@@ -57,7 +57,7 @@ def test_regions_and_columns_come_from_files(files):
     common = [str(files / "ref.stm"), str(files / "hyp.json"), f"--json={files / 'o.json'}"]
     score([*common, "--uem", str(files / "a.uem"), "--columns", str(files / "c.jsonl"), "--by", "snr_db"])
     found = json.loads((files / "o.json").read_text())
-    assert set(found["slices"]["snr_db"]) == {"5", "20"}
+    assert set(found["slices"]["snr_db"]) == {"above 0 to 5", "above 15 to 20"}
     assert {one["measure"]: one for one in found["figures"]}["der"]["base"] == pytest.approx(3.0)
     (files / "a.uem").write_text("talk 1 0 2\n")
     with pytest.raises(InputError, match="no region for session other"):
