@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,9 @@ import tyro
 
 from cluster import jobs, preflight
 from cluster.session import connect
+from models.config.values import within
 from operators.errors import InputError
+from pipelines.cli.arguments import Arguments, read
 from pipelines.recipes.files import RECIPE_VARIABLE
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -31,7 +33,7 @@ DASHBOARD = "http://127.0.0.1:8265"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitArguments:
+class SubmitArguments(Arguments):
     """Submit a command to a cluster, once: hubbub cluster submit [OPTIONS] -- run my.yaml --store s3://..."""
 
     address: str = os.environ.get("RAY_DASHBOARD_ADDRESS", DASHBOARD)
@@ -47,7 +49,7 @@ class SubmitArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusArguments:
+class StatusArguments(Arguments):
     """List submitted requests and their status."""
 
     key: Annotated[str | None, tyro.conf.Positional] = None
@@ -59,16 +61,16 @@ class StatusArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreflightArguments:
+class PreflightArguments(Arguments):
     """Find what would stop a run on a cluster, without starting one."""
 
     ray_address: str = "auto"
     """The cluster."""
     paths: tuple[Path, ...] = ()
     """Folders that every node must see."""
-    train_workers: int = 1
+    train_workers: int = field(default=1, metadata=within(1, 100_000))
     """Workers of Ray Train."""
-    partition_gb: float = 0.5
+    partition_gb: float = field(default=0.5, metadata=within(0, 10**6, "GB"))
     """Size of the largest partition."""
 
 
@@ -76,7 +78,7 @@ def _submit(arguments: Sequence[str]) -> None:
     own, command = list(arguments), []
     if "--" in own:
         own, command = own[: own.index("--")], own[own.index("--") + 1 :]
-    parsed = tyro.cli(SubmitArguments, prog="hubbub cluster submit", args=own)
+    parsed = read(SubmitArguments, "hubbub cluster submit", own)
     if not command or command[0] not in _STAGES:
         raise InputError(f"hubbub cluster submit needs -- followed by a command: {', '.join(_STAGES)}")
     unset = [name for name in parsed.env if name not in os.environ]
@@ -112,7 +114,7 @@ def _submit(arguments: Sequence[str]) -> None:
 
 
 def _status(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(StatusArguments, prog="hubbub cluster status", args=list(arguments))
+    parsed = read(StatusArguments, "hubbub cluster status", arguments)
     try:
         found = jobs.attempts(parsed.address, parsed.key)
     except jobs.Refused as error:
@@ -127,7 +129,7 @@ def _status(arguments: Sequence[str]) -> None:
 
 
 def _preflight(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(PreflightArguments, prog="hubbub cluster preflight", args=list(arguments))
+    parsed = read(PreflightArguments, "hubbub cluster preflight", arguments)
     try:
         with connect(parsed.ray_address, None):
             nodes = preflight.look([str(path.absolute()) for path in parsed.paths])

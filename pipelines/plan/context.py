@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import Session, connect
+from models.config.values import OPTIONS, Checked, within
 from operators.errors import InputError
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
 from pipelines.plan.output import Output
@@ -42,16 +43,16 @@ def resize_every_s() -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(Checked, section=OPTIONS, error=InputError):
     """How a recipe is run; none of it changes results."""
 
     output: Path
     """Folder for everything that is made; on a cluster, one that every node sees."""
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=within(1, 4096, "processes"))
     """Processes of a local Ray; one per core by default."""
-    train_workers: int = 1
+    train_workers: int = field(default=1, metadata=within(1, 100_000))
     """Workers of Ray Train, which share a step's packs."""
-    min_train_workers: int = 0
+    min_train_workers: int = field(default=0, metadata=within(0, 100_000))
     """Continue training with as few workers as this while nodes are missing; 0 waits for all."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
@@ -68,10 +69,10 @@ class RunOptions:
     sweep: str = ""
     """Id of the MLflow run that is the parent of this one."""
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
         """Check the numbers of workers before anything is made."""
-        if not 0 <= self.min_train_workers <= self.train_workers:
-            raise InputError(
+        if self.min_train_workers > self.train_workers:
+            yield (
                 f"--min-train-workers {self.min_train_workers} must be between 0 and --train-workers "
                 f"{self.train_workers}"
             )
