@@ -136,7 +136,7 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 def value_faults(config: Any, section: str = "") -> list[str]:
     """Return what is wrong with each value of a configuration by itself; nested configurations check their own."""
-    hints, found = hints_of(type(config)), []
+    hints, found = hints_of(config.__class__), []
     for one in dataclasses.fields(config):
         name = f"{section}.{one.name}" if section else one.name
         if section == OPTIONS:

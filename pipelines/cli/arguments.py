@@ -23,7 +23,7 @@ def read(kind: type[A], prog: str, arguments: Sequence[str], **options: Any) -> 
         InputError: names every value that cannot be used.
     """
     with collected_faults() as found:
-        parsed = tyro.cli(kind, prog=prog, args=list(arguments), **options)
+        parsed: A = tyro.cli(kind, prog=prog, args=list(arguments), **options)
     if found:
         raise InputError("; ".join(dict.fromkeys(found)))
     return parsed

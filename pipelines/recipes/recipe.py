@@ -1,5 +1,6 @@
 """The recipe: everything that a result depends on, as frozen dataclasses. Nothing is run here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +17,7 @@ from operators.digest import digest
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS, TaskName
 from operators.errors import InputError
-from operators.evaluate.options import BaselineName, Cut, JoinName
+from operators.evaluate.options import BaselineName, Cut, JoinName, SliceName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render
@@ -60,6 +61,11 @@ class Corpus(Checked, section="corpus", error=InputError):
     max_bad_share: float = field(default=0.0, metadata=NO_RESULT | within(0, 1))
     """Share of rows that may be quarantined before the run stops."""
 
+    def rules(self) -> Iterator[str]:
+        """Check the values together."""
+        if self.audio_roots and not self.recorded and self.layout == "labels":
+            yield "corpus.audio_roots are folders of corpus.recorded, which names nothing"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Partitions(Checked, section="partitions", error=InputError):
@@ -81,7 +87,7 @@ class Evaluation(Checked, section="evaluate", error=InputError):
     """Tasks that are asked and scored, each by its own measure; all that the recipe trains by default."""
     normalizer: Literal["none", "basic", "whisper-english", "chime8"] = field(default="basic", metadata=BY_CONTENT)
     """Text normalizer of references and hypotheses when they are scored."""
-    slices: tuple[str, ...] = field(default=("overlap", "gender"), metadata=BY_CONTENT)
+    slices: tuple[SliceName, ...] = field(default=("overlap", "gender"), metadata=BY_CONTENT)
     """Columns by which scores of conversations are given apart, besides the number of speakers: overlap, turn_length_s,
     gap_s, gender, origin."""
     baselines: tuple[BaselineName, ...] = field(default=("no-speakers", "tokenizer"), metadata=BY_CONTENT)
