@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.execute.partitions import run_partitions
@@ -114,14 +113,15 @@ def claim(recipe: Recipe, options: RunOptions) -> None:
     path = options.output / "recipe.json"
     if path.exists():
         before = json.loads(path.read_text())
-        changed = differences(result_part(before), result_part(to_jsonable(recipe)))
+        now = json.loads(to_json(recipe))  # as it is written: without passwords
+        changed = differences(result_part(before), result_part(now))
         if changed and not options.update:
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise InputError(
                 f"{options.output} belongs to another recipe ({shown}); give another --output, or --update to "
                 "continue there with this one (what still fits is kept)"
             )
-        if before == to_jsonable(recipe):
+        if before == now:
             return
     staged = path.with_suffix(".part")
     staged.write_text(to_json(recipe))

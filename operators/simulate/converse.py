@@ -53,7 +53,7 @@ class Converse(Checked, section="converse", error=InputError):
     """Fewest turns in a conversation, not counting backchannels."""
     max_turns: int = field(default=8, metadata=within(1, 10_000))
     """Most turns in a conversation, not counting backchannels."""
-    max_duration_s: float = field(default=30.0, metadata=within(0, 86_400, "s", open_at="low"))
+    max_duration_s: float = field(default=30.0, metadata=within(0, 10**7, "s", open_at="low"))
     """No turn is added that would end later than this, in seconds."""
     sample_rate_hz: int = field(default=16_000, metadata=within(1000, 384_000, "Hz"))
     """Sample rate of the timeline and of the mixture."""
@@ -61,9 +61,9 @@ class Converse(Checked, section="converse", error=InputError):
     """Least silence between two turns of one speaker, in seconds: no speaker overlaps themselves."""
     backchannels: bool = False
     """Whether listeners say a word or two during others' turns, cut from their own utterances by word times."""
-    cut_above_s: float = field(default=0.0, metadata=within(0, 86_400, "s"))
+    cut_above_s: float = field(default=0.0, metadata=within(0, 10**7, "s"))
     """Utterances longer than this are cut at pauses between words, into pieces of the prior's lengths; 0 cuts none."""
-    compress_above_s: float = field(default=0.0, metadata=within(0, 86_400, "s"))
+    compress_above_s: float = field(default=0.0, metadata=within(0, 10**7, "s"))
     """Silences longer than this are compressed, in the prior and inside utterances, which are cut there; 0: none."""
     speaker_gain_sd_db: float = field(default=2.0, metadata=within(0, 40, "dB"))
     """Standard deviation of the speakers' levels; a speaker keeps one level throughout a conversation."""

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,11 @@ import tyro
 from cluster import jobs, preflight
 from cluster.session import connect
 from models.config.values import within
+from operators.digest import to_jsonable
 from operators.errors import InputError
+from operators.secrets import has_password
 from pipelines.cli.arguments import Arguments, read
-from pipelines.recipes.files import RECIPE_VARIABLE
+from pipelines.recipes.files import RECIPE_VARIABLE, load_recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
 
@@ -87,12 +89,11 @@ def _submit(arguments: Sequence[str]) -> None:
     env = {name: os.environ[name] for name in (*_PASSED_ON, *parsed.env) if name in os.environ}
     text = ""
     if len(command) > 1 and Path(command[1]).suffix in (".yaml", ".yml", ".json"):
-        try:  # the cluster does not see our files
-            text = Path(command[1]).read_text()
-        except OSError as error:
-            raise InputError(f"recipe file {command[1]} cannot be read: {error.strerror}") from error
+        recipe = load_recipe(command[1])  # resolved here: the cluster sees neither the file nor what it extends
+        text = json.dumps(to_jsonable(recipe), sort_keys=True)
         env[RECIPE_VARIABLE] = text
         command[1] = f"env:{RECIPE_VARIABLE}"
+    _refuse_secrets(command, env)
     if not any(one == "--ray-address" or one.startswith("--ray-address=") for one in command):
         command += ["--ray-address", "auto"]
     today = datetime.now(UTC).date().isoformat()
@@ -111,6 +112,21 @@ def _submit(arguments: Sequence[str]) -> None:
     if job.status != "SUCCEEDED":
         console.ERR.print(f"[red]error[/red]     {job.submission_id} {job.status.lower()}", markup=True)
         sys.exit(3)
+
+
+def _refuse_secrets(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Check that what the dashboard shows of a job holds no password.
+
+    Raises:
+        InputError: names the argument or variable, and where the secret belongs.
+    """
+    for name, text in [*((f"argument {one}", one) for one in command), *env.items()]:
+        if has_password(text):
+            raise InputError(
+                f"{name} holds a password or a signature, which everyone who sees the cluster's dashboard can read; "
+                "give it without, and set the secret on the nodes (MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            )
 
 
 def _status(arguments: Sequence[str]) -> None:

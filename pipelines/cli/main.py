@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 
+from cluster import stopping
 from operators.errors import InputError
 from pipelines.reporting import console
 
@@ -112,8 +114,13 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         console.OUT.print(usage())
         return
+    if arguments[0] in ("-V", "--version", "version"):
+        console.OUT.print(f"hubbub {version('hubbub')}")
+        return
     verb, rest = arguments[0], arguments[1:]
+    stopping.install()
     try:
+        _refuse_habits(verb, rest)
         function_of(verb)(rest)
     except InputError as error:
         _stop(str(error))
@@ -126,7 +133,8 @@ def main() -> None:
         _stop(f"{error}; what is made stays, run again to continue")
     except KeyboardInterrupt:
         console.ERR.print("stopped; run the same command again to continue")
-        sys.exit(130)
+        stopping.end_in(stopping.GRACE_S)
+        sys.exit(stopping.exit_code())
     except Exception as error:
         if not _is_from_storage(error):
             raise
@@ -136,10 +144,30 @@ def main() -> None:
         )
 
 
-def _stop(message: str) -> None:
-    from rich.markup import escape
+_HABITS = {
+    "--dry-run": "hubbub plan RECIPE shows what would run and why, and starts nothing",
+    "--resume": "every run goes on where the last one stopped: leave --resume out",
+    "--overwrite": "nothing is overwritten: --update continues in the folder, --output names another",
+    "--config": "a recipe's file comes right after the verb: hubbub run my.yaml",
+    "--seed-everything": "all randomness has one root: --seed N",
+}
+"""Options that other programs have, and what there is instead."""
 
-    console.ERR.print(f"[red]error[/red]     {escape(message)}")
+
+def _refuse_habits(verb: str, arguments: Sequence[str]) -> None:
+    """Point to the right thing where an option of other programs is given.
+
+    Raises:
+        InputError: one is.
+    """
+    for argument in [verb, *arguments]:
+        name = argument.partition("=")[0]
+        if name in _HABITS:
+            raise InputError(f"there is no {name}; {_HABITS[name]}")
+
+
+def _stop(message: str) -> None:
+    console.ERR.print(f"[red]error[/red]     {console.shown(message)}")
     sys.exit(2)
 
 

@@ -1,5 +1,7 @@
 """The table at the end of a run: what there is, and where."""
 
+import shlex
+
 from pipelines.plan.context import RunOptions
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_client import tracking_uri
@@ -22,7 +24,8 @@ def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
         console.table("", SCORE_COLUMNS, score_rows(result.metrics, SHORT))
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
     uri = tracking_uri(options.output)
-    console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")
+    opened_by = f"{console.program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+    console.line("MLflow", uri if uri.startswith("http") else opened_by)
     if result.training:
-        console.line("lineage", f"{console.program('hubbub')} lineage {folder}")
+        console.line("lineage", f"{console.program('hubbub')} lineage {shlex.quote(str(folder))}")
     console.line("time", f"{seconds:.0f} s")

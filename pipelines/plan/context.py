@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from cluster.session import Session, connect
 from models.config.values import OPTIONS, Checked, within
 from operators.errors import InputError
+from operators.secrets import masked
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
 from pipelines.plan.output import Output
 from pipelines.plan.preflight import check_cluster
@@ -150,8 +151,13 @@ class RunContext:
     def stage(self, name: str) -> Iterator[StageRun]:
         """Record one stage in the journal and in MLflow."""
         self.journal(name, "start")
-        with self.tracker().stage(name) as run:
-            yield run
+        try:
+            with self.tracker().stage(name) as run:
+                yield run
+        except BaseException as error:
+            with suppress(OSError):  # the disk may be what failed
+                self.journal(name, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
         self.journal(name, "end")
 
 
@@ -177,7 +183,7 @@ def write_quarantine(context: RunContext) -> Path:
     path = context.options.output / "quarantine.jsonl"
     rows = sorted({(q.row_id, q.reason) for q in context.quarantined})
     text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(masked(text), encoding="utf-8")
     return path
 
 

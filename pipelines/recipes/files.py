@@ -17,6 +17,7 @@ from models.config.shape import SIZES, Shape, sized
 from models.config.values import collected_faults, hints_of
 from operators.digest import to_jsonable
 from operators.errors import InputError
+from operators.secrets import masked
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
 
@@ -187,8 +188,8 @@ def _value(hint: Any, value: Any, name: str, base: Any, found: list[str]) -> Any
 
 
 def to_json(recipe: Recipe) -> str:
-    """Write a resolved recipe; `named_or_file` reads it back."""
-    return json.dumps(to_jsonable(recipe), indent=1, sort_keys=True) + "\n"
+    """Write a resolved recipe without passwords of URLs; `load_recipe` reads it back."""
+    return masked(json.dumps(to_jsonable(recipe), indent=1, sort_keys=True)) + "\n"
 
 
 def result_part(data: Mapping[str, Any], kind: Any = Recipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from operators.errors import InputError
 from pipelines.reporting import console
@@ -18,7 +18,8 @@ SOURCE_TYPE = "hubbub"
 
 def tracking_uri(folder: Path) -> str:
     """Return where runs of an output folder are recorded: MLFLOW_TRACKING_URI, else SQLite in the folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    return named or f"sqlite:///{quote(str(folder.absolute()))}/mlflow.db"
 
 
 def experiment_of(client: Any, folder: Path) -> str:
@@ -56,6 +57,8 @@ def connect(uri: str) -> Any:
     if uri.startswith("http"):  # by default a client retries for minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # MLflow would print the address of every run, with user and password.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
     from mlflow import MlflowClient
 
