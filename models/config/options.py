@@ -96,6 +96,11 @@ class Training(Checked, section="train"):
     validate_every: int = field(default=100, metadata=NO_RESULT | within(0, 10**9, "steps"))
     """Steps between validations, where there is a validation split; the last step is followed by one too. With 0 there
     are none."""
+    validate_conversations: int = field(default=0, metadata=NO_RESULT | within(0, 10**6, "conversations"))
+    """Conversations of the validation split that are transcribed and scored by cpWER at each validation, as `evaluate`
+    does; with 0 only the loss is computed."""
+    best_by: Literal["loss", "cpwer"] = field(default="loss", metadata=NO_RESULT)
+    """What keep_best and patience go by: the validation loss, or the cpWER of validate_conversations."""
     patience: int = field(default=0, metadata=within(0, 10**6, "validations"))
     """Validations in a row without a lowest loss after which training ends early; with 0 it never does."""
     attention: Backend = field(default="auto", metadata=NO_RESULT)
@@ -108,6 +113,10 @@ class Training(Checked, section="train"):
 
     def rules(self) -> Iterator[str]:
         """Check the values together."""
+        if self.best_by == "cpwer" and not (self.validate_conversations and self.validate_every):
+            yield "train.best_by cpwer needs --train.validate-conversations and --train.validate-every above 0"
+        if self.validate_conversations and self.shard == "full":
+            yield "train.validate_conversations decodes with whole weights, which train.shard full splits; set 0"
         if self.patience and not self.validate_every:
             yield "train.patience counts validations, and train.validate_every 0 makes none"
         if self.optimizer == "muon" and self.shard == "full":

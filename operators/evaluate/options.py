@@ -10,8 +10,9 @@ JoinName = Literal["voices", "overlap", "likeness"]
 """How speakers are followed from one window to the next: by samples of their voices in the prompt, by the words and
 times of audio that two windows share, by the likeness of their codes."""
 
-SliceName = Literal["overlap", "turn_length_s", "gap_s", "gender", "origin"]
-"""Columns by which scores of conversations are given apart, besides the number of speakers."""
-
 BaselineName = Literal["no-speakers", "tokenizer"]
 """no-speakers: the reference's words by one speaker for all; tokenizer: the reference's words through the tokenizer."""
+
+Heard = Literal["segments", "mixture"]
+"""What a recognizer hears: segments, each turn of the reference cut out of the mixture, an oracle that gives it turns
+and speakers; mixture, all of it in windows, whose words are by one speaker."""

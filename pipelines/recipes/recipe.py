@@ -1,5 +1,6 @@
 """The recipe: everything that a result depends on, as frozen dataclasses. Nothing is run here."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,7 +18,7 @@ from operators.digest import digest
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS, TaskName
 from operators.errors import InputError
-from operators.evaluate.options import BaselineName, Cut, JoinName, SliceName
+from operators.evaluate.options import BaselineName, Cut, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render
@@ -87,12 +88,19 @@ class Evaluation(Checked, section="evaluate", error=InputError):
     """Tasks that are asked and scored, each by its own measure; all that the recipe trains by default."""
     normalizer: Literal["none", "basic", "whisper-english", "chime8"] = field(default="basic", metadata=BY_CONTENT)
     """Text normalizer of references and hypotheses when they are scored."""
-    slices: tuple[SliceName, ...] = field(default=("overlap", "gender"), metadata=BY_CONTENT)
+    slices: tuple[str, ...] = field(
+        default=("overlap", "gap_s", "turn_length_s", "gender", "text", "room", "distance_m", "snr_db"),
+        metadata=BY_CONTENT,
+    )
     """Columns by which scores of conversations are given apart, besides the number of speakers: overlap, turn_length_s,
-    gap_s, gender, origin."""
+    gap_s, gender, language, origin, text (seen in training or not), room, t60_s, distance_m, snr_db, or any column of
+    manifests and lists. Those with one value in all conversations are left out."""
     baselines: tuple[BaselineName, ...] = field(default=("no-speakers", "tokenizer"), metadata=BY_CONTENT)
     """What is scored beside the checkpoints: the reference's words by one speaker for all (no-speakers), and through
     the tokenizer and the normalizer of compose (tokenizer)."""
+    recognizers: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
+    """Recognizers of single speakers that hear the same sound, twice each: turn by turn of the reference, and all of it
+    by one speaker. `pocketsphinx` (English), or folders of Whisper models as transformers saves them."""
     window_s: float | None = field(default=None, metadata=within(0, 86_400, "s", open_at="low"))
     """Longest window in seconds; the longest that the checkpoint was trained on by default."""
     cut: Cut = "quiet"
@@ -116,6 +124,12 @@ class Evaluation(Checked, section="evaluate", error=InputError):
     """Whether transcripts keep to the task's grammar: tags in order of arrival, times that do not go back."""
     untrained: bool = field(default=True, metadata=NO_RESULT)
     """Whether the untrained model is evaluated too, as a baseline."""
+
+    def rules(self) -> Iterator[str]:
+        """Check the names of columns; which there are is known when there are conversations."""
+        for name in self.slices:
+            if not re.fullmatch(r"\w[\w.\-]*", name):
+                yield f"evaluate.slices: {name!r} is no name of a column"
 
 
 @dataclass(frozen=True, kw_only=True)
