@@ -26,6 +26,7 @@ from operators.schema import UTTERANCES, table
 from operators.store import storage
 from operators.store.cache import Cache
 from operators.store.dataset import Quarantined
+from operators.store.remote import check_url
 
 VERSION = "3"
 
@@ -181,6 +182,7 @@ def _text(value: Any) -> str | None:
 def _locate(audio: str, root: Path) -> Path | str:
     """Return the existing file that a manifest below `root` names, or its URL on object storage."""
     if not storage.is_local(audio):
+        check_url(audio)
         return audio
     named = Path(audio)
     path = named if named.is_absolute() else root / named

@@ -25,6 +25,7 @@ from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
 from operators.store import storage
 from operators.store.cache import Cache
+from operators.store.remote import check_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,6 +353,7 @@ class Dataset:
         for receipt in snapshot.receipts:
             url = storage.join(folder, self.name, f"{receipt.partition_id}-{receipt.key}.parquet")
             with storage.scratch_file(near=self.rows_url(receipt)) as scratch:
+                check_url(url)
                 with fsspec.open(url, "rb") as source, pq.ParquetFile(source) as archived:
                     schema = archived.schema_arrow
                     with pa.ipc.new_file(str(scratch), schema) as writer:

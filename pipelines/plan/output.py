@@ -40,6 +40,7 @@ class Output:
         before = path.read_text().strip() if path.exists() else kept
         if before != kept:
             raise InputError(f"{self.folder} keeps its data sets at {before}, not at {store}; give another --output")
+        storage.check_store(store)
         path.write_text(kept + "\n")
 
     @property
