@@ -108,8 +108,11 @@ def replace_bytes(data: bytes, url: str) -> None:
         target = Path(url)
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.parent / f".{target.name}.{os.getpid()}"
-        staged.write_bytes(data)
-        os.replace(staged, target)
+        try:
+            staged.write_bytes(data)
+            os.replace(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
         return
     with _remote(url) as (filesystem, path):
         filesystem.pipe_file(path, data)

@@ -1,16 +1,18 @@
 """The command line: the table of verbs, the usage that follows from it, and how errors end."""
 
 import difflib
-import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
 from cluster import stopping
-from operators.errors import InputError
+from operators.errors import InputError, disk_fault
+from operators.secrets import masked
+from operators.store.remote import StorageError
 from pipelines.reporting import console
 
 
@@ -126,18 +128,18 @@ def main() -> None:
         _stop(str(error))
     except BrokenPipeError:
         os._exit(0)
-    except OSError as error:
-        fixable = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-        if not fixable and not isinstance(error, PermissionError) and not _is_from_storage(error):
-            raise
+    except StorageError as error:
         _stop(f"{error}; what is made stays, run again to continue")
     except KeyboardInterrupt:
         console.ERR.print("stopped; run the same command again to continue")
         stopping.end_in(stopping.GRACE_S)
         sys.exit(stopping.exit_code())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a defect, whose traceback is printed without secrets
+        if (refused := disk_fault(error)) is not None:
+            _stop(f"{refused}; make room, or see to the folder's rights; what is made stays, run again to continue")
         if not _is_from_storage(error):
-            raise
+            sys.stderr.write(masked(traceback.format_exc()))
+            sys.exit(1)
         _stop(
             f"object storage: {str(error).splitlines()[0]}; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY; what is made stays, run again to continue"

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.session import Session
 from models.training.mirror import Mirror
 from models.training.order import Stream
-from operators.errors import InputError
+from operators.errors import InputError, disk_fault
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
 from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker, validation_packs
@@ -141,7 +141,7 @@ def _run_trainer(trainer: Any) -> None:
         for cause in error.worker_failures.values():
             if isinstance(cause, InputError):
                 raise InputError(str(cause)) from error
-            if isinstance(cause, OSError):
+            if isinstance(cause, OSError) or disk_fault(cause) is not None:
                 raise InputError(f"training stopped: {cause}; run again to resume from the last checkpoint") from error
         raise
     finally:

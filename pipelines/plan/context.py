@@ -16,6 +16,7 @@ from cluster.session import Session, connect
 from models.config.values import OPTIONS, Checked, within
 from operators.errors import InputError
 from operators.secrets import masked
+from operators.store import storage
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
 from pipelines.plan.output import Output
 from pipelines.plan.preflight import check_cluster
@@ -183,7 +184,7 @@ def write_quarantine(context: RunContext) -> Path:
     path = context.options.output / "quarantine.jsonl"
     rows = sorted({(q.row_id, q.reason) for q in context.quarantined})
     text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
-    path.write_text(masked(text), encoding="utf-8")
+    storage.replace_bytes(masked(text).encode(), str(path))
     return path
 
 

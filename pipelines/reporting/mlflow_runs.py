@@ -48,7 +48,7 @@ class Tracker:
 
         self._recipe, self._folder = recipe, folder
         self.uri = tracking_uri(folder)
-        self._client: Any = connect(self.uri)
+        self._client: Any = connect(self.uri, folder)
         try:
             self._experiment = experiment_of(self._client, folder)
         except MlflowException as error:
