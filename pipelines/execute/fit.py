@@ -17,6 +17,7 @@ from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
 from pipelines.plan.stage import Plan
 from pipelines.plan.start import decide
+from pipelines.plan.trained import remember_depends
 from pipelines.plan.transcriber import validation_codes
 from pipelines.reporting import console
 
@@ -87,6 +88,7 @@ def _job(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any]) -> TrainingJob
         console.line("start", ", ".join(str(value) for value in start.values()))
         lineage = {**lineage, "started_from": start}
     (folder / FAILURE).unlink(missing_ok=True)
+    remember_depends(folder, plan.stage("training").partitions[0].depends)
     return TrainingJob(
         recipe=plan.recipe,
         packs=snapshot,

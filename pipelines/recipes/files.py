@@ -203,6 +203,19 @@ def result_part(data: Mapping[str, Any], kind: Any = Recipe) -> dict[str, Any]:
     return part
 
 
+def changed_since(folder: Path, recipe: Recipe) -> list[str]:
+    """List what changes results in a recipe, against the one that an output folder was last used with."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        return []
+    return differences(result_part(json.loads(path.read_text())), result_part(json.loads(to_json(recipe))))
+
+
+def in_short(changed: Sequence[str]) -> str:
+    """Write the first of some differences."""
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
     """List where two resolved recipes differ, as `train.steps: 600 -> 700`."""
     if isinstance(one, dict) and isinstance(other, dict):
