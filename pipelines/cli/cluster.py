@@ -17,6 +17,7 @@ from models.config.values import within
 from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.secrets import has_password
+from operators.store.remote import ALLOWED_VARIABLE
 from pipelines.cli.arguments import Arguments, read
 from pipelines.recipes.files import RECIPE_VARIABLE, load_recipe
 from pipelines.reporting import console
@@ -29,6 +30,7 @@ _PASSED_ON = (
     "AWS_DEFAULT_REGION",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    ALLOWED_VARIABLE,
 )
 """Environment variables that are passed on to a job; never secrets, since the dashboard shows them."""
 DASHBOARD = "http://127.0.0.1:8265"
