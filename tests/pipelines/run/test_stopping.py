@@ -63,6 +63,7 @@ def stop_in(stage, number, arguments, output):
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_sigterm_and_sigint_end_a_run_cleanly_and_the_same_command_goes_on(recipe, undisturbed, tmp_path):
     output = tmp_path / "out"
