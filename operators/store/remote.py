@@ -30,7 +30,7 @@ class StorageError(OSError):
 
 
 def check_url(url: str) -> None:
-    """Check that a URL may be opened: an object store's, or one that HUBBUB_ALLOW_URLS begins.
+    """Check that a path or URL may be opened: a local path, an object store's, or one that HUBBUB_ALLOW_URLS begins.
 
     Where the variable names only a scheme, hosts of this machine and of private networks are left out: text of a
     manifest from elsewhere must not make this machine ask addresses that only it can reach.
@@ -43,7 +43,7 @@ def check_url(url: str) -> None:
     scheme, _, _ = url.partition("://")
     if "::" in url:
         raise RefusedURLError(f"{url}: chained URLs are not opened; name the file itself")
-    if scheme in OBJECT_STORES:
+    if scheme in OBJECT_STORES or "://" not in url:
         return
     allowed = [one.strip() for one in os.environ.get(ALLOWED_VARIABLE, "").split(",") if one.strip()]
     for beginning in allowed:
