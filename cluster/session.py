@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import stopping
+
 ROOT = Path(__file__).resolve().parent.parent
 """The repository, which is what workers import."""
 
@@ -97,6 +99,7 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
             logging_level=logging.ERROR,
             runtime_env=None if in_job else {"working_dir": str(ROOT), "excludes": EXCLUDED},
         )
+    stopping.install()  # Ray has handlers of its own, which end the process where it is
     try:
         resources = ray.cluster_resources()
         yield Session(

@@ -1,12 +1,10 @@
 """run: every stage up to the one asked for. What is done stays, what is stale is made."""
 
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.execute.partitions import run_partitions
@@ -17,7 +15,7 @@ from pipelines.plan.sets import check_training_split, fitted, is_set
 from pipelines.plan.stage import Plan, plan_stage
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
-from pipelines.recipes.files import differences, result_part, to_json
+from pipelines.recipes.files import changed_since, in_short, to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -113,17 +111,14 @@ def claim(recipe: Recipe, options: RunOptions) -> None:
         InputError: the folder belongs to another recipe.
     """
     path = options.output / "recipe.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        changed = differences(result_part(before), result_part(to_jsonable(recipe)))
-        if changed and not options.update:
-            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-            raise InputError(
-                f"{options.output} belongs to another recipe ({shown}); give another --output, or --update to "
-                "continue there with this one (what still fits is kept)"
-            )
-        if before == to_jsonable(recipe):
-            return
+    changed = changed_since(options.output, recipe)
+    if changed and not options.update:
+        raise InputError(
+            f"{options.output} belongs to another recipe ({in_short(changed)}); give another --output, or --update to "
+            "continue there with this one (what still fits is kept)"
+        )
+    if path.exists() and path.read_text() == to_json(recipe):
+        return
     staged = path.with_suffix(".part")
     staged.write_text(to_json(recipe))
     os.replace(staged, path)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-NO_RESULT: Mapping[str, Any] = {"result": False}
+NO_RESULT: dict[str, Any] = {"result": False}
 """Metadata of a field that changes no result beyond rounding. It enters neither keys nor the recipe's digest."""
 
-BY_CONTENT: Mapping[str, Any] = {"result": "content"}
+BY_CONTENT: dict[str, Any] = {"result": "content"}
 """Metadata of a field that names something (a file, a folder, a codec): keys hold the digest of what it names."""
 
 

@@ -1,64 +1,66 @@
 """The shape of a model, named sizes, and the vocabulary that it covers. Does not import torch."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from models.config.settings import BY_CONTENT
+from models.config.values import Checked, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class Shape(Checked, section="model"):
     """Architecture and size of the transformer."""
 
-    dim: int = 128
+    dim: int = field(default=128, metadata=within(1, 65_536))
     """Width of the residual stream (d)."""
-    num_layers: int = 4
+    num_layers: int = field(default=4, metadata=within(1, 1000))
     """Transformer blocks."""
-    num_heads: int = 4
+    num_heads: int = field(default=4, metadata=within(1, 1024))
     """Query heads."""
-    num_kv_heads: int = 2
+    num_kv_heads: int = field(default=2, metadata=within(1, 1024))
     """Key and value heads; must divide num_heads."""
-    ffn_dim: int = 384
+    ffn_dim: int = field(default=384, metadata=within(1, 2**20))
     """Width of the feed-forward layer (SwiGLU)."""
-    rope_theta: float = 10_000.0
+    rope_theta: float = field(default=10_000.0, metadata=within(1, 1e12))
     """Base of the frequencies of rotary position embedding (RoPE)."""
     qk_norm: bool = True
     """Whether queries and keys are normalized per head."""
     prompt_attention: Literal["causal", "both"] = "causal"
     """both: the columns before the first predicted one attend to each other in both directions (prefix LM)."""
-    depth_dim: int = 0
+    depth_dim: int = field(default=0, metadata=within(0, 65_536))
     """Width of the depth transformer, in layouts that have one; 0 for half of dim."""
-    depth_layers: int = 2
+    depth_layers: int = field(default=2, metadata=within(1, 1000))
     """Blocks of the depth transformer."""
-    head_width: int = 0
+    head_width: int = field(default=0, metadata=within(0, 8192))
     """Width of a head; 0 for dim / num_heads."""
-    norm_eps: float = 1e-6
+    norm_eps: float = field(default=1e-6, metadata=within(0, 1, open_at="low"))
     """Epsilon of RMSNorm."""
     qkv_bias: bool = False
     """Whether queries, keys and values have a bias (Qwen2)."""
     tie_text: bool = False
     """Whether the text head shares its weights with the text embeddings."""
-    rope_scaling: tuple[float, ...] = ()
+    rope_scaling: tuple[float, ...] = field(default=(), metadata=within(0, 1e9, open_at="low"))
     """Llama 3's scaling of the low RoPE frequencies: factor, low and high frequency factor, original length."""
     encoder: str | None = field(default=None, metadata=BY_CONTENT)
     """Pretrained speech encoder (folder or hub id) for audio of codec pcm."""
     projector: Literal["mlp", "queries"] = "mlp"
     """What turns the encoder's frames into columns: two layers on stacked frames, or queries that attend to windows."""
-    encoder_rank: int = 0
+    encoder_rank: int = field(default=0, metadata=within(0, 65_536))
     """Above 0, rank of trained low-rank updates (LoRA) of the encoder's attention; with 0 the encoder is frozen."""
-    lora_rank: int = 0
+    lora_rank: int = field(default=0, metadata=within(0, 65_536))
     """Above 0, the blocks are frozen, and this is the rank of trained low-rank updates (LoRA) of their matrices."""
-    lora_alpha: float = 32.0
+    lora_alpha: float = field(default=32.0, metadata=within(0, 1e6, open_at="low"))
     """LoRA updates are scaled by lora_alpha / lora_rank."""
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
         """Check that widths and heads fit together."""
         if (not self.head_width and self.dim % self.num_heads) or self.num_heads % self.num_kv_heads:
-            raise ValueError("model: num_heads must divide dim, and num_kv_heads must divide num_heads")
-        if self.head_dim % 2:
-            raise ValueError(f"model: the width of a head must be even for rotary embedding, not {self.head_dim}")
+            yield "model: num_heads must divide dim, and num_kv_heads must divide num_heads"
+        elif self.head_dim % 2 or not self.head_dim:
+            yield f"model: the width of a head must be even for rotary embedding, not {self.head_dim}"
         if self.rope_scaling and len(self.rope_scaling) != 4:
-            raise ValueError(f"model.rope_scaling takes four numbers or none, not {len(self.rope_scaling)}")
+            yield f"model.rope_scaling takes four numbers or none, not {len(self.rope_scaling)}"
 
     @property
     def head_dim(self) -> int:
@@ -75,6 +77,17 @@ SIZES: dict[str, Shape] = {
     "7b": Shape(dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, ffn_dim=11008, rope_theta=5e5),
 }
 """Named sizes; comments give the number of parameters without embeddings and heads."""
+
+_SIZE_FIELDS = ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim", "rope_theta", "head_width")
+
+
+def sized(shape: Shape, size: str) -> Shape:
+    """Return a shape with the widths and depths of a named size; everything else stays as it is.
+
+    >>> sized(Shape(qkv_bias=True), "base") == Shape(**{**vars(SIZES["base"]), "qkv_bias": True})
+    True
+    """
+    return replace(shape, **{name: getattr(SIZES[size], name) for name in _SIZE_FIELDS})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -252,6 +252,22 @@ def growing(components: Mapping[str, int], num_steps: int) -> tuple[Phase, ...]:
     )
 
 
+def mixture_names(texts: Sequence[str]) -> list[str]:
+    """Return the names and patterns of a mixture before the components are known; none for `grow`.
+
+    Raises:
+        ValueError: it cannot be read.
+
+    >>> mixture_names(["asr=3,continue=1", "500:asr-*=1"])
+    ['asr', 'continue', 'asr-*']
+    """
+    if list(texts) == ["grow"]:
+        return []
+    names = [part.partition("=")[0].strip() for text in texts for part in text.rpartition(":")[2].split(",")]
+    phases_of(texts, dict.fromkeys(names, 1))
+    return names
+
+
 def phases_of(texts: Sequence[str], components: Mapping[str, int], num_steps: int = 0) -> tuple[Phase, ...]:
     """Read a mixture: `asr=3,continue=1`, each from a step on: `500:asr=1`; names may be patterns; or `grow`.
 

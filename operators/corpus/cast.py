@@ -4,14 +4,15 @@ Adding or withdrawing a speaker changes the conversations that the speaker enter
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.config.values import Checked, within
 from operators.corpus.splits import SPLITS, Splits
 from operators.errors import InputError
 from operators.rng import hash64, hash64_many, rendezvous, rng
@@ -21,44 +22,40 @@ VERSION = "3"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Casting:
+class Casting(Checked, section="casting", error=InputError):
     """How many conversations are made, and of how many speakers."""
 
-    train_conversations: int = 200
+    train_conversations: int = field(default=200, metadata=within(0, 10**8))
     """Conversations of the train split."""
-    validation_conversations: int = 0
+    validation_conversations: int = field(default=0, metadata=within(0, 10**8))
     """Conversations of the validation split, by which training is watched."""
-    test_conversations: int = 24
+    test_conversations: int = field(default=24, metadata=within(0, 10**8))
     """Conversations of the test split."""
-    min_speakers: int = 2
+    min_speakers: int = field(default=2, metadata=within(1, 1000))
     """Fewest speakers in a conversation."""
-    max_speakers: int = 4
+    max_speakers: int = field(default=4, metadata=within(1, 1000))
     """Most speakers in a conversation; every number between is equally likely."""
-    max_utterances: int = 8
+    max_utterances: int = field(default=8, metadata=within(1, 10**5))
     """Most utterances one speaker is given."""
     split: Literal["auto", "manifest", "speaker"] = "auto"
     """Source of the splits: the manifests, a seeded draw of speakers, or (auto) the manifests where they have them.
     A manifest's dev, val, valid, validation and development are the validation split."""
-    validation_speakers: float = 0.1
+    validation_speakers: float = field(default=0.1, metadata=within(0, 1, open_at="both"))
     """Share of speakers in the validation split, where it is drawn; at least as many as a conversation may need."""
-    test_speakers: float = 0.2
+    test_speakers: float = field(default=0.2, metadata=within(0, 1, open_at="both"))
     """Share of speakers in the test split, where it is drawn."""
     shared_text: Literal["drop", "allow"] = "drop"
     """Whether utterances are dropped until no book (where there are ten) and no sentence of five words or more is in
     two splits; held-out speakers are then drawn together with those who read the same texts, where they are few."""
-    speakers_per_cohort: int = 64
+    speakers_per_cohort: int = field(default=64, metadata=within(1, 10**7))
     """Speakers in a cohort, who can meet each other; bounds how far a change of one speaker reaches."""
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if not 1 <= self.min_speakers <= self.max_speakers:
-            raise InputError("casting: 1 <= min_speakers <= max_speakers does not hold")
-        if not 0 < self.test_speakers < 1:
-            raise InputError("casting.test_speakers is a share between 0 and 1")
-        if not 0 < self.validation_speakers < 1 - self.test_speakers:
-            raise InputError("casting: validation_speakers is a share above 0; some must be left beside test_speakers")
-        if min(self.train_conversations, self.validation_conversations, self.test_conversations) < 0:
-            raise InputError("casting: conversations are counted from 0")
+    def rules(self) -> Iterator[str]:
+        """Check the values together."""
+        if self.min_speakers > self.max_speakers:
+            yield f"casting.min_speakers {self.min_speakers} is above casting.max_speakers {self.max_speakers}"
+        if self.validation_speakers + self.test_speakers >= 1:
+            yield "casting.validation_speakers and test_speakers together must be below 1: some are left to train"
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
+from models.config.values import Checked, within
 from operators.corpus.index import index_utterances, tell_apart
 from operators.corpus.manifest import Manifest, SharedSpeakers, corpus_roots
 from operators.corpus.sources import read_source
@@ -27,22 +28,22 @@ VERSION = "1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Join:
+class Join(Checked, section="corpus.join", error=InputError):
     """How utterances are joined."""
 
-    most: int = 3
+    most: int = field(default=3, metadata=within(1, 1000))
     """Most utterances in a joined recording; every number from 1 to this is equally likely."""
-    copies: int = 4
+    copies: int = field(default=4, metadata=within(1, 1000))
     """Number of joined recordings that begin with each utterance."""
-    min_pause_s: float = 0.05
+    min_pause_s: float = field(default=0.05, metadata=within(0, 60, "s"))
     """Shortest pause between two utterances, in seconds."""
-    max_pause_s: float = 0.25
+    max_pause_s: float = field(default=0.25, metadata=within(0, 60, "s"))
     """Longest pause between two utterances, in seconds."""
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if min(self.most, self.copies) < 1 or not 0 <= self.min_pause_s <= self.max_pause_s:
-            raise InputError("corpus.join: most >= 1, copies >= 1 and 0 <= min_pause_s <= max_pause_s must hold")
+    def rules(self) -> Iterator[str]:
+        """Check the values together."""
+        if self.min_pause_s > self.max_pause_s:
+            yield "corpus.join: min_pause_s <= max_pause_s must hold"
 
     def write(
         self,

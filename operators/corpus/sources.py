@@ -21,11 +21,10 @@ from operators.digest import digest_bytes
 from operators.errors import UnusableRowError
 from operators.store import storage
 from operators.store.cache import Cache
+from operators.store.remote import check_url
 
 EDGE_S = 0.1
 """How far times in lists may be outside of their recording; what is beyond is trimmed, in seconds."""
-STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss")
-"""Schemes of the object stores that lists of recordings may name."""
 _PCM16_STEP = np.float32(1 / 32768)
 
 
@@ -47,14 +46,10 @@ def locate(audio: str, root: Path) -> Path | str:
     A path starts from the list's folder, else from the working directory: lhotse writes paths as it ran.
 
     Raises:
-        ValueError: there is no such file, or the URL is not one of an object store.
+        ValueError: there is no such file, or the URL may not be opened.
     """
     if not storage.is_local(audio):
-        scheme = audio.partition("://")[0]
-        if scheme not in STORES:
-            raise ValueError(
-                f"URL {audio} is not opened: only {', '.join(STORES)} are; copy the files here and name their paths"
-            )
+        check_url(audio)
         return audio
     named = Path(audio).expanduser()
     tried = [named] if named.is_absolute() else [root / named, named.absolute()]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from models.config.values import SEED, Checked, within
 from operators.corpus.normalizers.sentences import is_sentence
 from operators.errors import InputError
 from operators.rng import hash64, rng
@@ -94,28 +95,65 @@ def sentences(seed: int, story: int, count: int, library: int = 0, num_libraries
     return out
 
 
+_VOICES = (
+    "f1",
+    "m1",
+    "f2",
+    "m2",
+    "f3",
+    "m3",
+    "f4",
+    "m4",
+    "f5",
+    "m5",
+    "linda",
+    "m6",
+    "anika",
+    "m7",
+    "Andrea",
+    "m8",
+    "steph",
+    "max",
+    "belinda",
+    "john",
+    "Alicia",
+    "paul",
+    "shelby",
+    "david",
+    "steph2",
+    "robert",
+    "Annie",
+    "edward",
+    "steph3",
+    "adam",
+    "aunty",
+    "travis",
+    "grandma",
+    "caleb",
+    "Alex",
+    "victor",
+    "Gene",
+    "michel",
+    "Jacky",
+    "zac",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Stories:
+class Stories(Checked, section="corpus.stories", error=InputError):
     """A corpus that is spoken on the spot: no download, any size, exact word times."""
 
-    num_voices: int = 40
+    num_voices: int = field(default=40, metadata=within(2, len(_VOICES)))
     """Speakers: espeak-ng's voice variants, each with a pitch and a pace of its own."""
-    stories_per_voice: int = 4
+    stories_per_voice: int = field(default=4, metadata=within(1, 10_000))
     """Stories that each speaker tells."""
-    sentences_per_story: int = 14
+    sentences_per_story: int = field(default=14, metadata=within(1, 10_000))
     """Sentences of a story; each is one utterance."""
-    num_libraries: int = 10
+    num_libraries: int = field(default=10, metadata=within(1, 10_000))
     """Voices are dealt out to so many libraries; no sentence of five words or more is in two of them, so that test
     speakers who are drawn by whole libraries tell nothing that is trained on."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Root of the stories and of the voices' pitch and pace."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if not 2 <= self.num_voices <= len(_VOICES):
-            raise InputError(f"corpus.stories.num_voices must be 2 to {len(_VOICES)}")
-        if min(self.stories_per_voice, self.sentences_per_story, self.num_libraries) < 1:
-            raise InputError("corpus.stories: stories, sentences and libraries are counted from 1")
 
     def utterances(self) -> Iterator[dict[str, Any]]:
         """Yield what is to be spoken: id, voice, pitch, pace, text, story, position."""
@@ -172,50 +210,6 @@ class Stories:
 
 
 # Variants that sound like people; robots, whispers and croaks are left out.
-_VOICES = (
-    "f1",
-    "m1",
-    "f2",
-    "m2",
-    "f3",
-    "m3",
-    "f4",
-    "m4",
-    "f5",
-    "m5",
-    "linda",
-    "m6",
-    "anika",
-    "m7",
-    "Andrea",
-    "m8",
-    "steph",
-    "max",
-    "belinda",
-    "john",
-    "Alicia",
-    "paul",
-    "shelby",
-    "david",
-    "steph2",
-    "robert",
-    "Annie",
-    "edward",
-    "steph3",
-    "adam",
-    "aunty",
-    "travis",
-    "grandma",
-    "caleb",
-    "Alex",
-    "victor",
-    "Gene",
-    "michel",
-    "Jacky",
-    "zac",
-)
-
-
 class _Event(ctypes.Structure):
     _fields_ = (
         ("type", ctypes.c_int),

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from models.codecs.codec import CodecSpec
 from models.config.settings import BY_CONTENT
+from models.config.values import SEED, Checked, within
 from models.layouts import LAYOUTS, LayoutName, make_layout
 from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
@@ -24,63 +25,55 @@ from operators.schema import CODES, DOCUMENTS, table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compose:
+class Compose(Checked, section="compose", error=InputError):
     """Makes documents of conversations' codes; tasks, layout and windows are chosen here, not when audio is encoded."""
 
     tasks: tuple[TaskName, ...] = field(default=("asr",), metadata=BY_CONTENT)
     """Tasks that make documents of each window: see docs/documents.md."""
     layout: LayoutName = "parallel"
     """How codes are mapped to columns."""
-    group: int = 1
+    group: int = field(default=1, metadata=within(1, 1000, "frames"))
     """Frames per column, in layouts that have groups (parallel, depth)."""
-    window_s: float = 30.0
+    window_s: float = field(default=30.0, metadata=within(0, 86_400, "s", open_at="low"))
     """Longest piece of a conversation in one document; cut where no one speaks, or through the fewest words where
     speech has no pause."""
-    overlap_s: float = 0.0
+    overlap_s: float = field(default=0.0, metadata=within(0, 86_400, "s"))
     """How far a window reaches back; turns whose audio is repeated are given in the prompt with their tags and text."""
     carry_voices: bool = False
     """Whether later windows' prompts hold a sample of each voice of earlier windows."""
-    prompt_s: float = 2.0
+    prompt_s: float = field(default=2.0, metadata=within(0, 86_400, "s", open_at="low"))
     """Audio given before a continuation."""
-    enrol_s: float = 3.0
+    enrol_s: float = field(default=3.0, metadata=within(0, 3600, "s", open_at="low"))
     """Longest voice sample."""
     text: Literal["normalized", "raw"] = "normalized"
     """Which text is written: normalized as for scoring, or as in the corpus."""
     tokenizer: str = field(default="bytes", metadata=BY_CONTENT)
     """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
-    hotwords: int = 20
+    hotwords: int = field(default=20, metadata=within(1, 10_000))
     """Most hotwords in a prompt of task asr_context; their number, and how many of them are said, is drawn."""
-    silence_share: float = 0.05
+    silence_share: float = field(default=0.05, metadata=within(0, 1, open_at="high"))
     """Largest share, on average, of a transcription task's documents that are windows without speech, whose answer is
     empty; taken from what windows leave out of long conversations."""
     deduplicate: bool = False
     """Whether repeated frames of prompt audio are left out."""
-    seed: int | None = None
+    seed: int | None = field(default=None, metadata=SEED)
     """Seed of the tasks' random choices; the recipe's seed where none is given."""
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = DOCUMENTS
     version: ClassVar[str] = "8"
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
         """Check the options against each other."""
         if not self.tasks:
-            raise InputError(f"compose.tasks is empty; choose from {', '.join(TASKS)}")
-        if self.group < 1 or self.window_s <= 0 or not 0 <= self.overlap_s < self.window_s or self.prompt_s <= 0:
-            raise InputError("compose: group >= 1, window_s > overlap_s >= 0 and prompt_s > 0 must hold")
-        if not 0 <= self.silence_share < 1:
-            raise InputError("compose.silence_share must be at least 0 and below 1")
-        if self.hotwords < 1:
-            raise InputError("compose.hotwords must be at least 1")
-        if self.enrol_s <= 0:
-            raise InputError("compose.enrol_s must be positive")
+            yield f"compose.tasks is empty; choose from {', '.join(TASKS)}"
+        if self.overlap_s >= self.window_s:
+            yield f"compose.overlap_s {self.overlap_s:g} must be below compose.window_s {self.window_s:g}"
         if not LAYOUTS[self.layout].has_groups and self.group != 1:
-            raise InputError(
-                f"compose: the {self.layout} layout has no groups; use --compose.group 1 or --compose.layout parallel"
-            )
+            yield f"compose: the {self.layout} layout has no groups; use --compose.group 1 or --compose.layout parallel"
         for task in self.tasks:
             if TASKS[task].needs_even_group and self.group % 2:
-                raise InputError(f"compose: task {task} needs an even number of frames per column: --compose.group 2")
+                yield f"compose: task {task} needs an even number of frames per column: --compose.group 2"
 
     def layout_of(self, codec: CodecSpec) -> Layout:
         """Return the layout for a codec."""

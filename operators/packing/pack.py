@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.config.settings import NO_RESULT
+from models.config.values import Checked, within
 from operators.errors import InputError
 from operators.packing.packers import PACKERS, PackerName
 from operators.packing.packers.buckets import bucket_of
@@ -20,12 +21,12 @@ from operators.schema import DOCUMENTS, LOSS_SPAN, PACKED_DOCUMENT, PACKS, SEGME
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pack:
+class Pack(Checked, section="pack", error=InputError):
     """Packs documents, a window of them at a time; documents that do not pack well are packed with the next window."""
 
-    capacity: int = 1024
+    capacity: int = field(default=1024, metadata=within(8, 2**24, "columns"))
     """Columns in a pack."""
-    multiple_of: int = field(default=1, metadata=NO_RESULT)
+    multiple_of: int = field(default=1, metadata=NO_RESULT | within(1, 2**20, "columns"))
     """What the capacity must be a multiple of, where kernels require it."""
     packer: PackerName = "best_fit"
     """Best fit; best fit at even attention cost; documents of similar length together; one document per pack."""
@@ -33,27 +34,23 @@ class Pack:
     """Whether best fit puts related documents into one pack, or into different ones."""
     related_by: Literal["conversation", "speakers"] = "conversation"
     """Which documents are related: pieces of one conversation, or conversations of the same speakers."""
-    window_documents: int = 12_000
+    window_documents: int = field(default=12_000, metadata=within(1, 10**9))
     """Documents in memory at once; balanced packs take 2,048 packs' worth, and buckets all documents."""
 
     reads: ClassVar[pa.Schema] = DOCUMENTS
     writes: ClassVar[pa.Schema] = PACKS
     version: ClassVar[str] = "3"
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
         """Check the options against each other."""
-        if self.capacity < 8:
-            raise InputError("pack.capacity must be at least 8 columns")
-        if self.multiple_of < 1 or self.capacity % self.multiple_of:
-            raise InputError(
+        if self.capacity % self.multiple_of:
+            yield (
                 f"pack.capacity {self.capacity} is not a multiple of pack.multiple_of {self.multiple_of}; "
-                f"the next is {-(-self.capacity // max(1, self.multiple_of)) * max(1, self.multiple_of)}"
+                f"the next is {-(-self.capacity // self.multiple_of) * self.multiple_of}"
             )
-        if self.window_documents < 1:
-            raise InputError("pack.window_documents must be at least 1")
         if self.related != "anyhow" and not PACKERS[self.packer].supports_related:
             able = ", ".join(name for name, packer in PACKERS.items() if packer.supports_related)
-            raise InputError(f"pack.related {self.related} goes with pack.packer {able}, not {self.packer}")
+            yield f"pack.related {self.related} goes with pack.packer {able}, not {self.packer}"
 
     @property
     def grouped(self) -> bool:

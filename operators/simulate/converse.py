@@ -1,5 +1,6 @@
 """Casts to conversations: who speaks when, decided before any audio is read."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.config.settings import BY_CONTENT
+from models.config.values import Checked, within
 from operators.errors import InputError
 from operators.rng import rng
 from operators.schema import CASTS, CONVERSATIONS
@@ -40,44 +42,42 @@ def _compressed(prior: Prior, above_s: float) -> Prior:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Converse:
+class Converse(Checked, section="converse", error=InputError):
     """Puts the utterances of each cast on a timeline, with turn-taking drawn from a prior."""
 
     prior: str = field(default="meeting", metadata=BY_CONTENT)
     """Distributions of turn-taking: meeting, telephone or broadcast, or a file written by `hubbub data fit`."""
     model: TimingName = "copula"
     """Turn-taking: Hubbub's own, or another simulator's for comparison (SASC; Landini et al.; LibriSpeechMix)."""
-    min_turns: int = 4
+    min_turns: int = field(default=4, metadata=within(1, 10_000))
     """Fewest turns in a conversation, not counting backchannels."""
-    max_turns: int = 8
+    max_turns: int = field(default=8, metadata=within(1, 10_000))
     """Most turns in a conversation, not counting backchannels."""
-    max_duration_s: float = 30.0
+    max_duration_s: float = field(default=30.0, metadata=within(0, 10**7, "s", open_at="low"))
     """No turn is added that would end later than this, in seconds."""
-    sample_rate_hz: int = 16_000
+    sample_rate_hz: int = field(default=16_000, metadata=within(1000, 384_000, "Hz"))
     """Sample rate of the timeline and of the mixture."""
-    min_own_pause_s: float = 0.1
+    min_own_pause_s: float = field(default=0.1, metadata=within(0, 60, "s"))
     """Least silence between two turns of one speaker, in seconds: no speaker overlaps themselves."""
     backchannels: bool = False
     """Whether listeners say a word or two during others' turns, cut from their own utterances by word times."""
-    cut_above_s: float = 0.0
+    cut_above_s: float = field(default=0.0, metadata=within(0, 10**7, "s"))
     """Utterances longer than this are cut at pauses between words, into pieces of the prior's lengths; 0 cuts none."""
-    compress_above_s: float = 0.0
+    compress_above_s: float = field(default=0.0, metadata=within(0, 10**7, "s"))
     """Silences longer than this are compressed, in the prior and inside utterances, which are cut there; 0: none."""
-    speaker_gain_sd_db: float = 2.0
+    speaker_gain_sd_db: float = field(default=2.0, metadata=within(0, 40, "dB"))
     """Standard deviation of the speakers' levels; a speaker keeps one level throughout a conversation."""
 
     reads: ClassVar[pa.Schema] = CASTS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
     version: ClassVar[str] = "4"
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not 1 <= self.min_turns <= self.max_turns:
-            raise InputError("converse: 1 <= min_turns <= max_turns must hold")
-        if self.max_duration_s <= 0 or min(self.min_own_pause_s, self.cut_above_s, self.compress_above_s) < 0:
-            raise InputError("converse: durations must be positive")
+    def rules(self) -> Iterator[str]:
+        """Check the values together, and the prior."""
+        if self.min_turns > self.max_turns:
+            yield f"converse.min_turns {self.min_turns} is above converse.max_turns {self.max_turns}"
         if self.backchannels and not TIMINGS[self.model].has_backchannels:
-            raise InputError(f"converse.model {self.model} has no backchannels; remove --converse.backchannels")
+            yield f"converse.model {self.model} has no backchannels; remove --converse.backchannels"
         prior_of(self.prior)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.config.settings import NO_RESULT
+from models.config.values import Checked, within
 from operators.corpus.sounds import read_sound
 from operators.corpus.sources import prefetch_sources, read_source, resample, resampled_length, roots_of
 from operators.errors import InputError, UnusableRowError
@@ -45,10 +46,10 @@ class RenderedConversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Render:
+class Render(Checked, section="render", error=InputError):
     """Mixes the turns of each conversation as its microphones receive them, with noise at its signal-to-noise ratio."""
 
-    level_dbfs: float = -26.0
+    level_dbfs: float = field(default=-26.0, metadata=within(-60, -10, "dBFS"))
     """Root-mean-square level to which a turn of gain 0 dB is scaled."""
     keep_audio: bool = field(default=False, metadata=NO_RESULT)
     """Whether mixtures are kept as FLAC in a data set of their own."""
@@ -58,11 +59,6 @@ class Render:
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = AUDIO
     version: ClassVar[str] = "3"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not -60 <= self.level_dbfs <= -10:
-            raise InputError("render.level_dbfs must be between -60 and -10 dBFS")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return conversations with their samples (rows of AUDIO); `batch` comes from `with_roots`.

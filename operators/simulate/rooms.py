@@ -4,7 +4,7 @@ Each conversation has one room, and each speaker keeps one seat in it. Candidate
 plausibility, and one is drawn: at a low temperature the most plausible, at a high one any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.config.settings import BY_CONTENT
+from models.config.values import Checked, within
 from operators.corpus.sounds import Sound, Sounds, list_sounds, read_sound
 from operators.digest import digest
 from operators.errors import InputError
@@ -69,62 +70,58 @@ def plausibility(sizes_m: Floats, t60_s: Floats, microphone_m: Floats, seats_m: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(Checked, section="place", error=InputError):
     """Gives each conversation a room, each speaker a seat in it, and noise around them."""
 
     room: Literal["none", "simulated", "recorded"] = "none"
     """No room; shoebox rooms by the image method with a diffuse tail; or the impulse responses listed by `rirs`."""
     rirs: str | None = field(default=None, metadata=BY_CONTENT)
     """Impulse responses: lhotse recordings, JSONL or a folder; grouped into rooms by custom.room, or by folder."""
-    min_size_m: tuple[float, ...] = (3.0, 3.0, 2.4)
+    min_size_m: tuple[float, ...] = field(default=(3.0, 3.0, 2.4), metadata=within(2, 1000, "m"))
     """Least length, width and height of a room, in meters."""
-    max_size_m: tuple[float, ...] = (8.0, 6.0, 3.5)
+    max_size_m: tuple[float, ...] = field(default=(8.0, 6.0, 3.5), metadata=within(2, 1000, "m"))
     """Greatest length, width and height of a room, in meters."""
-    min_t60_s: float = 0.2
+    min_t60_s: float = field(default=0.2, metadata=within(0.05, 3, "s"))
     """Least reverberation time, in seconds."""
-    max_t60_s: float = 0.7
+    max_t60_s: float = field(default=0.7, metadata=within(0.05, 3, "s"))
     """Greatest reverberation time, in seconds."""
-    num_microphones: int = 1
+    num_microphones: int = field(default=1, metadata=within(1, 16))
     """Number of microphones, on a circle; all channels are kept, and the first one is the mixture."""
-    array_radius_m: float = 0.05
+    array_radius_m: float = field(default=0.05, metadata=within(0, 10, "m"))
     """Radius of that circle, in meters."""
-    candidates: int = 16
+    candidates: int = field(default=16, metadata=within(1, 10_000))
     """Candidate rooms with seats that are scored for each conversation."""
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata=within(0, 10**6, open_at="low"))
     """Near 0 the most plausible candidate is drawn, far above 1 any."""
     noise: Literal["none", "pink", "recorded"] = "pink"
     """No noise; 1/f noise; or the recordings listed by `noises`."""
     noises: str | None = field(default=None, metadata=BY_CONTENT)
     """Noises: lhotse recordings, JSONL or a folder of sound files."""
-    min_snr_db: float = 15.0
+    min_snr_db: float = field(default=15.0, metadata=within(-100, 200, "dB"))
     """Least signal-to-noise ratio, for a talker of gain 0 dB."""
-    max_snr_db: float = 30.0
+    max_snr_db: float = field(default=30.0, metadata=within(-100, 200, "dB"))
     """Greatest signal-to-noise ratio, for a talker of gain 0 dB."""
 
     reads: ClassVar[pa.Schema] = CONVERSATIONS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
     version: ClassVar[str] = "1"
 
-    def __post_init__(self) -> None:
-        """Check the values."""
+    def rules(self) -> Iterator[str]:
+        """Check the values together."""
         if len(self.min_size_m) != 3 or len(self.max_size_m) != 3:
-            raise InputError("place: sizes are length, width and height in meters")
-        if any(not 2.0 <= low <= high for low, high in zip(self.min_size_m, self.max_size_m, strict=True)):
-            raise InputError("place: 2 m <= min_size_m <= max_size_m must hold")
-        if not 0.05 <= self.min_t60_s <= self.max_t60_s <= 3.0:
-            raise InputError("place: .05 s <= min_t60_s <= max_t60_s <= 3 s must hold")
-        if not self.min_snr_db <= self.max_snr_db:
-            raise InputError("place: min_snr_db <= max_snr_db must hold")
-        if not 1 <= self.num_microphones <= 16 or self.candidates < 1 or self.temperature <= 0:
-            raise InputError("place: 1 to 16 microphones, candidates >= 1 and temperature > 0 must hold")
+            yield "place.min_size_m and max_size_m are length, width and height in meters"
+        elif any(low > high for low, high in zip(self.min_size_m, self.max_size_m, strict=True)):
+            yield "place: min_size_m <= max_size_m must hold"
+        for low, high in (("min_t60_s", "max_t60_s"), ("min_snr_db", "max_snr_db")):
+            if getattr(self, low) > getattr(self, high):
+                yield f"place: {low} <= {high} must hold"
         for use, listed, flag in (
             (self.room == "recorded", self.rirs, "place.rirs"),
             (self.noise == "recorded", self.noises, "place.noises"),
         ):
             if use != (listed is not None):
-                raise InputError(
-                    f"--{flag} requires --place.{'room' if flag.endswith('rirs') else 'noise'} recorded, and vice versa"
-                )
+                part = "room" if flag.endswith("rirs") else "noise"
+                yield f"--{flag} requires --place.{part} recorded, and vice versa"
 
     def lists(self) -> dict[str, Sounds]:
         """Return the recordings that are used, by `rirs` and `noises`.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from operators.digest import digest, digest_file
 from operators.errors import InputError
+from operators.secrets import masked
 from operators.store import storage
 
 _STALE_S = 3600.0
@@ -152,7 +153,7 @@ class Cache:
             for attempt in range(_TRIES):
                 if attempt:
                     time.sleep(0.2 * 4**attempt * (0.5 + int.from_bytes(os.urandom(1)) / 255))
-                    _LOG.warning("%s: %s; trying again", url, fault)
+                    _LOG.warning("%s", masked(f"{url}: {fault}; trying again"))
                 try:
                     storage.download(url, staged)
                 except FileNotFoundError as error:

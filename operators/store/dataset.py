@@ -25,6 +25,7 @@ from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
 from operators.store import storage
 from operators.store.cache import Cache
+from operators.store.remote import check_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,6 +353,7 @@ class Dataset:
         for receipt in snapshot.receipts:
             url = storage.join(folder, self.name, f"{receipt.partition_id}-{receipt.key}.parquet")
             with storage.scratch_file(near=self.rows_url(receipt)) as scratch:
+                check_url(url)
                 with fsspec.open(url, "rb") as source, pq.ParquetFile(source) as archived:
                     schema = archived.schema_arrow
                     with pa.ipc.new_file(str(scratch), schema) as writer:
@@ -369,9 +371,17 @@ def stale_reason(partition: Partition, before: Receipt | None) -> str:
     """Return in a few words why a partition is stale."""
     if before is None:
         return "new"
-    old, new = before.depends, to_jsonable(partition.depends)
-    reasons = list(dict.fromkeys(_differences(old, new)))
-    return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "") or "other rows"
+    return changes(before.depends, partition.depends) or "other rows"
+
+
+def changes(old: Any, new: Any) -> str:
+    """Return in a few words how what two partitions depend on differs; empty where it does not.
+
+    >>> changes({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}})
+    'train.lr 0.1 -> 0.2'
+    """
+    reasons = list(dict.fromkeys(_differences(old, to_jsonable(new))))
+    return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
@@ -382,6 +392,8 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         short = [canonical_json(value) for value in (old, new)]
         if path.startswith(("codes", "conversations", "packs")):  # keys of partitions upstream: digits tell nothing
             yield f"{path.partition('.')[0]} upstream"
+        elif path == "checkpoint.training":
+            yield "training upstream"
         elif all(len(text) <= 40 for text in short):
             yield f"{path} {short[0]} -> {short[1]}"
         else:

@@ -5,6 +5,7 @@ Local files appear by an exclusive hard link, objects by a conditional put (`If-
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 import fsspec
 
 from operators.digest import digest_file
+from operators.errors import InputError
+from operators.store.remote import OBJECT_STORES, StorageError, check_url, errors_explained, explained
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(/*)")
 
 
 def is_local(url: str) -> bool:
@@ -33,9 +38,17 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
-def _remote(url: str) -> tuple[Any, str]:
-    filesystem, path = fsspec.core.url_to_fs(url)
-    return filesystem, path
+@contextlib.contextmanager
+def _remote(url: str) -> Iterator[tuple[Any, str]]:
+    """Give the client and the path of a URL that may be opened; its errors say what to do.
+
+    Raises:
+        RefusedURLError: the URL may not be opened.
+        StorageError: the server refused, or did not answer.
+    """
+    check_url(url)
+    with errors_explained(url):
+        yield fsspec.core.url_to_fs(url)
 
 
 def _created(put: Callable[[], None]) -> bool:
@@ -74,8 +87,8 @@ def put_file(local: Path, url: str) -> bool:
             return True
         finally:
             staged.unlink(missing_ok=True)
-    filesystem, path = _remote(url)
-    return _created(lambda: filesystem.put_file(str(local), path, mode="create"))
+    with _remote(url) as (filesystem, path):
+        return _created(lambda: filesystem.put_file(str(local), path, mode="create"))
 
 
 def put_bytes(data: bytes, url: str) -> bool:
@@ -85,8 +98,8 @@ def put_bytes(data: bytes, url: str) -> bool:
         with scratch_file(near=url) as scratch:
             scratch.write_bytes(data)
             return put_file(scratch, url)
-    filesystem, path = _remote(url)
-    return _created(lambda: filesystem.pipe_file(path, data, mode="create"))
+    with _remote(url) as (filesystem, path):
+        return _created(lambda: filesystem.pipe_file(path, data, mode="create"))
 
 
 def replace_bytes(data: bytes, url: str) -> None:
@@ -95,11 +108,14 @@ def replace_bytes(data: bytes, url: str) -> None:
         target = Path(url)
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.parent / f".{target.name}.{os.getpid()}"
-        staged.write_bytes(data)
-        os.replace(staged, target)
+        try:
+            staged.write_bytes(data)
+            os.replace(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
         return
-    filesystem, path = _remote(url)
-    filesystem.pipe_file(path, data)
+    with _remote(url) as (filesystem, path):
+        filesystem.pipe_file(path, data)
 
 
 def read_bytes(url: str) -> bytes | None:
@@ -107,8 +123,8 @@ def read_bytes(url: str) -> bytes | None:
     try:
         if is_local(url):
             return Path(url).read_bytes()
-        filesystem, path = _remote(url)
-        data: bytes = filesystem.cat_file(path)
+        with _remote(url) as (filesystem, path):
+            data: bytes = filesystem.cat_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return data
@@ -119,25 +135,25 @@ def remove(url: str) -> None:
     if is_local(url):
         Path(url).unlink(missing_ok=True)
         return
-    filesystem, path = _remote(url)
-    if filesystem.exists(path):
-        filesystem.rm_file(path)
+    with _remote(url) as (filesystem, path):
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
 
 
 def modified_at(url: str) -> float:
     """Return when a file was written, in seconds since 1970."""
     if is_local(url):
         return Path(url).stat().st_mtime
-    filesystem, path = _remote(url)
-    return float(filesystem.modified(path).timestamp())
+    with _remote(url) as (filesystem, path):
+        return float(filesystem.modified(path).timestamp())
 
 
 def exists(url: str) -> bool:
     """Return whether a file exists."""
     if is_local(url):
         return Path(url).exists()
-    filesystem, path = _remote(url)
-    return bool(filesystem.exists(path))
+    with _remote(url) as (filesystem, path):
+        return bool(filesystem.exists(path))
 
 
 def list_names(url: str) -> list[str]:
@@ -145,10 +161,10 @@ def list_names(url: str) -> list[str]:
     try:
         if is_local(url):
             return sorted(name for name in os.listdir(url) if not name.startswith("."))
-        filesystem, path = _remote(url)
-        names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False, refresh=True))
-        # s3fs would hold what it has listed against every later read: what others commit from now on would be missing.
-        filesystem.invalidate_cache(path)
+        with _remote(url) as (filesystem, path):
+            names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False, refresh=True))
+            # s3fs would hold what it has listed against every later read: what others commit would be missing.
+            filesystem.invalidate_cache(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
     return names
@@ -161,8 +177,8 @@ def download(url: str, target: Path) -> None:
         FileNotFoundError: there is no such file.
         OSError: the server or the disk refused.
     """
-    filesystem, path = _remote(url)
-    filesystem.get_file(path, str(target))
+    with _remote(url) as (filesystem, path):
+        filesystem.get_file(path, str(target))
 
 
 def read_range(url: str, start: int, length: int) -> bytes:
@@ -176,8 +192,8 @@ def read_range(url: str, start: int, length: int) -> bytes:
         with open(url, "rb") as file:
             file.seek(start)
             return file.read(length)
-    filesystem, path = _remote(url)
-    data: bytes = filesystem.cat_file(path, start=start, end=start + length)
+    with _remote(url) as (filesystem, path):
+        data: bytes = filesystem.cat_file(path, start=start, end=start + length)
     return data
 
 
@@ -200,3 +216,34 @@ def scratch_file(near: str) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def check_store(url: str) -> None:
+    """Check a store before any work: its scheme, a write, that a second write is refused, and a read.
+
+    Raises:
+        InputError: names what is wrong with the URL, the server or the keys.
+    """
+    slashes = _SCHEME.match(url)
+    if slashes and len(slashes[2]) < 2 and len(slashes[1]) > 1:
+        raise InputError(f"--store {url}: slashes are missing; {slashes[1]}://{url[slashes.end() :]}")
+    if is_local(url):
+        return
+    probe, data = join(url, ".hubbub-probe"), b"hubbub\n"
+    try:
+        put_bytes(data, probe)
+        if put_bytes(data, probe):
+            raise InputError(
+                f"--store {url}: the server overwrites where it was told not to (If-None-Match), so two runs could "
+                "destroy each other's results; take a server that knows conditional writes"
+            )
+        if read_bytes(probe) != data:
+            raise InputError(f"--store {url}: what was written there cannot be read back")
+    except FileNotFoundError as error:
+        raise InputError(f"--store {url}: {explained(error, url)}") from error
+    except ImportError as error:
+        raise InputError(
+            f"--store {url} needs a package: pip install {OBJECT_STORES.get(url.partition(':')[0])}"
+        ) from error
+    except StorageError as error:
+        raise InputError(f"--store: {error}") from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.codecs import CodecName, load_codec
 from models.codecs.codec import Codec, CodecSpec, encode_many, pack_codes
 from models.config.settings import BY_CONTENT, NO_RESULT
+from models.config.values import Checked, within
 from operators.corpus.annotations import to_frames
 from operators.errors import InputError
 from operators.schema import AUDIO, CODES, table
@@ -56,18 +57,18 @@ def levels(samples: NDArray[np.integer], hop_samples: int, num_frames: int) -> N
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode:
+class Encode(Checked, section="encode", error=InputError):
     """Encodes each mixture independently, so that no code depends on what else is in the batch."""
 
     codec: CodecName = field(default="dmel", metadata=BY_CONTENT)
     """Codec; most need the folder of their weights."""
     weights: str | None = field(default=None, metadata=BY_CONTENT)
     """Folder of the codec's weights; for transformers codecs also a hub id, which is then downloaded."""
-    num_codebooks: int | None = field(default=None, metadata=BY_CONTENT)
+    num_codebooks: int | None = field(default=None, metadata=BY_CONTENT | within(1, 1024))
     """Number of codebooks to use, for codecs with a choice; None for the codec's default."""
     stems: bool = False
     """Whether the rendered stems are encoded too: the targets of speaker extraction."""
-    batch_s: float = field(default=0.0, metadata=NO_RESULT)
+    batch_s: float = field(default=0.0, metadata=NO_RESULT | within(0, 86_400, "s"))
     """Seconds of audio of similar length encoded at once; 0 encodes one waveform at a time."""
     device: str = field(default="cpu", metadata=NO_RESULT)
     """Device of a neural codec."""

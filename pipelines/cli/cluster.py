@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,13 @@ import tyro
 
 from cluster import jobs, preflight
 from cluster.session import connect
+from models.config.values import within
+from operators.digest import to_jsonable
 from operators.errors import InputError
-from pipelines.recipes.files import RECIPE_VARIABLE
+from operators.secrets import has_password
+from operators.store.remote import ALLOWED_VARIABLE
+from pipelines.cli.arguments import Arguments, read
+from pipelines.recipes.files import RECIPE_VARIABLE, load_recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
 
@@ -25,13 +30,14 @@ _PASSED_ON = (
     "AWS_DEFAULT_REGION",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    ALLOWED_VARIABLE,
 )
 """Environment variables that are passed on to a job; never secrets, since the dashboard shows them."""
 DASHBOARD = "http://127.0.0.1:8265"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitArguments:
+class SubmitArguments(Arguments):
     """Submit a command to a cluster, once: hubbub cluster submit [OPTIONS] -- run my.yaml --store s3://..."""
 
     address: str = os.environ.get("RAY_DASHBOARD_ADDRESS", DASHBOARD)
@@ -47,7 +53,7 @@ class SubmitArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusArguments:
+class StatusArguments(Arguments):
     """List submitted requests and their status."""
 
     key: Annotated[str | None, tyro.conf.Positional] = None
@@ -59,16 +65,16 @@ class StatusArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreflightArguments:
+class PreflightArguments(Arguments):
     """Find what would stop a run on a cluster, without starting one."""
 
     ray_address: str = "auto"
     """The cluster."""
     paths: tuple[Path, ...] = ()
     """Folders that every node must see."""
-    train_workers: int = 1
+    train_workers: int = field(default=1, metadata=within(1, 100_000))
     """Workers of Ray Train."""
-    partition_gb: float = 0.5
+    partition_gb: float = field(default=0.5, metadata=within(0, 10**6, "GB"))
     """Size of the largest partition."""
 
 
@@ -76,7 +82,7 @@ def _submit(arguments: Sequence[str]) -> None:
     own, command = list(arguments), []
     if "--" in own:
         own, command = own[: own.index("--")], own[own.index("--") + 1 :]
-    parsed = tyro.cli(SubmitArguments, prog="hubbub cluster submit", args=own)
+    parsed = read(SubmitArguments, "hubbub cluster submit", own)
     if not command or command[0] not in _STAGES:
         raise InputError(f"hubbub cluster submit needs -- followed by a command: {', '.join(_STAGES)}")
     unset = [name for name in parsed.env if name not in os.environ]
@@ -85,12 +91,11 @@ def _submit(arguments: Sequence[str]) -> None:
     env = {name: os.environ[name] for name in (*_PASSED_ON, *parsed.env) if name in os.environ}
     text = ""
     if len(command) > 1 and Path(command[1]).suffix in (".yaml", ".yml", ".json"):
-        try:  # the cluster does not see our files
-            text = Path(command[1]).read_text()
-        except OSError as error:
-            raise InputError(f"recipe file {command[1]} cannot be read: {error.strerror}") from error
+        recipe = load_recipe(command[1])  # resolved here: the cluster sees neither the file nor what it extends
+        text = json.dumps(to_jsonable(recipe), sort_keys=True)
         env[RECIPE_VARIABLE] = text
         command[1] = f"env:{RECIPE_VARIABLE}"
+    _refuse_secrets(command, env)
     if not any(one == "--ray-address" or one.startswith("--ray-address=") for one in command):
         command += ["--ray-address", "auto"]
     today = datetime.now(UTC).date().isoformat()
@@ -111,8 +116,23 @@ def _submit(arguments: Sequence[str]) -> None:
         sys.exit(3)
 
 
+def _refuse_secrets(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Check that what the dashboard shows of a job holds no password.
+
+    Raises:
+        InputError: names the argument or variable, and where the secret belongs.
+    """
+    for name, text in [*((f"argument {one}", one) for one in command), *env.items()]:
+        if has_password(text):
+            raise InputError(
+                f"{name} holds a password or a signature, which everyone who sees the cluster's dashboard can read; "
+                "give it without, and set the secret on the nodes (MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            )
+
+
 def _status(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(StatusArguments, prog="hubbub cluster status", args=list(arguments))
+    parsed = read(StatusArguments, "hubbub cluster status", arguments)
     try:
         found = jobs.attempts(parsed.address, parsed.key)
     except jobs.Refused as error:
@@ -127,7 +147,7 @@ def _status(arguments: Sequence[str]) -> None:
 
 
 def _preflight(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(PreflightArguments, prog="hubbub cluster preflight", args=list(arguments))
+    parsed = read(PreflightArguments, "hubbub cluster preflight", arguments)
     try:
         with connect(parsed.ray_address, None):
             nodes = preflight.look([str(path.absolute()) for path in parsed.paths])

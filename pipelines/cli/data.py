@@ -3,18 +3,20 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from models.config.values import SEED, within
 from operators.errors import InputError
+from pipelines.cli.arguments import Arguments, read
 from pipelines.reporting import console
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArchiveArguments:
+class ArchiveArguments(Arguments):
     """Write data sets as Parquet, to keep or send, or restore them byte for byte."""
 
     action: Annotated[Literal["archive", "restore"], tyro.conf.Positional]
@@ -28,7 +30,7 @@ class ArchiveArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitArguments:
+class FitArguments(Arguments):
     """Estimate how people take turns from who spoke when."""
 
     rttms: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -40,7 +42,7 @@ class FitArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreArguments:
+class ScoreArguments(Arguments):
     """Compare simulated conversations with recorded ones."""
 
     simulated: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -52,14 +54,14 @@ class ScoreArguments:
 
 
 def _fit(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(FitArguments, prog="hubbub data fit", args=list(arguments))
+    parsed = read(FitArguments, "hubbub data fit", arguments)
     from pipelines.inspect.realism import fit_prior
 
     fit_prior(parsed.rttms, parsed.output, parsed.name)
 
 
 def _score(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(ScoreArguments, prog="hubbub data score", args=list(arguments))
+    parsed = read(ScoreArguments, "hubbub data score", arguments)
     from pipelines.inspect.realism import score
 
     first = parsed.simulated[0]
@@ -67,7 +69,7 @@ def _score(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignArguments:
+class AlignArguments(Arguments):
     """Find the times of all words; write the corpus as lhotse recordings and supervisions with alignments."""
 
     manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -76,19 +78,19 @@ class AlignArguments:
     """Folder of the lhotse manifest."""
     language: str = "en"
     """Language of the aligner, and of rows that name none."""
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=within(1, 4096, "processes"))
     """Processes; one per core by default."""
 
 
 def _align(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(AlignArguments, prog="hubbub data align", args=list(arguments))
+    parsed = read(AlignArguments, "hubbub data align", arguments)
     from pipelines.upkeep.align import align_corpus
 
     align_corpus(parsed.manifests, parsed.output, parsed.language, parsed.workers or os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportArguments:
+class ImportArguments(Arguments):
     """Write a corpus as a manifest of JSON lines, with sound files where its own cannot be read in place."""
 
     source: Annotated[str, tyro.conf.Positional]
@@ -102,7 +104,7 @@ class ImportArguments:
 
 
 def _import(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(ImportArguments, prog="hubbub data import", args=list(arguments))
+    parsed = read(ImportArguments, "hubbub data import", arguments)
     from dataclasses import replace
 
     from operators.corpus.forms.fields import NAMES
@@ -121,7 +123,7 @@ def _import(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportArguments:
+class ExportArguments(Arguments):
     """Write conversations with audio and truth for other toolkits."""
 
     output: Annotated[Path, tyro.conf.Positional]
@@ -135,14 +137,14 @@ class ExportArguments:
 
 
 def _export(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(ExportArguments, prog="hubbub data export", args=list(arguments))
+    parsed = read(ExportArguments, "hubbub data export", arguments)
     from pipelines.upkeep.export import export
 
     export(parsed.output, parsed.folder, parsed.format, parsed.split)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitsArguments:
+class UnitsArguments(Arguments):
     """Fit k-means units to a corpus: a codec of your own, for --encode.codec units."""
 
     manifests: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -153,18 +155,18 @@ class UnitsArguments:
     """Log-mel spectrograms (can be decoded to audio), cepstra, or an encoder's hidden states."""
     encoder: str | None = None
     """Folder or hub id of the encoder (HuBERT, WavLM, ...)."""
-    layer: int = 6
+    layer: int = field(default=6, metadata=within(0, 1000))
     """Its layer."""
-    units: int = 500
+    units: int = field(default=500, metadata=within(2, 10**6))
     """Number of units."""
-    hours: float = 10.0
+    hours: float = field(default=10.0, metadata=within(0, 10**6, "h", open_at="low"))
     """Most speech used, in hours."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Seed of the draw of utterances and of the clustering."""
 
 
 def _units(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(UnitsArguments, prog="hubbub data units", args=list(arguments))
+    parsed = read(UnitsArguments, "hubbub data units", arguments)
     if (parsed.encoder is not None) != (parsed.features == "encoder"):
         raise InputError("--encoder FOLDER goes with --features encoder")
     from pipelines.upkeep.units import make_units
@@ -176,7 +178,7 @@ def _units(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListenArguments:
+class ListenArguments(Arguments):
     """Decode documents, packs or conversations to audio and text, on one page with players."""
 
     output: Annotated[Path, tyro.conf.Positional]
@@ -185,21 +187,21 @@ class ListenArguments:
     """Ids of conversations, documents or packs; the first few where none is given."""
     page: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the page; OUTPUT/listen by default."""
-    number: int = 10
+    number: int = field(default=10, metadata=within(0, 10**6))
     """Number shown."""
     dataset: Literal["packs", "codes"] = "packs"
     """packs: documents as training reads them; codes: whole conversations."""
 
 
 def _listen(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(ListenArguments, prog="hubbub data listen", args=list(arguments))
+    parsed = read(ListenArguments, "hubbub data listen", arguments)
     from pipelines.inspect.listen import listen
 
     listen(parsed.output, parsed.page or parsed.output / "listen", parsed.ids, parsed.number, parsed.dataset)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImpactArguments:
+class ImpactArguments(Arguments):
     """List what contains a voice: data sets, checkpoints, metrics, and the first training step that used it."""
 
     output: Annotated[Path, tyro.conf.Positional]
@@ -211,7 +213,7 @@ class ImpactArguments:
 
 
 def _impact(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(ImpactArguments, prog="hubbub data impact", args=list(arguments))
+    parsed = read(ImpactArguments, "hubbub data impact", arguments)
     from pipelines.upkeep.impact import impact, show
 
     found = impact(parsed.output, parsed.speaker)
@@ -222,21 +224,21 @@ def _impact(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceArguments:
+class TraceArguments(Arguments):
     """Follow columns of a pack back to recordings, speakers, licences and offsets."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
     pack: Annotated[str, tyro.conf.Positional]
     """The pack's id."""
-    columns: tuple[int, int] | None = None
+    columns: tuple[int, int] | None = field(default=None, metadata=within(0, 2**62, "columns"))
     """First column, and the one after the last; all by default."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def _trace(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(TraceArguments, prog="hubbub data trace", args=list(arguments))
+    parsed = read(TraceArguments, "hubbub data trace", arguments)
     from pipelines.inspect.trace import show, trace
 
     rows = trace(parsed.output, parsed.pack, *(parsed.columns or ()))
@@ -247,26 +249,26 @@ def _trace(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GcArguments:
+class GcArguments(Arguments):
     """List what no kept run needs, and remove it with --yes."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
-    keep_trainings: int = 1000
+    keep_trainings: int = field(default=1000, metadata=within(0, 10**6))
     """Newest trainings that are kept, with everything that they were made from."""
     yes: bool = False
     """Remove it."""
 
 
 def _gc(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(GcArguments, prog="hubbub data gc", args=list(arguments))
+    parsed = read(GcArguments, "hubbub data gc", arguments)
     from pipelines.upkeep.gc import collect
 
     collect(parsed.output, parsed.keep_trainings, parsed.yes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HfArguments:
+class HfArguments(Arguments):
     """Write a checkpoint's text model as a Hugging Face folder, with the audio parameters in a separate file."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -276,7 +278,7 @@ class HfArguments:
 
 
 def _hf(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(HfArguments, prog="hubbub data hf", args=list(arguments))
+    parsed = read(HfArguments, "hubbub data hf", arguments)
     from models.speech_lm.pretrained import export
     from models.training.checkpoint import load
     from pipelines.plan.start import newest_checkpoint
@@ -293,7 +295,7 @@ def _hf(arguments: Sequence[str]) -> None:
 
 
 def _archive(arguments: Sequence[str]) -> None:
-    parsed = tyro.cli(ArchiveArguments, prog="hubbub data", args=list(arguments))
+    parsed = read(ArchiveArguments, "hubbub data", arguments)
     from pipelines.plan.output import Output
 
     for name in parsed.names:

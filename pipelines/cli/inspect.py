@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from models.config.values import within
+from pipelines.cli.arguments import Arguments, read
 from pipelines.reporting import console
 
 
 @dataclass(frozen=True, kw_only=True)
-class LineageArguments:
+class LineageArguments(Arguments):
     """Follow a checkpoint, data set, evaluation or MLflow run back to the manifests, or forwards to what it became."""
 
     id: Annotated[str, tyro.conf.Positional]
@@ -29,7 +31,7 @@ class LineageArguments:
 
 def lineage(arguments: Sequence[str]) -> None:
     """Print where something came from, or what it became."""
-    parsed = tyro.cli(LineageArguments, prog="hubbub lineage", args=list(arguments))
+    parsed = read(LineageArguments, "hubbub lineage", arguments)
     from pipelines.inspect.graph import page
     from pipelines.inspect.lineage import chain, descendants
     from pipelines.plan.output import Output
@@ -52,27 +54,27 @@ def lineage(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportArguments:
+class ReportArguments(Arguments):
     """Write one static page: what was run, on what, how well, and where it came from."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """A run's output folder."""
     page: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """File of the page; OUTPUT/report.html by default."""
-    examples: int = 6
+    examples: int = field(default=6, metadata=within(0, 10_000))
     """Test conversations with audio, reference and hypothesis."""
 
 
 def report(arguments: Sequence[str]) -> None:
     """Write a run's page."""
-    parsed = tyro.cli(ReportArguments, prog="hubbub report", args=list(arguments))
+    parsed = read(ReportArguments, "hubbub report", arguments)
     from pipelines.inspect.report import report as write_report
 
     write_report(parsed.output, parsed.page or parsed.output / "report.html", parsed.examples)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorArguments:
+class DoctorArguments(Arguments):
     """Report what this machine can do, and what will be used, and why."""
 
     output: Path = Path("runs")
@@ -81,7 +83,7 @@ class DoctorArguments:
 
 def doctor(arguments: Sequence[str]) -> None:
     """Print what this machine can do."""
-    parsed = tyro.cli(DoctorArguments, prog="hubbub doctor", args=list(arguments))
+    parsed = read(DoctorArguments, "hubbub doctor", arguments)
     from pipelines.inspect.doctor import report as print_report
 
     print_report(parsed.output)

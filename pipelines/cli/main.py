@@ -1,14 +1,18 @@
 """The command line: the table of verbs, the usage that follows from it, and how errors end."""
 
 import difflib
-import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 
-from operators.errors import InputError
+from cluster import stopping
+from operators.errors import InputError, disk_fault
+from operators.secrets import masked
+from operators.store.remote import StorageError
 from pipelines.reporting import console
 
 
@@ -114,34 +118,60 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         console.OUT.print(usage())
         return
+    if arguments[0] in ("-V", "--version", "version"):
+        console.OUT.print(f"hubbub {version('hubbub')}")
+        return
     verb, rest = arguments[0], arguments[1:]
+    stopping.install()
     try:
+        _refuse_habits(verb, rest)
         function_of(verb)(rest)
     except InputError as error:
         _stop(str(error))
     except BrokenPipeError:
         os._exit(0)
-    except OSError as error:
-        fixable = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-        if not fixable and not isinstance(error, PermissionError) and not _is_from_storage(error):
-            raise
+    except StorageError as error:
         _stop(f"{error}; what is made stays, run again to continue")
     except KeyboardInterrupt:
         console.ERR.print("stopped; run the same command again to continue")
-        sys.exit(130)
-    except Exception as error:
+        stopping.end_in(stopping.GRACE_S)
+        sys.exit(stopping.exit_code())
+    except Exception as error:  # noqa: BLE001 - a defect, whose traceback is printed without secrets
+        if (refused := disk_fault(error)) is not None:
+            _stop(f"{refused}; make room, or see to the folder's rights; what is made stays, run again to continue")
         if not _is_from_storage(error):
-            raise
+            sys.stderr.write(masked(traceback.format_exc()))
+            sys.exit(1)
         _stop(
             f"object storage: {str(error).splitlines()[0]}; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY; what is made stays, run again to continue"
         )
 
 
-def _stop(message: str) -> None:
-    from rich.markup import escape
+_HABITS = {
+    "--dry-run": "hubbub plan RECIPE shows what would run and why, and starts nothing",
+    "--resume": "every run goes on where the last one stopped: leave --resume out",
+    "--overwrite": "nothing is overwritten: --update continues in the folder, --output names another",
+    "--config": "a recipe's file comes right after the verb: hubbub run my.yaml",
+    "--seed-everything": "all randomness has one root: --seed N",
+}
+"""Options that other programs have, and what there is instead."""
 
-    console.ERR.print(f"[red]error[/red]     {escape(message)}")
+
+def _refuse_habits(verb: str, arguments: Sequence[str]) -> None:
+    """Point to the right thing where an option of other programs is given.
+
+    Raises:
+        InputError: one is.
+    """
+    for argument in [verb, *arguments]:
+        name = argument.partition("=")[0]
+        if name in _HABITS:
+            raise InputError(f"there is no {name}; {_HABITS[name]}")
+
+
+def _stop(message: str) -> None:
+    console.ERR.print(f"[red]error[/red]     {console.shown(message)}")
     sys.exit(2)
 
 

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import quote
 
 import tyro
 
+from models.config.values import SEED, within
 from operators.errors import InputError
+from pipelines.cli.arguments import Arguments, read
 from pipelines.reporting import console
 
 if TYPE_CHECKING:
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class _Options(Arguments):
     """What both verbs take."""
 
     normalizer: str = "basic"
     """Text normalizer of both sides: none, basic, whisper-english or chime8."""
-    collar_s: float = 5.0
+    collar_s: float = field(default=5.0, metadata=within(0, 86_400, "s"))
     """How far a word's time may be off in tcpWER and tcORC-WER, in seconds."""
     uem: Path | None = None
     """UEM file of the regions in which DER and JER are scored."""
@@ -34,7 +36,7 @@ class _Options:
     """Measures to take; all by default."""
     units: Literal["auto", "speakers", "recordings"] = "auto"
     """What the bootstrap resamples; auto takes speakers where their names are the same in all recordings."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Seed of the bootstrap."""
     format: str | None = None
     """Format of all files, where suffixes do not say it: seglst, stm, rttm, ctm, textgrid, chime8, nemo or jsonl."""
@@ -71,7 +73,7 @@ class ScoreArguments(_Options):
     """Write what was heard in the recordings as SegLST, which `hubbub score` and `hubbub compare` take."""
     html: Path | None = None
     """Write a page with the worst sessions, words coloured; with --audio, with players of their recordings."""
-    worst: int = 20
+    worst: int = field(default=20, metadata=within(0, 10**6))
     """How many sessions the page shows."""
 
 
@@ -89,7 +91,7 @@ class CompareArguments(_Options):
 
 def score(arguments: Sequence[str]) -> None:
     """Print, and write where asked, the scores of a hypothesis."""
-    parsed = tyro.cli(ScoreArguments, prog="hubbub score", args=list(arguments))
+    parsed = read(ScoreArguments, "hubbub score", arguments)
     from operators.scoring import table
     from operators.scoring.page import page
 
@@ -138,7 +140,7 @@ def _sounds(parsed: ScoreArguments) -> dict[str, str]:
 
 def compare(arguments: Sequence[str]) -> None:
     """Print, and write where asked, how two systems differ."""
-    parsed = tyro.cli(CompareArguments, prog="hubbub compare", args=list(arguments))
+    parsed = read(CompareArguments, "hubbub compare", arguments)
     from operators.scoring import table
     from pipelines.use.score import compare_files
 

@@ -4,35 +4,40 @@ import gc
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from models.config.shape import SIZES, sized
+from models.config.values import within
 from operators.corpus.annotations import TRUTH_FORMATS
 from operators.errors import InputError
+from pipelines.cli.arguments import Arguments, read
 from pipelines.recipes.files import load_recipe, to_json
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     TruthName = str
+    SizeName = str
 else:
     TruthName = Literal[tuple(TRUTH_FORMATS)]  # the choices of `--truth` follow from the table
+    SizeName = Literal[tuple(SIZES)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonArguments:
+class CommonArguments(Arguments):
     """What every verb with a recipe takes."""
 
     output: Path | None = None
     """Folder for everything that is made; runs/<recipe> by default."""
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=within(1, 4096, "processes"))
     """Processes of a local Ray; one per core by default."""
-    train_workers: int = 1
+    train_workers: int = field(default=1, metadata=within(1, 100_000))
     """Workers of Ray Train."""
-    min_train_workers: int = 0
+    min_train_workers: int = field(default=0, metadata=within(0, 100_000))
     """Continue training with as few workers as this while nodes are missing; 0 waits for all."""
     ray_address: str | None = None
     """Cluster to join instead of starting a local Ray."""
@@ -43,7 +48,15 @@ class CommonArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageArguments(CommonArguments):
+class SizeArgument(Arguments):
+    """The size of the model, which is read before its single fields."""
+
+    size: Annotated[SizeName | None, tyro.conf.arg(name="model.size")] = None
+    """Widths and depth of a named size, for the fields of model that are not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageArguments(CommonArguments, SizeArgument):
     """A stage verb's arguments."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
@@ -78,14 +91,20 @@ def parse(verb: str, arguments: Sequence[str]) -> StageArguments:
     has_name = not arguments[0].startswith("-")
     name, rest = (arguments[0], list(arguments[1:])) if has_name else ("demo", list(arguments))
     recipe = load_recipe(name)
-    return tyro.cli(
-        StageArguments,
-        prog=f"hubbub {verb} {name}",
-        description=f"{verb}: recipe {name}. {(RECIPES[name].__doc__ or '') if name in RECIPES else ''}",
-        default=StageArguments(recipe=recipe),
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+
+    def parsed(default: Recipe) -> StageArguments:
+        return read(
+            StageArguments,
+            f"hubbub {verb} {name}",
+            rest,
+            description=f"{verb}: recipe {name}. {(RECIPES[name].__doc__ or '') if name in RECIPES else ''}",
+            default=StageArguments(recipe=default),
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+
+    # A size comes before the fields that are given beside it: --model.size small --model.num-layers 8.
+    size = tyro.cli(SizeArgument, args=rest, return_unknown_args=True, add_help=False)[0].size
+    return parsed(replace(recipe, model=sized(recipe.model, size)) if size else recipe)
 
 
 def _printed(parsed: StageArguments) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.session import Session
 from models.training.mirror import Mirror
 from models.training.order import Stream
-from operators.errors import InputError
+from operators.errors import InputError, disk_fault
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
 from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker, validation_packs
@@ -17,6 +17,7 @@ from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
 from pipelines.plan.stage import Plan
 from pipelines.plan.start import decide
+from pipelines.plan.trained import remember_depends
 from pipelines.plan.transcriber import validation_codes
 from pipelines.reporting import console
 
@@ -87,6 +88,7 @@ def _job(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any]) -> TrainingJob
         console.line("start", ", ".join(str(value) for value in start.values()))
         lineage = {**lineage, "started_from": start}
     (folder / FAILURE).unlink(missing_ok=True)
+    remember_depends(folder, plan.stage("training").partitions[0].depends)
     return TrainingJob(
         recipe=plan.recipe,
         packs=snapshot,
@@ -141,7 +143,7 @@ def _run_trainer(trainer: Any) -> None:
         for cause in error.worker_failures.values():
             if isinstance(cause, InputError):
                 raise InputError(str(cause)) from error
-            if isinstance(cause, OSError):
+            if isinstance(cause, OSError) or disk_fault(cause) is not None:
                 raise InputError(f"training stopped: {cause}; run again to resume from the last checkpoint") from error
         raise
     finally:

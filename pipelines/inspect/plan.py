@@ -10,6 +10,7 @@ from pipelines.plan.planning import Planning
 from pipelines.plan.sources import made_corpus
 from pipelines.plan.stage import StagePlan, plan_stage
 from pipelines.recipes.check import check_recipe
+from pipelines.recipes.files import changed_since, in_short
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import STAGES, check_stages, dataset_names, plan_recipe
@@ -25,6 +26,8 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
     """
     check_recipe(recipe)
     check_stages(recipe)
+    if changed := changed_since(output.folder, recipe):
+        console.line("update", f"{output.folder} belongs to another recipe ({in_short(changed)}): run needs --update")
     if missing := _not_indexed(recipe, output):
         console.line(*missing)
         return
@@ -59,6 +62,8 @@ def _not_indexed(recipe: Recipe, output: Output) -> tuple[str, str] | None:
             if planned.stale:
                 files = len(planned.stale[0].depends["manifests"])
                 text = f"{files} manifest files would be read for {stage.dataset}; everything follows from them"
+                (why,) = planned.reasons().values()
+                text += f" ({why})" if why != "new" else ""
                 return stage.name, text
     return None
 

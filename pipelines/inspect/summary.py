@@ -1,5 +1,8 @@
 """The table at the end of a run: what there is, and where."""
 
+import shlex
+from pathlib import Path
+
 from pipelines.plan.context import RunOptions
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_client import tracking_uri
@@ -21,8 +24,13 @@ def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:
     if result.metrics:
         console.table("", SCORE_COLUMNS, score_rows(result.metrics, SHORT))
         console.line("metrics", f"{plan.output.evaluation(plan.evaluation_key)}/metrics.json")
-    uri = tracking_uri(options.output)
-    console.line("MLflow", f"{console.program('mlflow')} ui --backend-store-uri {uri}")
+    console.line("MLflow", tracking_line(options.output))
     if result.training:
-        console.line("lineage", f"{console.program('hubbub')} lineage {folder}")
+        console.line("lineage", f"{console.program('hubbub')} lineage {shlex.quote(str(folder))}")
     console.line("time", f"{seconds:.0f} s")
+
+
+def tracking_line(folder: Path) -> str:
+    """Return where the runs can be looked at: a server, or the command that starts one, ready for a shell."""
+    uri = tracking_uri(folder)
+    return uri if uri.startswith("http") else f"{console.program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"

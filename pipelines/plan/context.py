@@ -9,13 +9,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.session import Session, connect
+from models.config.values import OPTIONS, Checked, within
 from operators.errors import InputError
+from operators.secrets import masked
+from operators.store import storage
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
 from pipelines.plan.output import Output
 from pipelines.plan.preflight import check_cluster
@@ -44,16 +47,16 @@ def resize_every_s() -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(Checked, section=OPTIONS, error=InputError):
     """How a recipe is run; none of it changes results."""
 
     output: Path
     """Folder for everything that is made; on a cluster, one that every node sees."""
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=within(1, 4096, "processes"))
     """Processes of a local Ray; one per core by default."""
-    train_workers: int = 1
+    train_workers: int = field(default=1, metadata=within(1, 100_000))
     """Workers of Ray Train, which share a step's packs."""
-    min_train_workers: int = 0
+    min_train_workers: int = field(default=0, metadata=within(0, 100_000))
     """Continue training with as few workers as this while nodes are missing; 0 waits for all."""
     ray_address: str | None = None
     """Cluster to join instead of a local Ray."""
@@ -70,10 +73,10 @@ class RunOptions:
     sweep: str = ""
     """Id of the MLflow run that is the parent of this one."""
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
         """Check the numbers of workers before anything is made."""
-        if not 0 <= self.min_train_workers <= self.train_workers:
-            raise InputError(
+        if self.min_train_workers > self.train_workers:
+            yield (
                 f"--min-train-workers {self.min_train_workers} must be between 0 and --train-workers "
                 f"{self.train_workers}"
             )
@@ -151,8 +154,13 @@ class RunContext:
     def stage(self, name: str) -> Iterator[StageRun]:
         """Record one stage in the journal and in MLflow."""
         self.journal(name, "start")
-        with self.tracker().stage(name) as run:
-            yield run
+        try:
+            with self.tracker().stage(name) as run:
+                yield run
+        except BaseException as error:
+            with suppress(OSError):  # the disk may be what failed
+                self.journal(name, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
         self.journal(name, "end")
 
 
@@ -206,7 +214,7 @@ def write_quarantine(context: RunContext) -> Path:
     path = context.options.output / "quarantine.jsonl"
     rows = sorted({(q.row_id, q.reason) for q in context.quarantined})
     text = "".join(json.dumps({"row_id": i, "reason": reason}, ensure_ascii=False) + "\n" for i, reason in rows)
-    path.write_text(text, encoding="utf-8")
+    storage.replace_bytes(masked(text).encode(), str(path))
     return path
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operators.errors import InputError
+from operators.secrets import HIDDEN, masked
 from operators.store import storage
 from operators.store.dataset import Dataset
 
@@ -22,7 +23,12 @@ class Output:
     def __post_init__(self) -> None:
         """Take the store that the folder was last used with, where none is given."""
         if not self.store and (self.folder / _STORE).exists():
-            object.__setattr__(self, "store", (self.folder / _STORE).read_text().strip())
+            store = (self.folder / _STORE).read_text().strip()
+            if HIDDEN in store:
+                raise InputError(
+                    f"{self.folder} keeps its data sets at {store}; the password is not kept: give --store"
+                )
+            object.__setattr__(self, "store", store)
 
     def remember(self, store: str) -> None:
         """Record the store in the folder.
@@ -30,11 +36,12 @@ class Output:
         Raises:
             InputError: the folder already uses another store.
         """
-        if self.store and self.store != store:
-            raise InputError(
-                f"{self.folder} keeps its data sets at {self.store}, not at {store}; give another --output"
-            )
-        (self.folder / _STORE).write_text(store + "\n")
+        path, kept = self.folder / _STORE, masked(store)
+        before = path.read_text().strip() if path.exists() else kept
+        if before != kept:
+            raise InputError(f"{self.folder} keeps its data sets at {before}, not at {store}; give another --output")
+        storage.check_store(store)
+        path.write_text(kept + "\n")
 
     @property
     def data(self) -> str:

@@ -70,6 +70,8 @@ class Stage:
     """Keys that are done; by default those with a receipt in the data set."""
     index: Callable[[RunContext, "StagePlan"], None] | None = None
     """Makes it on the driver before the other stages are planned, for planning reads its rows."""
+    reason: Callable[[Output, Partition], str] | None = None
+    """Tells why a partition is stale; by default from the receipts of the newest snapshot."""
     expected_seconds: Callable[[Recipe, Output], float | None] | None = None
     """Estimates what making it takes; by default from the receipts of the newest snapshot."""
     uses_gpu: Callable[[Recipe], bool] = _never
@@ -92,6 +94,8 @@ class StagePlan:
     """Keys that are done."""
     output: Dataset | None = None
     """The data set, to tell why something in it is stale."""
+    folder: Output | None = None
+    """Where the data set is, for stages that tell their own reasons."""
     payloads: Mapping[str, Any] = field(default_factory=dict)
     """By partition id."""
 
@@ -118,6 +122,8 @@ class StagePlan:
 
     def reasons(self) -> dict[str, str]:
         """Return why each stale partition is stale, by partition id."""
+        if self.stage.reason is not None and self.folder is not None:
+            return {p.partition_id: self.stage.reason(self.folder, p) for p in self.stale}
         return {p.partition_id: stale_reason(p, self.before.get(p.partition_id)) for p in self.stale}
 
     def jobs(self, recipe: Recipe, output: Output, roots: Mapping[str, Path]) -> list[Job]:
@@ -211,7 +217,7 @@ def plan_stage(stage: Stage, planning: Planning) -> StagePlan:
         committed = dataset.committed_names()
         fresh = frozenset(p.key for p in partitions if f"{p.partition_id}-{p.key}" in committed)
     payloads = {one.partition.partition_id: one.payload for one in planned}
-    return StagePlan(stage, partitions, fresh, dataset, payloads)
+    return StagePlan(stage, partitions, fresh, dataset, planning.output, payloads)
 
 
 def make_plan(stages: Sequence[Stage], recipe: Recipe, output: Output, checkpoint: Path | None = None) -> Plan:

@@ -1,15 +1,22 @@
 """Checkpoints of a training that is done: its last one, and its best. Either may be known only afterwards."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from models.config.header import POSITION, steps
 from models.training.metrics import best_steps, is_over, validations_in
 from models.training.mirror import Mirror
+from operators.digest import to_jsonable
+from operators.store import storage
+from operators.store.dataset import Partition, changes
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
 
 LAST, BEST = "last", "best"
 """Names of checkpoints whose steps are not known before a training is done."""
+
+_DEPENDS = "depends.json"
 
 
 def last_name(recipe: Recipe) -> str:
@@ -45,6 +52,28 @@ def located(path: Path, url: str | None) -> Path:
 def _validations(folder: Path, step: int) -> list[tuple[int, float]]:
     position = folder / f"step-{step:06d}" / POSITION
     return validations_in(position.read_bytes()) if position.exists() else []
+
+
+def remember_depends(folder: Path, depends: Any) -> None:
+    """Keep what a training depends on in its folder, to tell later how another one differs."""
+    storage.replace_bytes(
+        (json.dumps(to_jsonable(depends), indent=1, sort_keys=True) + "\n").encode(), str(folder / _DEPENDS)
+    )
+
+
+def why_trained(output: Output, partition: Partition) -> str:
+    """Return why a training is stale: what differs from the newest one here, or that it was not finished."""
+    own = output.training(partition.key)
+    if steps(own):
+        return f"not finished: it goes on after step {steps(own)[-1]}"
+    earlier = [path for path in own.parent.glob(f"*/{_DEPENDS}") if path.parent != own]
+    if not earlier:
+        return "new"
+    newest = max(earlier, key=lambda path: path.stat().st_mtime_ns)
+    try:
+        return changes(json.loads(newest.read_text()), partition.depends) or "new"
+    except (OSError, ValueError):  # a damaged note costs a reason, nothing else
+        return "new"
 
 
 def training_committed(recipe: Recipe, output: Output, key: str) -> bool:

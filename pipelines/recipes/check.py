@@ -1,6 +1,9 @@
 """What is checked of a recipe before anything is started: rules that involve several of its sections."""
 
+import re
+
 from models.codecs import codec_entry
+from models.training.order import mixture_names
 from operators.corpus.sets.layouts import LAYOUTS
 from operators.documents.tasks import TASKS
 from operators.errors import InputError
@@ -75,6 +78,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"train.mixture grow goes from short packs to long ones, but pack.packer {recipe.pack.packer} puts both "
             "into one; set --pack.packer buckets"
         )
+    _check_mixture(recipe)
     needy = [task for task in recipe.compose.tasks if TASKS[task].needs_stems]
     if needy and not recipe.encode.stems:
         raise InputError(
@@ -82,6 +86,25 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.encode.stems and recipe.render.stems == "none":
         raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
+
+
+def _check_mixture(recipe: Recipe) -> None:
+    """Check a mixture as far as the recipe alone tells: its components are tasks, or buckets of a task.
+
+    Raises:
+        InputError: it cannot be read, or names no task of the recipe.
+    """
+    try:
+        names = mixture_names(recipe.train.mixture)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    tasks = [f"{prefix}{task}" for task in recipe.compose.tasks for prefix in ("", "recorded-")]
+    for name in names:
+        stem = re.split(r"[*?\[]", name)[0]  # a pattern names what begins like this
+        if not any(task.startswith(stem) if stem != name else re.fullmatch(rf"{task}(-\d+)?", name) for task in tasks):
+            raise InputError(
+                f"train.mixture names {name!r}, which is no task of compose.tasks ({', '.join(recipe.compose.tasks)})"
+            )
 
 
 def _cast(recipe: Recipe) -> tuple[int, int]:

@@ -6,14 +6,18 @@ import json
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from models.config.shape import SIZES, Shape, sized
+from models.config.values import collected_faults, hints_of
 from operators.digest import to_jsonable
 from operators.errors import InputError
+from operators.secrets import masked
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
 
@@ -36,10 +40,24 @@ def load_recipe(name: str) -> Recipe:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RECIPES)}, or a .yaml or .json file"
         raise InputError(f"there is no recipe {name}; {hint}")
+    return _read_file(path, ())
+
+
+def _read_file(path: Path, above: tuple[Path, ...]) -> Recipe:
+    """Return the recipe of a file; `above` are the files that it is read for, each of which extends the next.
+
+    Raises:
+        InputError: it cannot be read, or the files extend each other.
+    """
+    if path.resolve() in above:
+        raise InputError(f"recipe file {path} extends itself, by way of {above[-1]}")
     try:
-        return _read(path.read_text(), str(path))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"recipe file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe file {path} is not text in UTF-8: byte {error.start} cannot be read") from error
+    return _read(text, str(path), (*above, path.resolve()))
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -56,73 +74,122 @@ def recipe_of(folder: Path) -> Recipe:
     return recipe
 
 
-def _read(text: str, path: str) -> Recipe:
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and with it JSON, and notes the keys that stand twice, of which YAML takes the last in silence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.doubled: list[str] = []
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in lines and key.value != "<<":
+                line = key.start_mark.line + 1
+                self.doubled.append(f"key {key.value} stands twice, in lines {lines[key.value]} and {line}")
+            elif isinstance(key, yaml.ScalarNode):
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def _read(text: str, path: str, above: tuple[Path, ...] = ()) -> Recipe:
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        loader = _Loader(text)
+        data = loader.get_single_data()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"recipe file {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):
         raise InputError(f"recipe file {path} must hold keys and values, as `hubbub plan demo --print-recipe` shows")
-    recipe: Recipe = from_mapping(Recipe, data, path)
+    base = None
+    if "extends" in data:
+        base = _extended(data.pop("extends"), path, above)
+        data.setdefault("name", Path(path).stem if above else "custom")
+    recipe: Recipe = from_mapping(Recipe, data, path, base, loader.doubled)
     return recipe
 
 
-def from_mapping(kind: Any, data: Mapping[str, Any], where: str) -> Any:
-    """Build a dataclass from keys and values; fields that are not given keep their defaults.
+def _extended(name: Any, path: str, above: tuple[Path, ...]) -> Recipe:
+    """Return the recipe that a file extends: a named one, or a file, from the file's own folder on.
 
     Raises:
-        InputError: names the unknown key and the nearest one, or the value that does not fit.
+        InputError: there is none.
     """
-    names = {f.name for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for key in data:
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{path}: extends takes one recipe's name or file, not {name!r}")
+    if name in RECIPES:
+        return RECIPES[name]()
+    file = Path(path).parent / name
+    if file.suffix not in (".yaml", ".yml", ".json"):
+        raise InputError(f"{path}: extends {name}: there are {', '.join(RECIPES)}, or a .yaml or .json file")
+    return _read_file(file, above)
+
+
+def from_mapping(kind: Any, data: Mapping[str, Any], where: str, base: Any = None, faults: Sequence[str] = ()) -> Any:
+    """Build a dataclass from keys and values; fields that are not given keep the values of `base`, or their defaults.
+
+    Args:
+        kind: of the dataclass.
+        data: by field; nested dataclasses are mappings of their own.
+        where: the text was read, for the message.
+        base: what is changed, if anything.
+        faults: found before, which belong into the same message.
+
+    Raises:
+        InputError: names everything that is wrong: unknown keys and the nearest known ones, and values that do not fit.
+    """
+    with collected_faults() as found:
+        found.extend(faults)
+        made = _built(kind, data, "", base, found)
+    if found:
+        raise InputError(f"{where}: {'; '.join(dict.fromkeys(found))}")
+    return made
+
+
+def _built(kind: Any, data: Mapping[str, Any], path: str, base: Any, found: list[str]) -> Any:
+    """Make a dataclass, whose own check, and that of each nested one, adds to `found`."""
+    hints, values = hints_of(kind), {}
+    names = [*(one.name for one in dataclasses.fields(kind)), *(["size"] if kind is Shape else [])]
+    if kind is Shape and "size" in data:
+        base = _sized(base, data["size"], path, found)
+    for key, value in data.items():
+        name = f"{path}{key}"
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
             hint += " (a recipe of a newer version may know more than this one)" if not near else ""
-            raise InputError(f"{where}: unknown key {key}; {hint}")
-    try:
-        return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in data.items()})
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from error
+            found.append(f"unknown key {name}; {hint}")
+        elif not (kind is Shape and key == "size"):
+            values[key] = _value(hints[key], value, name, getattr(base, key, None), found)
+    return kind(**values) if base is None else dataclasses.replace(base, **values)
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _sized(base: Shape | None, size: Any, path: str, found: list[str]) -> Shape | None:
+    if size in SIZES:
+        return sized(base or Shape(), size)
+    found.append(f"{path}size: {size!r} is none of {', '.join(SIZES)}")
+    return base
+
+
+def _value(hint: Any, value: Any, name: str, base: Any, found: list[str]) -> Any:
+    """Return what JSON or YAML wrote as the field's type has it; what does not fit is left to the field's own check."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in options:
+        if value is None:
             return None
-        return _value(next(option for option in options if option is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise InputError(f"{where} must hold keys and values")
-        return from_mapping(hint, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise InputError(f"{where} must be a list")
-        return tuple(_value(options[0], item, where) for item in value)
-    if origin is typing.Literal:
-        if value not in options:
-            raise InputError(f"{where}: {value!r} is none of {', '.join(map(str, options))}")
-        return value
-    if hint is float:
-        # YAML reads 1e-3 as text: its own notation is 1.0e-3.
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise InputError(f"{where} must be a number, not {type(value).__name__} ({value!r})")
-        try:
-            return float(value)
-        except ValueError as error:
-            raise InputError(f"{where} must be a number, not {value!r}") from error
-    if hint in (int, str, bool) and type(value) is not hint:
-        raise InputError(f"{where} must be of type {hint.__name__}, not {type(value).__name__} ({value!r})")
+        return _value(next(option for option in options if option is not type(None)), value, name, base, found)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _built(hint, value, f"{name}.", base, found)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(options[0], item, name, None, found) for item in value)
+    if hint is float and not isinstance(value, bool):
+        with suppress(TypeError, ValueError, OverflowError):
+            return float(value)  # YAML reads 1e-3 as text: its own notation is 1.0e-3
     return value
 
 
 def to_json(recipe: Recipe) -> str:
-    """Write a resolved recipe; `named_or_file` reads it back."""
-    return json.dumps(to_jsonable(recipe), indent=1, sort_keys=True) + "\n"
+    """Write a resolved recipe without passwords of URLs; `load_recipe` reads it back."""
+    return masked(json.dumps(to_jsonable(recipe), indent=1, sort_keys=True)) + "\n"
 
 
 def result_part(data: Mapping[str, Any], kind: Any = Recipe) -> dict[str, Any]:
@@ -134,6 +201,19 @@ def result_part(data: Mapping[str, Any], kind: Any = Recipe) -> dict[str, Any]:
         elif dataclasses.is_dataclass(hints[one.name]) and isinstance(part.get(one.name), dict):
             part[one.name] = result_part(part[one.name], hints[one.name])
     return part
+
+
+def changed_since(folder: Path, recipe: Recipe) -> list[str]:
+    """List what changes results in a recipe, against the one that an output folder was last used with."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        return []
+    return differences(result_part(json.loads(path.read_text())), result_part(json.loads(to_json(recipe))))
+
+
+def in_short(changed: Sequence[str]) -> str:
+    """Write the first of some differences."""
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

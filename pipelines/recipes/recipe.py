@@ -1,11 +1,14 @@
 """The recipe: everything that a result depends on, as frozen dataclasses. Nothing is run here."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from models.config.options import Training
 from models.config.settings import BY_CONTENT, NO_RESULT, key_settings
 from models.config.shape import SIZES, Shape
+from models.config.values import FILE_NAME, SEED, Checked, within
 from operators.corpus.cast import Casting
 from operators.corpus.joined import Join
 from operators.corpus.manifest import SharedSpeakers
@@ -14,6 +17,7 @@ from operators.corpus.stories import Stories
 from operators.digest import digest
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS, TaskName
+from operators.errors import InputError
 from operators.evaluate.options import BaselineName, Cut, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
@@ -23,7 +27,7 @@ from operators.tokenize.encode import Encode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class Corpus(Checked, section="corpus", error=InputError):
     """Recordings that are used."""
 
     manifests: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
@@ -57,28 +61,33 @@ class Corpus:
     """Licence of rows without one."""
     allow_licences: tuple[str, ...] = field(default=(), metadata=NO_RESULT)
     """Licences that may be used; any where none is given. Others stop a run before work starts."""
-    max_duration_s: float = 60.0
+    max_duration_s: float = field(default=60.0, metadata=within(0, 86_400, "s", open_at="low"))
     """Longer utterances are quarantined; in seconds."""
-    min_utterances_per_speaker: int = 2
+    min_utterances_per_speaker: int = field(default=2, metadata=within(0, 10**6, "utterances"))
     """Speakers with fewer are quarantined: they could never take two turns."""
-    max_bad_share: float = field(default=0.0, metadata=NO_RESULT)
+    max_bad_share: float = field(default=0.0, metadata=NO_RESULT | within(0, 1))
     """Share of rows that may be quarantined before the run stops."""
+
+    def rules(self) -> Iterator[str]:
+        """Check the values together."""
+        if self.audio_roots and not self.recorded and self.layout == "labels":
+            yield "corpus.audio_roots are folders of corpus.recorded, which names nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Partitions:
+class Partitions(Checked, section="partitions", error=InputError):
     """Units of work, retry and commit. Real corpora: about ten hours of audio, 256-512 MB of packs."""
 
-    conversations_per_partition: int = 2000
+    conversations_per_partition: int = field(default=2000, metadata=within(1, 10**7))
     """Conversations in a partition of `conversations` and `codes`."""
-    recordings_per_partition: int = 20
+    recordings_per_partition: int = field(default=20, metadata=within(1, 10**7))
     """Recorded conversations in a partition: half-hour meetings make ten hours."""
-    partitions_per_pack_group: int = 1
+    partitions_per_pack_group: int = field(default=1, metadata=within(1, 10**6))
     """Partitions of codes whose documents are packed together into one shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Checked, section="evaluate", error=InputError):
     """How checkpoints are evaluated."""
 
     tasks: tuple[TaskName, ...] = field(default=(), metadata=BY_CONTENT)
@@ -98,7 +107,7 @@ class Evaluation:
     recognizers: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
     """Recognizers of single speakers that hear the same sound, twice each: turn by turn of the reference, and all of it
     by one speaker. `pocketsphinx` (English), or folders of Whisper models as transformers saves them."""
-    window_s: float | None = None
+    window_s: float | None = field(default=None, metadata=within(0, 86_400, "s", open_at="low"))
     """Longest window in seconds; the longest that the checkpoint was trained on by default."""
     cut: Cut = "quiet"
     """Where longer conversations are cut: at the quietest place of each window's last third, after so many seconds
@@ -107,29 +116,35 @@ class Evaluation:
     """How speakers are followed from one window to the next: by samples of their voices in the prompt (where the
     checkpoint was trained with compose.carry_voices), by the words and times of audio that windows share, by the
     likeness of their codes. By none, each window is scored as a session of its own."""
-    overlap_s: float | None = None
+    overlap_s: float | None = field(default=None, metadata=within(0, 86_400, "s"))
     """Seconds of audio that two windows share; compose.overlap_s by default, or a fifth of a window (at most 4 s)."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint is evaluated: after the last step, or the one with the lowest validation loss
     (train.keep_best)."""
-    max_tokens: int | None = None
+    max_tokens: int | None = field(default=None, metadata=within(1, 10**6, "tokens"))
     """Longest transcript of a window, in tokens; 20 for each second of the window by default, which is short for
     scripts of several bytes a letter with the tokenizer of bytes. Transcripts that reach it are cut, and counted."""
-    batch_size: int = field(default=16, metadata=NO_RESULT)
+    batch_size: int = field(default=16, metadata=NO_RESULT | within(1, 10**5, "windows"))
     """Windows decoded at once."""
     constrain: bool = True
     """Whether transcripts keep to the task's grammar: tags in order of arrival, times that do not go back."""
     untrained: bool = field(default=True, metadata=NO_RESULT)
     """Whether the untrained model is evaluated too, as a baseline."""
 
+    def rules(self) -> Iterator[str]:
+        """Check the names of columns; which there are is known when there are conversations."""
+        for name in self.slices:
+            if not re.fullmatch(r"\w[\w.\-]*", name):
+                yield f"evaluate.slices: {name!r} is no name of a column"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked, error=InputError):
     """Everything that a result depends on, and nothing else."""
 
-    name: str = field(default="custom", metadata=NO_RESULT)
+    name: str = field(default="custom", metadata=NO_RESULT | FILE_NAME)
     """Name of the recipe and of its output folder."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Root of all randomness."""
     corpus: Corpus = field(default_factory=Corpus)
     casting: Casting = field(default_factory=Casting)

@@ -13,9 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.tree import Tree
 
+from operators.secrets import masked
+
 _WIDTH = None if sys.stdout.isatty() else 140  # a log file has no edge to fold at
 OUT = Console(width=_WIDTH, highlight=False)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def shown(text: str) -> str:
+    """Return a text as it may be printed: without secrets, and with brackets that are no markup."""
+    return escape(masked(text))
 
 
 class Bar:
@@ -47,12 +54,12 @@ def bar(description: str, total: int) -> Iterator[Bar]:
 
 def line(stage: str, text: str) -> None:
     """Print one line with a label."""
-    OUT.print(f"[bold]{stage:<9}[/bold] {escape(text)}", soft_wrap=True)
+    OUT.print(f"[bold]{stage:<9}[/bold] {shown(text)}", soft_wrap=True)
 
 
 def notice(text: str) -> None:
     """Print what a user should know but need not act on."""
-    OUT.print(f"[yellow]note[/yellow]      {escape(text)}", soft_wrap=True)
+    OUT.print(f"[yellow]note[/yellow]      {shown(text)}", soft_wrap=True)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -61,7 +68,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for name in header:
         made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*map(shown, row))
     OUT.print(made)
 
 
@@ -72,13 +79,13 @@ def tree(node: dict[str, Any]) -> None:
 
 def _branch(node: dict[str, Any], parent: Tree | None) -> Tree:
     facts = {k: v for k, v in node.items() if k not in ("kind", "id", "from", "to", "path")}
-    label = f"[bold]{node['kind']}[/bold] {str(node['id'])[:32]}"
+    label = f"[bold]{shown(str(node['kind']))}[/bold] {shown(str(node['id'])[:32])}"
     if "path" in node:
-        label += f"  [dim]{node['path']}[/dim]"
+        label += f"  [dim]{shown(str(node['path']))}[/dim]"
     branch = parent.add(label) if parent else Tree(label)
     for key, value in facts.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        branch.add(f"[dim]{key}[/dim] {shown}")
+        words = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        branch.add(f"[dim]{key}[/dim] {shown(str(words))}")
     for child in [*node["from"], *node.get("to", ())]:
         _branch(child, branch)
     return branch

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,13 +13,20 @@ from operators.errors import InputError
 from pipelines.reporting import console
 
 EXPERIMENT = "hubbub"
+DATABASE = "mlflow.db"
 SOURCE_TYPE = "hubbub"
 """MLflow's source type of our data sets; it finds `pipelines.reporting.mlflow_source` by this name."""
 
 
 def tracking_uri(folder: Path) -> str:
     """Return where runs of an output folder are recorded: MLFLOW_TRACKING_URI, else SQLite in the folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute()}/mlflow.db"
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    path = str(folder.absolute() / DATABASE)
+    escaped = path.replace("%", "%25").replace("?", "%3F")  # SQLAlchemy reads %41 as A, and ? as the end of the path
+    # MLflow makes the folder of what follows `sqlite:///`, as it is written.
+    return f"sqlite:///{path}" if escaped == path else f"sqlite+pysqlite:///{escaped}"
 
 
 def experiment_of(client: Any, folder: Path) -> str:
@@ -46,16 +54,37 @@ def check_reachable(uri: str) -> None:
         raise InputError(f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI): {error}") from error
 
 
-def connect(uri: str) -> Any:
-    """Return a client of the tracking server.
+def check_database(path: Path) -> None:
+    """Check that a database can be written, since MLflow tries again for minutes in silence.
 
     Raises:
-        InputError: the server does not answer.
+        InputError: it cannot.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as database:
+            database.execute("begin immediate")
+            database.rollback()
+    except sqlite3.Error as error:
+        raise InputError(
+            f"{path} cannot be written: {error}; look at the disk's room and the folder's rights, or name a server "
+            "(MLFLOW_TRACKING_URI); what is made stays, run again to continue"
+        ) from error
+
+
+def connect(uri: str, folder: Path) -> Any:
+    """Return a client of the tracking server, or of the database in an output folder.
+
+    Raises:
+        InputError: the server does not answer, or the database cannot be written.
     """
     check_reachable(uri)
+    if uri == tracking_uri(folder) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        check_database(folder / DATABASE)
     if uri.startswith("http"):  # by default a client retries for minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # MLflow would print the address of every run, with user and password.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
     from mlflow import MlflowClient
 

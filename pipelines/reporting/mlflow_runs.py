@@ -17,6 +17,7 @@ from typing import Any
 from models.config.header import read_header
 from operators.digest import digest_file, to_jsonable
 from operators.errors import InputError
+from operators.secrets import masked, without_login
 from operators.store.dataset import Snapshot
 from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Recipe
@@ -47,14 +48,15 @@ class Tracker:
 
         self._recipe, self._folder = recipe, folder
         self.uri = tracking_uri(folder)
-        self._client: Any = connect(self.uri)
+        self._client: Any = connect(self.uri, folder)
         try:
             self._experiment = experiment_of(self._client, folder)
         except MlflowException as error:
             raise InputError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from error
         state = read_state(folder)
-        if state.get("uri") != self.uri or state.get("finished", True):
-            state = {"uri": self.uri, "finished": False, "stages": {}, "parent": self._begin(sweep)}
+        place = without_login(self.uri)  # a changed password continues the same runs
+        if without_login(state.get("uri", "")) != place or state.get("finished", True):
+            state = {"uri": masked(place), "finished": False, "stages": {}, "parent": self._begin(sweep)}
         else:
             self._client.update_run(state["parent"], status="RUNNING")
         self._state = state
@@ -86,7 +88,9 @@ class Tracker:
         return str(self._state["parent"])
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        made = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        made = self._client.create_run(
+            self._experiment, run_name=name, tags={key: masked(value) for key, value in tags.items()}
+        )
         return "" if made is None else str(made.info.run_id)
 
     def _save(self) -> None:
@@ -106,9 +110,10 @@ class Tracker:
         run_id = stages[name]["run_id"]
         try:
             yield StageRun(self._client, self._experiment, run_id)
-        except BaseException:
-            self._client.set_terminated(run_id, "FAILED")
-            self._client.set_terminated(self.parent_id, "FAILED")
+        except BaseException as error:
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            self._client.set_terminated(run_id, status)
+            self._client.set_terminated(self.parent_id, status)
             raise
         self._client.set_terminated(run_id, "FINISHED")
         stages[name]["finished"] = not self._client.lost
@@ -141,7 +146,7 @@ class SweepRun:
         from mlflow import MlflowClient
 
         self._client = FaultTolerantClient(MlflowClient(tracker_uri), tracker_uri)
-        key = {"uri": tracker_uri, "grid": list(grid)}
+        key = {"uri": masked(without_login(tracker_uri)), "grid": list(grid)}
         if {name: known.get(name) for name in key} == key:
             self.run_id = str(known["run_id"])
             return
@@ -181,7 +186,7 @@ class StageRun:
                     name=snapshot.name,
                     digest=snapshot.merkle_root[:32][:_MAX_DIGEST],
                     source_type=SOURCE_TYPE,
-                    source=json.dumps({"uri": uri, "snapshot": snapshot.number}),
+                    source=masked(json.dumps({"uri": uri, "snapshot": snapshot.number})),
                     profile=json.dumps(
                         {
                             "merkle_root": snapshot.merkle_root,
@@ -207,7 +212,7 @@ class StageRun:
                     name=name[:500],
                     digest=digest[:32][:_MAX_DIGEST],
                     source_type=SOURCE_TYPE,
-                    source=json.dumps({"uri": name}),
+                    source=masked(json.dumps({"uri": name})),
                 ),
                 tags=[InputTag("mlflow.data.context", "corpus")],
             )
@@ -339,4 +344,4 @@ def _flatten(data: Any, path: str = "") -> dict[str, Any]:
 def _param(key: str, value: Any) -> Any:
     from mlflow.entities import Param
 
-    return Param(key, str(value)[:5000])
+    return Param(key, masked(str(value))[:5000])

@@ -21,7 +21,7 @@ from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.plan.start import start_digest
-from pipelines.plan.trained import training_committed
+from pipelines.plan.trained import training_committed, why_trained
 from pipelines.plan.transcriber import judged_task, validation_codes
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
@@ -270,6 +270,7 @@ TRAINING_STAGE = Stage(
     partitions=plan_training,
     run=run_training,
     check=check_training,
+    reason=why_trained,
     expected_seconds=training_seconds,
     committed=committed_trainings,
     for_training=True,

@@ -30,10 +30,14 @@ def parse_grid(texts: Sequence[str], recipe: Recipe) -> list[tuple[str, list[Any
     grid = []
     for text in texts:
         name, sign, values = text.partition("=")
-        listed = [yaml.safe_load(value) for value in values.split(",") if value]
+        try:
+            listed = [yaml.safe_load(value) for value in values.split(",") if value]
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"--grid {text}: {values!r} cannot be read as values") from error
         if not sign or not listed:
             raise InputError(f"--grid {text} is not FIELD=VALUE,VALUE as in train.lr=1e-3,3e-3")
         node: Any = to_jsonable(recipe)
+        node["model"]["size"] = None  # no field: it sets several
         for part in name.split("."):
             if not isinstance(node, dict) or part not in node:
                 raise InputError(f"--grid {text}: the recipe has no field {name}")
@@ -48,14 +52,14 @@ def with_values(recipe: Recipe, values: Sequence[tuple[str, Any]]) -> Recipe:
     Raises:
         InputError: a value is of the wrong kind.
     """
-    data = to_jsonable(recipe)
+    data: dict[str, Any] = {}
     for name, value in values:
         *path, last = name.split(".")
         node = data
         for part in path:
-            node = node[part]
+            node = node.setdefault(part, {})
         node[last] = value
-    made: Recipe = from_mapping(Recipe, data, "sweep")
+    made: Recipe = from_mapping(Recipe, data, "sweep", recipe)
     return made
 
 

@@ -1,8 +1,10 @@
 """A prior: the distributions of turn-taking that a simulator draws from."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -59,6 +61,7 @@ class Prior:
 
         Raises:
             TypeError: fields are missing or unknown.
+            ValueError: a field holds what is no number, NaN or infinity, or quantiles that fall.
         """
         fields: dict[str, Any] = {
             name: tuple(tuple(part) if isinstance(part, list) else part for part in value)
@@ -66,8 +69,27 @@ class Prior:
             else value
             for name, value in data.items()
         }
-        return Prior(**fields)
+        prior = Prior(**fields)
+        for name, value in asdict(prior).items():
+            if name not in ("name", "source"):
+                _check(name, value)
+        return prior
 
     def to_json(self) -> str:
         """Return the prior as JSON text."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+
+_QUANTILES = ("offset_s", "pause_s", "segment_s", "backchannel_s", "backchannel_onset")
+
+
+def _check(name: str, value: Any) -> None:
+    """Check that a field holds finite numbers, and quantiles that do not fall."""
+    rows = value if isinstance(value, tuple) and any(isinstance(row, tuple) for row in value) else (value,)
+    for row in rows:
+        numbers = row if isinstance(row, tuple) else (row,)
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise ValueError(f"{name} holds {number!r}, which is no finite number")
+        if name in _QUANTILES and (len(numbers) < 2 or any(a > b for a, b in pairwise(numbers))):
+            raise ValueError(f"{name} must be two or more quantiles that do not fall")

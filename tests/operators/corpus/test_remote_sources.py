@@ -9,7 +9,6 @@ import fsspec
 import numpy as np
 import pytest
 
-from operators.corpus import sources
 from operators.corpus.index import index_utterances
 from operators.corpus.manifest import Manifest
 from operators.corpus.sources import read_source
@@ -23,7 +22,7 @@ from tests.conftest import write_corpus
 def remote(tmp_path, monkeypatch):
     """A corpus as it is, as single objects, and as members of one tar."""
     monkeypatch.setenv("HUBBUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "STORES", ("memory",))
+    monkeypatch.setenv("HUBBUB_ALLOW_URLS", "memory://")
     local = write_corpus(tmp_path / "corpus", num_speakers=2)
     rows = [json.loads(line) for line in local.read_text().splitlines()]
     root = f"memory://{tmp_path.name}"

@@ -1,6 +1,7 @@
 """Turn-taking statistics, the prior fitted to them, and simulated conversations that reproduce them."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -164,3 +165,24 @@ def test_a_scorecard_of_conversations_against_themselves_finds_no_difference():
     assert transition_tv(one, other) == 1
     assert transition_matrix(analyses).shape == (len(KINDS), len(KINDS))
     assert isinstance(prior_of("meeting"), Prior)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("offset_s", [0.0, float("nan")], "offset_s holds nan"),
+        ("dominance", float("inf"), "dominance holds inf"),
+        ("serial", "high", "serial holds 'high'"),
+        ("pause_s", [0.5, 0.2], "pause_s must be two or more quantiles that do not fall"),
+        ("segment_s", [], "segment_s must be two or more quantiles"),
+    ],
+)
+def test_a_prior_with_values_that_mean_nothing_is_refused_by_field_and_file(field, value, said, tmp_path):
+    data = json.loads(prior_of("meeting").to_json())
+    path = tmp_path / "prior.json"
+    path.write_text(json.dumps(data))
+    assert prior_of(str(path)) == prior_of("meeting")
+    path.write_text(json.dumps({**data, field: value}))
+    with pytest.raises(InputError, match=said) as refused:
+        prior_of(str(path))
+    assert str(path) in str(refused.value)
