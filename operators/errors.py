@@ -1,8 +1,6 @@
 """Errors that a user can fix are one line; everything else is a defect and keeps its traceback."""
 
-
-class InputError(ValueError):
-    """Names what is wrong and how to fix it; the command line prints it and exits with code 2."""
+from models.config.errors import InputError as InputError
 
 
 class UnusableRowError(ValueError):
