@@ -1,7 +1,5 @@
 """run: every stage up to the one asked for. What is done stays, what is stale is made."""
 
-import json
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,7 @@ from pipelines.plan.sets import check_training_split, fitted, is_set
 from pipelines.plan.stage import Plan, plan_stage
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
-from pipelines.recipes.files import differences, result_part, to_json
+from pipelines.recipes.files import differences, recipe_values, result_part, write_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -113,7 +111,12 @@ def claim(recipe: Recipe, options: RunOptions) -> None:
     """
     path = options.output / "recipe.json"
     if path.exists():
-        before = json.loads(path.read_text())
+        try:
+            before = recipe_values(options.output)
+        except InputError:
+            if not options.update:
+                raise
+            before = {}
         changed = differences(result_part(before), result_part(to_jsonable(recipe)))
         if changed and not options.update:
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -123,6 +126,4 @@ def claim(recipe: Recipe, options: RunOptions) -> None:
             )
         if before == to_jsonable(recipe):
             return
-    staged = path.with_suffix(".part")
-    staged.write_text(to_json(recipe))
-    os.replace(staged, path)
+    write_recipe(recipe, options.output)

@@ -132,7 +132,7 @@ def _seal(data: Mapping[str, Any]) -> str:
 
 def sealed(data: Mapping[str, Any]) -> bytes:
     """Return the JSON text of a mapping (of JSON values) with a digest of its content."""
-    return (json.dumps({**data, _SEAL: _seal(data)}, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps({**data, _SEAL: _seal(data)}, indent=1) + "\n").encode()
 
 
 def unsealed(data: bytes, name: str, remedy: str) -> dict[str, Any]:

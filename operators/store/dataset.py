@@ -8,7 +8,6 @@ A key is a hash of everything that the rows depend on. A partition that was comm
 where two workers race, the first commit wins and both report it.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -37,5 +37,5 @@ def file_name(identifier: str) -> str:
     if name.startswith("."):
         name = f"%2E{name[1:]}"
     if len(name) > _LONGEST:
-        return f"{name[:_LONGEST - 34]}-{digest_bytes(identifier.encode())[:32]}"
+        return f"{name[: _LONGEST - 34]}-{digest_bytes(identifier.encode())[:32]}"
     return name

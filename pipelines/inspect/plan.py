@@ -1,4 +1,4 @@
-"""plan: what would run, what is fresh, and why; starts nothing. verify: committed files against their digests."""
+"""plan: what would run, what is fresh, and why; starts nothing."""
 
 from collections import Counter
 from dataclasses import dataclass

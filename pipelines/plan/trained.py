@@ -44,13 +44,15 @@ def located(path: Path, url: str | None) -> Path:
 
 def _validations(folder: Path, step: int) -> list[tuple[int, float]]:
     position = folder / f"step-{step:06d}" / POSITION
-    return validations_in(position.read_bytes()) if position.exists() else []
+    return validations_in(position.read_bytes(), str(position)) if position.exists() else []
 
 
 def training_committed(recipe: Recipe, output: Output, key: str) -> bool:
     """Return whether a training is done: whether its last checkpoint exists, here or in the store."""
     folder, url, patience = output.training(key), output.training_url(key), recipe.train.patience
     here = steps(folder)
+    if here and 0 not in here and url is None:
+        return False  # the untrained model is made again from the seed; no step is done twice
     if recipe.train.steps in here or (here and is_over(_validations(folder, here[-1]), patience)):
         return True
     mirror = Mirror(folder, url) if url is not None else None

@@ -12,11 +12,15 @@ from typing import Any
 
 import yaml
 
-from operators.digest import to_jsonable
+from models.config.intact import parse_json
+from operators.digest import digest_bytes, to_jsonable
 from operators.errors import InputError
+from operators.store import storage
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
 
+_DIGESTS = ".recipe-digests"
+"""File next to recipe.json with the digest of every recipe that runs wrote there."""
 RECIPE_VARIABLE = "HUBBUB_RECIPE"
 """Environment variable that holds a recipe's text; `env:HUBBUB_RECIPE` is then given in place of a file."""
 
@@ -48,12 +52,37 @@ def recipe_of(folder: Path) -> Recipe:
     Raises:
         InputError: the folder is not the output of a run, or of another version of the program.
     """
-    path = folder / "recipe.json"
+    recipe: Recipe = from_mapping(Recipe, recipe_values(folder), str(folder / "recipe.json"))
+    return recipe
+
+
+def recipe_values(folder: Path) -> dict[str, Any]:
+    """Return the resolved recipe of an output folder, as JSON values.
+
+    Raises:
+        InputError: there is none, or it is not one that a run wrote there.
+    """
+    path, known = folder / "recipe.json", folder / _DIGESTS
+    remedy = f"run the recipe again with --output {folder} --update: it is written again, and what still fits is kept"
     try:
-        recipe: Recipe = from_mapping(Recipe, json.loads(path.read_text()), str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{folder} is not the output folder of a run: {error.strerror}") from error
-    return recipe
+    values: dict[str, Any] = parse_json(data, str(path), remedy)
+    if known.exists() and digest_bytes(data) not in known.read_text(errors="replace").split():
+        raise InputError(f"{path} is damaged or was edited: no run wrote it; {remedy}")
+    return values
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write a resolved recipe to an output folder.
+
+    Digests of what was written are kept beside it, the new one first: a kill between the two leaves a valid recipe.
+    """
+    data, known = to_json(recipe).encode(), folder / _DIGESTS
+    lines = known.read_text(errors="replace").split() if known.exists() else []
+    storage.replace_bytes("".join(f"{one}\n" for one in [*lines, digest_bytes(data)]).encode(), str(known))
+    storage.replace_bytes(data, str(folder / "recipe.json"))
 
 
 def _read(text: str, path: str) -> Recipe:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.config.header import read_header
+from models.config.intact import sealed
 from models.config.settings import key_settings
 from operators.corpus.normalizers import normalize
 from operators.digest import canonical_json, digest, digest_file
@@ -28,6 +29,7 @@ from operators.store.dataset import Partition, Receipt, RowWriter
 from pipelines.execute.partitions import build, close
 from pipelines.plan.context import RunContext, report_stage
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
+from pipelines.plan.output import read_evaluation
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.plan.trained import evaluated_name, located
@@ -297,7 +299,7 @@ def score(plan: Plan) -> dict[str, Any]:
         "recipe_digest": recipe.digest,
     }
     storage.replace_bytes(overview(metrics).encode(), str(folder / "table.md"))
-    storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
+    storage.replace_bytes(sealed(metrics), str(folder / "metrics.json"))
     return metrics
 
 
@@ -306,7 +308,7 @@ def why_scored_again(plan: Plan) -> str:
     if plan.stage("hypotheses").stale or plan.evaluation_done():
         return ""
     for path in sorted(plan.output.evaluation(plan.evaluation_key).parent.glob("*/metrics.json")):
-        before = json.loads(path.read_text())
+        before = read_evaluation(path)
         if before.get("answers") == plan.answers_digest:
             return ", ".join(
                 f"{name} {before['scoring'].get(name)} -> {value}"
@@ -466,7 +468,7 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
             run.wrote(snapshot)
             _record_figures(context, run, metrics)
             run.files(path.parent)
-    metrics = json.loads(path.read_text())
+    metrics = read_evaluation(path)
     name = metrics["headline"]
     shown = ", ".join(f"{which} {metrics[which][name]['row'][1]}" for which in WHICH if which in metrics)
     number, title = metrics["trained"][name]["num_recordings"], metrics["trained"][name]["row"][0]
