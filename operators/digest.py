@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from models.config.intact import digest_bytes as digest_bytes
-from models.config.intact import digest_file as digest_file
+from models.config.intact import digest_bytes, digest_file
+
+__all__ = ["canonical_json", "digest", "digest_bytes", "digest_file", "digest_json", "merkle_root", "to_jsonable"]
 
 _AS_IT_IS = (str, int, float, bool, type(None))
 

@@ -1,6 +1,8 @@
 """Errors that a user can fix are one line; everything else is a defect and keeps its traceback."""
 
-from models.config.errors import InputError as InputError
+from models.config.errors import InputError
+
+__all__ = ["InputError", "UnusableRowError"]
 
 
 class UnusableRowError(ValueError):

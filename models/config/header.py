@@ -58,7 +58,7 @@ class Header:
 
 def remedy(path: Path) -> str:
     """Return the way out where something of a checkpoint is damaged."""
-    return f"hubbub data verify OUTPUT --repair trains it again from the checkpoint before it; or remove {path} and run again"
+    return f"hubbub data verify OUTPUT --repair trains from the one before it; or remove {path} and run again"
 
 
 def steps(folder: Path) -> list[int]:

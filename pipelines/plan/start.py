@@ -160,7 +160,7 @@ def _last(own: Path, header: Header) -> Path | None:
     found = []
     for folder in own.parent.glob("*"):
         done = steps(folder)
-        if folder == own or not done or not done[-1]:
+        if folder.name == own.name or not done or not done[-1]:
             continue
         path = folder / f"step-{done[-1]:06d}"
         _, theirs = read_header(path)
