@@ -42,6 +42,28 @@ def _open_text(path: Path) -> io.TextIOBase:
     return open(path, encoding="utf-8")
 
 
+_LONGEST_LINE = 1 << 26
+_MOST_EXPANDED = 1 << 30
+_MOST_TIMES = 200
+"""What a manifest may be: JSON lines shrink by 5 to 50 times; a gzip of zeros by a thousand."""
+
+
+def _bounded_lines(path: Path, file: io.TextIOBase) -> Iterator[str]:
+    """Yield a text file's lines, none of which may fill the memory.
+
+    Raises:
+        InputError: a line is too long, or a gzip expands to far more than its size.
+    """
+    read, packed = 0, path.stat().st_size
+    while line := file.readline(_LONGEST_LINE + 1):
+        read += len(line)
+        if len(line) > _LONGEST_LINE:
+            raise InputError(f"{path} has a line of more than {_LONGEST_LINE >> 20} MiB; it is no manifest")
+        if path.suffix == ".gz" and read > max(_MOST_EXPANDED, _MOST_TIMES * packed):
+            raise InputError(f"{path} has {packed} bytes but expands to over {read >> 20} MiB; unpack it to use it")
+        yield line
+
+
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON lines file, gzipped or not.
 
@@ -50,7 +72,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     try:
         with _open_text(path) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(_bounded_lines(path, file), start=1):
                 if not line.strip():
                     continue
                 try:

@@ -22,6 +22,8 @@ from operators.errors import UnusableRowError
 from operators.store import storage
 from operators.store.cache import Cache
 
+_MOST_SAMPLES_PER_BYTE = 8192
+"""Silence as FLAC comes to 65,535 samples in a frame of about 14 bytes."""
 _PCM16_STEP = np.float32(1 / 32768)
 
 
@@ -66,6 +68,8 @@ def read_header(path: Path, byte_offset: int = 0, byte_length: int = 0) -> Audio
         tail = file.read(min(size, 1 << 16))
     with soundfile.SoundFile(_openable(path, byte_offset, byte_length)) as sound:
         num_samples = sound.frames
+        if num_samples > _MOST_SAMPLES_PER_BYTE * size:
+            raise soundfile.SoundFileError(f"its header claims {num_samples} samples, which {size} bytes cannot hold")
         if num_samples > 0:
             sound.seek(num_samples - 1)
             if len(sound.read(1)) != 1:

@@ -115,9 +115,9 @@ def _of_dataset(dataset: Dataset) -> tuple[list[Fault], int]:
         except InputError as error:
             found.append(Fault(str(error), (url,)))
             continue
-        for receipt in snapshot.receipts if snapshot and number == numbers[-1] else ():
-            if not storage.exists(dataset.receipt_url(receipt)):
-                found.append(Fault(f"{dataset.receipt_url(receipt)} is missing", (dataset.rows_url(receipt),)))
+        listed = snapshot.receipts if snapshot and number == numbers[-1] else ()
+        missing = [receipt for receipt in listed if not storage.exists(dataset.receipt_url(receipt))]
+        found += [Fault(f"{dataset.receipt_url(one)} is missing", (dataset.rows_url(one),)) for one in missing]
     if checked:
         console.line(dataset.name, f"{checked} receipts and snapshots, {len(found)} damaged or missing")
     return found, checked
