@@ -41,13 +41,14 @@ def test_a_flipped_bit_is_found_before_use_whatever_reads(written, tmp_path, rea
     dataset, snapshot, path, _ = written
     dataset.read()  # it was checked before it was damaged
     flip(path, path.stat().st_size // 2)
+    ways = {
+        "read": lambda: dataset.read(),
+        "archive": lambda: dataset.archive(snapshot, str(tmp_path / "archive")),
+        **{name: lambda name=name: list(getattr(dataset, name)(snapshot.receipts[0])) for name in ("open", "batches")},
+        "metadata": lambda: dataset.metadata(snapshot.receipts[0]),
+    }
     with pytest.raises(InputError, match=r"damaged: its bytes .* --repair") as caught:
-        if read == "read":
-            dataset.read()
-        elif read == "archive":
-            dataset.archive(snapshot, str(tmp_path / "archive"))
-        else:
-            list(getattr(dataset, read)(snapshot.receipts[0]))
+        ways[read]()
     assert str(path) in str(caught.value)
 
 
@@ -90,7 +91,7 @@ BROKEN = [b"", b"null", b"[]", b"{}", b"\xff\xfe", b'{"partition_id": "train-0"'
 @pytest.mark.parametrize("data", BROKEN)
 @pytest.mark.parametrize("which", ["receipt", "snapshot"])
 def test_a_receipt_or_snapshot_that_was_emptied_or_cut_is_named_with_the_way_out(written, which, data):
-    dataset, snapshot, path, partition = written
+    dataset, _, path, partition = written
     damaged = path.with_suffix(".json") if which == "receipt" else Path(dataset.url("snapshots", "000001.json"))
     damaged.write_bytes(data)
     with pytest.raises(InputError, match=r"damaged: .*; remove .* and run again") as caught:
