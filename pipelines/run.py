@@ -21,9 +21,10 @@ from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
 from pipelines.reporting.run_state import unrecorded
 from pipelines.stages import STAGES, check_stages, plan_recipe, stage_names
-from pipelines.stages.evaluate import check_checkpoint, check_tasks, rates
+from pipelines.stages.evaluate import check_checkpoint, check_tasks
 from pipelines.stages.index import make_corpus
 from pipelines.stages.notices import check_licences
+from pipelines.stages.score_tables import rates
 from pipelines.stages.simulate import casting_summary
 
 

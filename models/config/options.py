@@ -95,6 +95,11 @@ class Training:
     validate_every: int = field(default=100, metadata=NO_RESULT)
     """Steps between validations, where there is a validation split; the last step is followed by one too. With 0 there
     are none."""
+    validate_conversations: int = field(default=0, metadata=NO_RESULT)
+    """Conversations of the validation split that are transcribed and scored by cpWER at each validation, as `evaluate`
+    does; with 0 only the loss is computed."""
+    best_by: Literal["loss", "cpwer"] = field(default="loss", metadata=NO_RESULT)
+    """What keep_best and patience go by: the validation loss, or the cpWER of validate_conversations."""
     patience: int = 0
     """Validations in a row without a lowest loss after which training ends early; with 0 it never does."""
     attention: Backend = field(default="auto", metadata=NO_RESULT)
@@ -111,6 +116,16 @@ class Training:
             raise ValueError("train: steps, packs and checkpoint intervals must be at least 1")
         if min(self.validate_every, self.patience, self.keep_best) < 0:
             raise ValueError("train: validate_every, patience and keep_best must be at least 0")
+        if self.validate_conversations < 0:
+            raise ValueError("train.validate_conversations must be at least 0")
+        if self.best_by == "cpwer" and not (self.validate_conversations and self.validate_every):
+            raise ValueError(
+                "train.best_by cpwer needs --train.validate-conversations and --train.validate-every above 0"
+            )
+        if self.validate_conversations and self.shard == "full":
+            raise ValueError(
+                "train.validate_conversations decodes with whole weights, which train.shard full splits; set 0"
+            )
         if self.patience and not self.validate_every:
             raise ValueError("train.patience counts validations, and train.validate_every 0 makes none")
         if not (math.isfinite(self.lr) and self.lr > 0):

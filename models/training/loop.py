@@ -24,7 +24,7 @@ from models.training.mirror import Mirror
 from models.training.optimizers import make_optimizers
 from models.training.order import Stream
 from models.training.step import Process, StepResult, TrainingState, run_step
-from models.training.validation import Validator
+from models.training.validation import Judge, Validator
 from models.training.writer import CheckpointWriter
 
 
@@ -51,6 +51,8 @@ class Hooks:
     """Called on rank 0 after each validation."""
     on_checkpoint: Callable[[int], None] = lambda _: None
     """Called on every rank when a checkpoint is about to be written."""
+    judge: Judge | None = None
+    """Asked on every rank at each validation for its part of cpWER, where `config.validate_conversations` is set."""
     should_save: Callable[[], bool] = lambda: False
     """Asked before each step on every rank; where any returns true (a machine is about to be taken away), a checkpoint
     is written after the step, and training goes on."""
@@ -105,7 +107,7 @@ def train(
         check_ctc(loader.first(32))
     mirror = Mirror(place.folder, place.url) if place.url else None
     state, first = restore(model, config, place, process, mirror, digest=source.digest, seed=seed)
-    validator = None if validation is None else Validator(validation, grid, config, process)
+    validator = None if validation is None else Validator(validation, grid, config, process, hooks.judge)
     log = RunLog(place.folder, first, hooks, validates=validator is not None) if process.rank == 0 else None
     if mirror and first == 0 and process.rank == 0:
         mirror.send(0)
@@ -131,7 +133,7 @@ def train(
             best = None if validator is None else best_steps(state.validations, config.keep_best)
             if validator is not None and validator.is_due(step):
                 measured = validator(state, step)
-                state.validations.append((step, measured.loss))
+                state.validations.append((step, measured.value(config.best_by)))
                 if log is not None:
                     log.validation(measured)
                 best = best_steps(state.validations, config.keep_best)

@@ -60,12 +60,20 @@ class ValidationRecord:
     components: dict[str, float]
     """Loss of each component of the packs: a task, or a task of one length bucket."""
     seconds: float
+    cpwer: float | None = None
+    """Of a few conversations, where they are transcribed."""
 
     def values(self) -> dict[str, float]:
         """Return the losses by the names of curves: `validation.loss`, `validation.loss.<component>` ..."""
         losses = {name: getattr(self, name) for name in ("loss", "text_loss", "audio_loss", "seconds")}
         parts = {f"loss.{name}": loss for name, loss in self.components.items()}
-        return {f"validation.{name}": value for name, value in {**losses, **parts}.items()}
+        rates = {} if self.cpwer is None else {"cpwer": self.cpwer}
+        return {f"validation.{name}": value for name, value in {**losses, **rates, **parts}.items()}
+
+    def value(self, best_by: str) -> float:
+        """Return what decides which checkpoints are best: `loss`, or `cpwer`."""
+        found = self.cpwer if best_by == "cpwer" else self.loss
+        return math.nan if found is None else found
 
 
 Record = TypeVar("Record", StepRecord, ValidationRecord)

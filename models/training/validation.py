@@ -1,7 +1,7 @@
 """Validation: the loss on fixed packs, computed by the code of the training loss, on every rank alike."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,10 +9,14 @@ import torch
 from models.config.options import Training
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec
+from models.speech_lm.model import SpeechLM
 from models.training.distributed import reshard, sum_over_ranks
 from models.training.loader import PackSource
 from models.training.metrics import ValidationRecord
 from models.training.step import Process, TrainingState, batch_loss, loss_parts, weighted
+
+Judge = Callable[[SpeechLM], tuple[float, float]]
+"""Transcribes this rank's part of a few conversations: errors, and the words that they are divided by."""
 
 
 class Validator:
@@ -22,11 +26,19 @@ class Validator:
     where one is kept.
     """
 
-    def __init__(self, source: PackSource, grid: GridSpec, config: Training, process: Process) -> None:
+    def __init__(
+        self, source: PackSource, grid: GridSpec, config: Training, process: Process, judge: Judge | None = None
+    ) -> None:
         """Distribute the packs over ranks, in passes of `packs_per_pass` packs of one component.
 
         Where ranks hold parts of the parameters, they wait for each other in each pass: all make as many.
+
+        Raises:
+            ValueError: cpWER decides what is best, but there is no judge.
         """
+        if judge is None and config.best_by == "cpwer":
+            raise ValueError("train.best_by cpwer: there are no conversations to transcribe")
+        self._judge = judge if config.validate_conversations else None
         self._source, self._grid, self._config, self._process = source, grid, config, process
         self._components = sorted(source.components)
         passes = []
@@ -57,6 +69,7 @@ class Validator:
         started = time.monotonic()
         with torch.no_grad(), _weights_for_use(state, self._config):
             sums = self._sums(state)
+            cpwer = None if self._judge is None else self._cpwer(self._judge(state.model))
         total = sums.sum(0)
         if not total[1] > 0:
             raise ValueError("nothing in the validation packs is predicted, so there is no validation loss")
@@ -65,7 +78,21 @@ class Validator:
             name: _means(row)[0] for name, row in zip(self._components, sums.tolist(), strict=True) if row[1] > 0
         }
         seconds = time.monotonic() - started
-        return ValidationRecord(step, loss, text_loss, audio_loss, components, seconds)
+        return ValidationRecord(step, loss, text_loss, audio_loss, components, seconds, cpwer)
+
+    def _cpwer(self, found: tuple[float, float]) -> float:
+        """Return the errors of all ranks divided by the words of all.
+
+        Raises:
+            ValueError: nobody says a word.
+        """
+        sums = torch.tensor(found, dtype=torch.float32, device=self._process.device)  # whole numbers below 2**24
+        if self._process.world_size > 1:
+            sum_over_ranks([sums])
+        errors, words = sums.tolist()
+        if not words:
+            raise ValueError("train.validate_conversations: no word is said in them, so they have no cpWER")
+        return float(errors / words)
 
     def _sums(self, state: TrainingState) -> torch.Tensor:
         """Return losses and weights, summed over all packs of each component and over ranks; float64 (C, 6)."""

@@ -12,3 +12,7 @@ times of audio that two windows share, by the likeness of their codes."""
 
 BaselineName = Literal["no-speakers", "tokenizer"]
 """no-speakers: the reference's words by one speaker for all; tokenizer: the reference's words through the tokenizer."""
+
+Heard = Literal["segments", "mixture"]
+"""What a recognizer hears: segments, each turn of the reference cut out of the mixture, an oracle that gives it turns
+and speakers; mixture, all of it in windows, whose words are by one speaker."""

@@ -1,7 +1,7 @@
 """Codes to hypotheses: a checkpoint transcribes who said what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,6 +84,12 @@ class Transcribe:
             return load(Path(self.checkpoint), self.device)[0].eval()
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def with_model(self, model: "SpeechLM") -> "Transcribe":
+        """Return the operator with a model in memory in place of the checkpoint's, which must have its shape."""
+        other = replace(self)
+        other.__dict__.update(self.__dict__, model=model, weights_digest="")
+        return other
 
     @cached_property
     def header(self) -> Header:

@@ -1,5 +1,6 @@
 """One self-contained HTML page: the figures, and the worst sessions with their words coloured."""
 
+from collections.abc import Mapping
 from html import escape
 
 from operators.scoring.result import AlignedSession, AlignedWord, Scores
@@ -17,8 +18,13 @@ _LEGEND = (
 )
 
 
-def page(scores: Scores) -> str:
-    """Return the page."""
+def page(scores: Scores, sounds: Mapping[str, str] | None = None) -> str:
+    """Return the page.
+
+    Args:
+        scores: what it shows.
+        sounds: a sound file for each of the worst sessions, as a path from the page, or in brackets why there is none.
+    """
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Scores</title>',
         f"<style>{_STYLE}</style>",
@@ -30,7 +36,11 @@ def page(scores: Scores) -> str:
     if scores.slices:
         parts += ["<h2>Slices</h2>", _table(*slice_rows(scores.slices, SLICED))]
     if scores.worst:
-        parts += [f"<h2>The worst {len(scores.worst)}</h2>", _LEGEND, *map(_session, scores.worst)]
+        parts += [
+            f"<h2>The worst {len(scores.worst)}</h2>",
+            _LEGEND,
+            *(_session(one, (sounds or {}).get(one.session_id)) for one in scores.worst),
+        ]
     return "\n".join([*parts, "</html>", ""])
 
 
@@ -40,9 +50,13 @@ def _table(header: tuple[str, ...] | list[str], body: list[list[str]]) -> str:
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
-def _session(session: AlignedSession) -> str:
-    """Return a session's words, a paragraph for each stretch of one pair of speakers."""
+def _session(session: AlignedSession, sound: str | None) -> str:
+    """Return a session's sound and words, a paragraph for each stretch of one pair of speakers."""
     found = [f"<h3>{escape(session.session_id)}: {session.errors} errors, {session.reference_words} words</h3>"]
+    if sound is not None and sound.startswith("("):
+        found.append(f"<p>{escape(sound)}</p>")
+    elif sound is not None:
+        found.append(f'<audio controls preload="none" src="{escape(sound)}"></audio>')
     last: tuple[str | None, ...] | None = None
     line: list[str] = []
     for word in session.words:

@@ -180,6 +180,10 @@ def _own_columns(reference: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, 
     }
 
 
+MEASURED = ("num_speakers", "overlap", "turn_length_s", "gap_s")
+"""Columns that every session has, or can have, by its reference alone."""
+
+
 def _measured(reference: Sequence[Turn]) -> dict[str, Any]:
     """Return a reference's number of speakers, and, of turns with times, overlap, mean length and median gap.
 

@@ -12,8 +12,11 @@ EDGES = {
     "overlap": (0.0, 0.1, 0.2, 0.4),
     "turn_length_s": (0.0, 1.0, 2.0, 4.0, 8.0),
     "gap_s": (-1.0, 0.0, 0.5, 1.0, 2.0),
+    "snr_db": (0.0, 5.0, 10.0, 15.0, 20.0),
+    "t60_s": (0.2, 0.4, 0.6, 0.8),
+    "distance_m": (0.5, 1.0, 2.0, 4.0),
 }
-"""Ranges of the columns that the reference is measured by; others are cut at their quartiles."""
+"""Ranges of columns whose values have a meaning of their own; others are cut at their quartiles."""
 
 _FEW_VALUES = 8
 UNKNOWN = "unknown"

@@ -17,6 +17,7 @@ from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
 from pipelines.plan.stage import Plan
 from pipelines.plan.start import decide
+from pipelines.plan.transcriber import validation_codes
 from pipelines.reporting import console
 
 
@@ -93,6 +94,7 @@ def _job(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any]) -> TrainingJob
         folder=folder.absolute(),
         url=url,
         lineage=lineage,
+        judged=validation_codes(plan.stage("codes").partitions),
         start=start,
     )
 

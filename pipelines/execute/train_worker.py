@@ -9,7 +9,9 @@ from models.training.mirror import Mirror
 from operators.store.dataset import Dataset, Snapshot
 from operators.store.shards import PackShards, of_split
 from pipelines.plan.header import header_of
+from pipelines.plan.job import PartitionRef
 from pipelines.plan.start import load_start
+from pipelines.plan.transcriber import judge_of
 from pipelines.recipes.recipe import Recipe
 
 FAILURE = "failure.txt"
@@ -30,6 +32,8 @@ class TrainingJob:
     """URL that checkpoints are copied to."""
     lineage: dict[str, Any]
     """Recorded in every checkpoint."""
+    judged: tuple[PartitionRef, ...]
+    """Partitions of codes of which some conversations are transcribed at validations."""
     start: dict[str, Any]
     """Initial weights, as `pipelines.plan.start.decide` returns them."""
 
@@ -94,6 +98,11 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
     peak = peak_flops(torch.device(device))
     if peak and context.get_world_rank() == 0:
         (folder / "device.json").write_text(json.dumps({"name": torch.cuda.get_device_name(), "peak_flops": peak}))
+    rank, ranks = context.get_world_rank(), context.get_world_size()
+    judge = None
+    if validation is not None:
+        first = str(folder / "step-000000")  # there is one before the first validation
+        judge = judge_of(recipe, Dataset(job.data, "codes"), job.judged, first, rank, ranks, device)
     done = 0
     try:
         done = train(
@@ -104,8 +113,8 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
             seed=recipe.seed,
             validation=validation,
             place=RunFolder(folder=folder, header=header, url=job.url),
-            process=Process(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device),
-            hooks=Hooks(should_save=Preemption()),
+            process=Process(rank=rank, world_size=ranks, device=device),
+            hooks=Hooks(should_save=Preemption(), judge=judge),
         )
     except FloatingPointError as error:
         # Every rank sees the same sums and stops at the same step; a retry would fail in the same way.

@@ -11,7 +11,7 @@ from pipelines.recipes.check import check_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import STAGES, check_stages, plan_recipe
-from pipelines.stages.evaluate import why_scored_again
+from pipelines.stages.scoring import why_scored_again
 from pipelines.stages.train import validation_words
 
 

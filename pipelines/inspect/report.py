@@ -19,7 +19,7 @@ from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import dataset_names, notices, plan_recipe, stage_names
-from pipelines.stages.evaluate import SCORE_COLUMNS, score_rows
+from pipelines.stages.score_tables import SCORE_COLUMNS, score_rows
 from pipelines.stages.train import summary
 
 _STYLE = (
@@ -190,7 +190,7 @@ def _training(plan: Plan, metrics: Mapping[str, Any]) -> str:
     if not records:
         return "<p>The curve is not here: the checkpoint was trained elsewhere.</p>"
     validations = read_records(folder / "validation.jsonl", ValidationRecord)
-    figures = summary(records, validations)
+    figures = summary(records, validations, plan.recipe.train.best_by)
     rows: list[list[Any]] = [[name.replace("_", " "), float(value)] for name, value in figures.items()]
     device = folder / "device.json"
     if device.exists():

@@ -4,7 +4,7 @@ from pipelines.plan.context import RunOptions
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_client import tracking_uri
 from pipelines.run import RunResult
-from pipelines.stages.evaluate import SCORE_COLUMNS, SHORT, score_rows
+from pipelines.stages.score_tables import SCORE_COLUMNS, SHORT, score_rows
 
 
 def summarize(result: RunResult, options: RunOptions, seconds: float) -> None:

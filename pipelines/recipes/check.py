@@ -4,6 +4,7 @@ from models.codecs import codec_entry
 from operators.corpus.sets.layouts import LAYOUTS
 from operators.documents.tasks import TASKS
 from operators.errors import InputError
+from operators.evaluate.recognizers import load_recognizer
 from pipelines.recipes.recipe import Recipe
 
 
@@ -43,6 +44,8 @@ def check_recipe(recipe: Recipe) -> None:
     if spoken:
         recipe.place.check(recipe.casting.max_speakers)
     _ = recipe.compose.loaded_tokenizer
+    for name in recipe.evaluate.recognizers:
+        load_recognizer(name)
     continuous = codec_entry(recipe.encode.codec).is_continuous
     if continuous != (recipe.model.encoder is not None):
         raise InputError("codec pcm and a speech encoder go together: --encode.codec pcm needs --model.encoder FOLDER")

@@ -79,12 +79,19 @@ class Evaluation:
     """Tasks that are asked and scored, each by its own measure; all that the recipe trains by default."""
     normalizer: Literal["none", "basic", "whisper-english", "chime8"] = field(default="basic", metadata=BY_CONTENT)
     """Text normalizer of references and hypotheses when they are scored."""
-    slices: tuple[str, ...] = field(default=("overlap", "gender"), metadata=BY_CONTENT)
+    slices: tuple[str, ...] = field(
+        default=("overlap", "gap_s", "turn_length_s", "gender", "text", "room", "distance_m", "snr_db"),
+        metadata=BY_CONTENT,
+    )
     """Columns by which scores of conversations are given apart, besides the number of speakers: overlap, turn_length_s,
-    gap_s, gender, origin."""
+    gap_s, gender, language, origin, text (seen in training or not), room, t60_s, distance_m, snr_db, or any column of
+    manifests and lists. Those with one value in all conversations are left out."""
     baselines: tuple[BaselineName, ...] = field(default=("no-speakers", "tokenizer"), metadata=BY_CONTENT)
     """What is scored beside the checkpoints: the reference's words by one speaker for all (no-speakers), and through
     the tokenizer and the normalizer of compose (tokenizer)."""
+    recognizers: tuple[str, ...] = field(default=(), metadata=BY_CONTENT)
+    """Recognizers of single speakers that hear the same sound, twice each: turn by turn of the reference, and all of it
+    by one speaker. `pocketsphinx` (English), or folders of Whisper models as transformers saves them."""
     window_s: float | None = None
     """Longest window in seconds; the longest that the checkpoint was trained on by default."""
     cut: Cut = "quiet"

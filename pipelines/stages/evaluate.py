@@ -1,30 +1,20 @@
 """evaluate: checkpoints and the test split's codes -> `hypotheses` -> cpWER."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from models.config.header import read_header
-from models.config.intact import sealed
 from models.config.settings import key_settings
-from operators.corpus.normalizers import normalize
+from operators.corpus.sources import with_roots
 from operators.digest import canonical_json, digest, digest_file
-from operators.documents.compose import Compose
-from operators.documents.tasks import EVALUATED, TASKS, transcription
+from operators.documents.tasks import TASKS
 from operators.errors import InputError
-from operators.evaluate import segments
-from operators.evaluate.ask import Ask, reference_answers
-from operators.evaluate.baselines import MEASURES as OF_BASELINES
-from operators.evaluate.baselines import baseline, round_trip
+from operators.evaluate.ask import Ask
+from operators.evaluate.recognize import Recognize
 from operators.evaluate.transcribe import Transcribe
-from operators.rng import rng
-from operators.schema import HYPOTHESES, SCHEMA_VERSION
-from operators.store import storage
+from operators.schema import AUDIO, HYPOTHESES, SCHEMA_VERSION
 from operators.store.dataset import Partition, Receipt, RowWriter
 from pipelines.execute.partitions import build, close
 from pipelines.plan.context import RunContext, report_stage
@@ -36,85 +26,21 @@ from pipelines.plan.trained import evaluated_name, located
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import StageRun
-from pipelines.stages.upstream import apply_or_quarantine, receipt_of, seeded_compose
-
-WHICH = ("trained", "untrained")
-SCORE_COLUMNS = ("model", "task", "score", "value", "95 % interval", "of", "sub / del / ins")
-MEASURES: Mapping[str, tuple[str, ...]] = {
-    "conversation": (*("cpwer", "wer", "cer", "orcwer", "dicpwer", "speaker_count_accuracy", "speaker_count_error"),),
-    "speakers": ("cpwer", "wer", "cer"),
-    "utterances": ("orcwer", "cer"),
-    "likelihood": ("nll",),
-}
-"""Measures of a task by how it is judged, the one that tables and curves show first."""
-TIMED_MEASURES = (
-    *("tcpwer", "tcorcwer", "der", "der_collar_0.25", "jer"),
-    *("word_start_median", "word_start_mean", "turn_start_median", "turn_start_mean"),
+from pipelines.stages.asked import (
+    HEARD,
+    OF_WINDOWS,
+    WHICH,
+    Recognition,
+    Transcription,
+    asked_compose,
+    evaluated_tasks,
+    recognizers_of,
+    transcriber,
 )
-"""Further measures of tasks that predict times."""
-SHORT = ("cpwer", "orcwer", "tcpwer", "der", "nll")
-"""Measures in the summary of a run; reports and files have all."""
-OF_WINDOWS = ("speakers", "utterances", "likelihood")
-"""Judges of documents, one by one, whose questions and windows come from the truth."""
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """Payload of a partition of hypotheses: one checkpoint, one task and one partition of codes."""
-
-    which: str
-    """trained or untrained."""
-    task: str
-    checkpoint: str
-    """Folder of the checkpoint."""
-    codes: PartitionRef
-
-
-def evaluated_tasks(recipe: Recipe) -> tuple[str, ...]:
-    """Return the tasks that a recipe's models are asked, the one that tables show first."""
-    wanted = recipe.evaluate.tasks or recipe.compose.tasks
-    return tuple(task for task in TASKS if task in wanted)
-
-
-def rates(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return every score as MLflow names it: `trained.cpwer`, of further tasks for instance `trained.asr_timed.der`."""
-    found: dict[str, float | None] = {}
-    for which in WHICH:
-        for task, scores in metrics.get(which, {}).get("tasks", {}).items():
-            prefix = which if task == metrics["task"] else f"{which}.{task}"
-            found |= {f"{prefix}.{name}": one["rate"] for name, one in scores["measures"].items()}
-    for which, scores in metrics.get("baselines", {}).items():
-        found |= {f"{which}.{name}": one["rate"] for name, one in scores["measures"].items()}
-    return {name: rate for name, rate in found.items() if rate is not None}
-
-
-def score_rows(metrics: Mapping[str, Any], names: Sequence[str] = ()) -> list[list[str]]:
-    """Return scores as rows of `SCORE_COLUMNS`, baselines under checkpoints: those of some measures, or all."""
-    return [
-        [which, task, *one["row"][:5]]
-        for which, task, scores in _scored(metrics)
-        for name, one in scores["measures"].items()
-        if name in (names or scores["measures"]) and one["rate"] is not None
-    ]
-
-
-def _scored(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Return name, task and scores of all that was scored, checkpoints first."""
-    found = [
-        (which, task, scores) for which in WHICH for task, scores in metrics.get(which, {}).get("tasks", {}).items()
-    ]
-    return found + [(name, scores["task"], scores) for name, scores in metrics.get("baselines", {}).items()]
-
-
-def overview(metrics: Mapping[str, Any]) -> str:
-    """Return every score of an evaluation, and its slices, in Markdown."""
-    from operators.scoring.table import markdown_table
-
-    parts = ["# Scores", markdown_table(SCORE_COLUMNS, score_rows(metrics))]
-    for which, task, scores in _scored(metrics):
-        if rows := scores.get("slices", {}).get("rows"):
-            parts += [f"## Slices: {which}, {task}", markdown_table(scores["slices"]["header"], rows)]
-    return "\n\n".join(parts) + "\n"
+from pipelines.stages.score_tables import rates
+from pipelines.stages.scoring import score
+from pipelines.stages.simulate import render_settings
+from pipelines.stages.upstream import apply_or_quarantine, in_chunks, receipt_of
 
 
 def check_tasks(recipe: Recipe) -> None:
@@ -132,10 +58,10 @@ def check_tasks(recipe: Recipe) -> None:
 
 
 def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
-    """Return a partition for each checkpoint, task and partition of the test split's codes."""
+    """Return a partition for each checkpoint, task and partition of the test split's codes, and for recognizers."""
     recipe = planning.recipe
     of_test = [p for p in planning.of("codes") if p.partition_id.startswith("test-")]
-    return [
+    asked = [
         PlannedPartition(
             Partition(
                 partition_id=f"{which}-{task}-{upstream.partition_id}",
@@ -148,6 +74,32 @@ def plan_hypotheses(planning: Planning) -> list[PlannedPartition]:
         for task in evaluated_tasks(recipe)
         for upstream in of_test
     ]
+    return asked + _plan_recognized(planning, of_test)
+
+
+def _plan_recognized(planning: Planning, of_test: Sequence[Partition]) -> list[PlannedPartition]:
+    """Return a partition for each recognizer, what it hears, and partition of the test split's conversations."""
+    recipe, of_id = planning.recipe, {one.partition_id: one for one in planning.of("conversations")}
+    versions = {"render": recipe.render.version, "recognize": Recognize.version, "schema": SCHEMA_VERSION}
+    found = []
+    for name, text, recognizer in recognizers_of(recipe):
+        depends = {
+            "operators": versions,
+            "render": render_settings(recipe, with_stems=False),
+            "recognizer": recognizer.digest,
+            "frame_rate_hz": recipe.encode.spec.frame_rate_hz,
+        }
+        for over in HEARD:
+            for codes in of_test:
+                conversations = of_id[codes.partition_id]
+                partition = Partition(
+                    partition_id=f"{name}-{recognizer.digest[-8:]}-{over}-{codes.partition_id}",
+                    row_ids=codes.row_ids,
+                    depends={**depends, "over": over, "conversations": conversations.key},
+                )
+                refs = (PartitionRef(one.partition_id, one.key) for one in (conversations, codes))
+                found.append(PlannedPartition(partition, Recognition(f"{name}.{over}", text, over, *refs)))
+    return found
 
 
 def _settings(recipe: Recipe, task: str) -> dict[str, Any]:
@@ -162,11 +114,6 @@ def _settings(recipe: Recipe, task: str) -> dict[str, Any]:
         **settings,
         "compose": key_settings(compose, {"tokenizer": compose.loaded_tokenizer.digest}),
     }
-
-
-def asked_compose(recipe: Recipe, task: str) -> Compose:
-    """Return the operator that makes the documents of a task whose documents are asked."""
-    return replace(seeded_compose(recipe), tasks=(task,))
 
 
 def _checkpoints(planning: Planning) -> list[tuple[str, Path, dict[str, Any]]]:
@@ -218,28 +165,12 @@ def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _transcriber(recipe: Recipe, checkpoint: str, task: str, device: str = "cpu") -> Transcribe | Ask:
-    """Return the operator that asks a checkpoint a task."""
-    options, of_windows = recipe.evaluate, TASKS[task].judged_by in OF_WINDOWS
-    transcribe = Transcribe(
-        checkpoint=checkpoint,
-        window_s=recipe.compose.window_s if of_windows else options.window_s,
-        cut=options.cut,
-        join=options.join,
-        overlap_s=options.overlap_s,
-        max_tokens=options.max_tokens,
-        batch_size=options.batch_size,
-        task=EVALUATED[0] if of_windows else task,
-        constrain=options.constrain,
-        device=device,
-    )
-    return Ask(transcribe=transcribe, compose=asked_compose(recipe, task)) if of_windows else transcribe
-
-
 def make_hypotheses(job: Job) -> Receipt:
-    """Make one partition of `hypotheses`: what one checkpoint answers to one task on one partition of codes."""
+    """Make one partition of `hypotheses`: what one checkpoint or recognizer makes of one partition of conversations."""
+    if isinstance(job.payload, Recognition):
+        return _make_recognized(job, job.payload)
     source = job.output.dataset("codes")
-    operator = _transcriber(job.recipe, _local_checkpoint(job), job.payload.task, _device())
+    operator = transcriber(job.recipe, _local_checkpoint(job), job.payload.task, _device())
     operator.check_task()
 
     def fill(writer: RowWriter) -> None:
@@ -249,6 +180,22 @@ def make_hypotheses(job: Job) -> Receipt:
             writer.count(tokens=sum(hypotheses["num_tokens"].to_pylist()), conversations=hypotheses.num_rows)
 
     metadata = {"hubbub.checkpoint": canonical_json({"weights": operator.weights_digest})}
+    return job.output.dataset("hypotheses").commit(job.partition, HYPOTHESES, metadata, fill)
+
+
+def _make_recognized(job: Job, payload: Recognition) -> Receipt:
+    """Make one partition of what a recognizer hears; mixtures are rendered again, for they are not kept."""
+    render, rate_hz = replace(job.recipe.render, stems="none"), job.recipe.encode.spec.frame_rate_hz
+    operator = Recognize(recognizer=payload.recognizer, over=payload.over, frame_rate_hz=rate_hz, device=_device())
+
+    def fill(writer: RowWriter) -> None:
+        for chunk in in_chunks(job.output.dataset("conversations"), payload.conversations):
+            audio = apply_or_quarantine(render, with_roots(chunk, job.roots), writer)
+            hypotheses = apply_or_quarantine(operator, audio.select(AUDIO.names), writer)
+            writer.write(hypotheses)
+            writer.count(conversations=hypotheses.num_rows)
+
+    metadata = {"hubbub.checkpoint": canonical_json({"weights": operator.loaded.digest})}
     return job.output.dataset("hypotheses").commit(job.partition, HYPOTHESES, metadata, fill)
 
 
@@ -262,193 +209,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def score(plan: Plan) -> dict[str, Any]:
-    """Score hypotheses against references; write both, tables, pages and the metrics; return the metrics."""
-    output, recipe = plan.output, plan.recipe
-    folder = output.evaluation(plan.evaluation_key)
-    tasks = evaluated_tasks(recipe)
-    result: dict[str, Any] = {}
-    for which in WHICH:
-        found = {task: _scores(plan, which, task, folder) for task in tasks}
-        if all(found.values()):
-            # The first task's scores are the checkpoint's own.
-            first = found[tasks[0]]
-            own = {"checkpoint": str(plan.checkpoint_of(which)), "num_cut": first["num_cut"], **first["measures"]}
-            result[which] = {**own, "tasks": found}
-    operator = _transcriber(recipe, str(plan.checkpoint_of("trained")), tasks[0])
-    transcribe = operator.transcribe if isinstance(operator, Ask) else operator
-    metrics = {
-        **result,
-        "baselines": _baselines(plan, tasks, folder),
-        "task": tasks[0],
-        "headline": MEASURES[TASKS[tasks[0]].judged_by][0],
-        "splits": plan.splits.describe(),
-        "decoding": {
-            "windows_s": transcribe.longest_s,
-            "shared_s": transcribe.shared_s,
-            "cut": recipe.evaluate.cut,
-            "join": recipe.evaluate.join,
-            "max_tokens": transcribe.most_tokens,
-            "constrain": recipe.evaluate.constrain,
-        },
-        "codes": digest([p.key for p in plan.stage("codes").partitions])[:32],
-        "answers": plan.answers_digest,
-        "scoring": plan.scoring,
-        "recipe_digest": recipe.digest,
-    }
-    storage.replace_bytes(overview(metrics).encode(), str(folder / "table.md"))
-    storage.replace_bytes(sealed(metrics), str(folder / "metrics.json"))
-    return metrics
-
-
-def why_scored_again(plan: Plan) -> str:
-    """Return why transcripts that are all there must be scored again; empty where they are scored, or are not there."""
-    if plan.stage("hypotheses").stale or plan.evaluation_done():
-        return ""
-    for path in sorted(plan.output.evaluation(plan.evaluation_key).parent.glob("*/metrics.json")):
-        before = read_evaluation(path)
-        if before.get("answers") == plan.answers_digest:
-            return ", ".join(
-                f"{name} {before['scoring'].get(name)} -> {value}"
-                for name, value in plan.scoring.items()
-                if before["scoring"].get(name) != value
-            )
-    return "never scored"
-
-
-def _scores(plan: Plan, which: str, task: str, folder: Path) -> dict[str, Any]:
-    """Score one checkpoint's answers to one task, and write what was compared; nothing where there are none."""
-    recipe, judge = plan.recipe, TASKS[task].judged_by
-    codes, written = _answers(plan, which, task)
-    if codes is None or written is None:
-        return {}
-    num_cut = sum(written["num_cut"].to_pylist())
-    if judge == "likelihood":
-        return {"num_cut": 0, "measures": {"nll": _likelihood(written, recipe.seed)}}
-    rate_hz, apart = recipe.encode.spec.frame_rate_hz, judge in OF_WINDOWS or not recipe.evaluate.join
-    if judge in OF_WINDOWS:
-        reference = reference_answers(codes, asked_compose(recipe, task))
-    else:
-        reference = segments.reference_segments(codes, rate_hz, segments.windows_of(written) if apart else None)
-    is_timed = judge == "conversation" and transcription(task).predicts_times
-    hypothesis = segments.hypothesis_segments(written, rate_hz, is_timed=is_timed, apart=apart)
-    names = (*MEASURES[judge], *(TIMED_MEASURES if is_timed else ()))
-    text = json.dumps(reference, indent=1, ensure_ascii=False) + "\n"
-    storage.replace_bytes(text.encode(), str(folder / f"{task}_reference.seglst.json"))
-    name = f"{which}_{task}"
-    return {"num_cut": num_cut, **_measured(recipe, codes, (reference, hypothesis), names, folder / name)}
-
-
-def _baselines(plan: Plan, tasks: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Score the recipe's baselines on what the first task that is judged by conversations was asked about."""
-    recipe, rate_hz = plan.recipe, plan.recipe.encode.spec.frame_rate_hz
-    task = next((task for task in tasks if TASKS[task].judged_by == "conversation"), None)
-    codes, written = _answers(plan, "trained", task) if task else (None, None)
-    if codes is None or written is None:
-        return {}
-    windows = None if recipe.evaluate.join else segments.windows_of(written)
-    reference = segments.reference_segments(codes, rate_hz, windows)
-    tokenizer = recipe.compose.loaded_tokenizer
-
-    def write(words: str) -> str:
-        text = normalize(words) if recipe.compose.text == "normalized" else words
-        return round_trip(tokenizer.encode, tokenizer.decode, text)
-
-    found: dict[str, Any] = {}
-    for name in recipe.evaluate.baselines:
-        both = reference, baseline(name, reference, write)
-        found[name] = {"task": task, **_measured(recipe, codes, both, OF_BASELINES[name], folder / name)}
-    return found
-
-
-def _measured(
-    recipe: Recipe, codes: pa.Table, both: tuple[Any, Any], names: tuple[str, ...], path: Path
-) -> dict[str, Any]:
-    """Measure a hypothesis against its reference, and write it and its scores to files whose names start with path."""
-    from operators.scoring import page, table
-    from operators.scoring.result import Conditions
-    from operators.scoring.score import measure, scores_of
-
-    reference, hypothesis = both
-    conditions = Conditions(normalizer=recipe.evaluate.normalizer, seed=recipe.seed, measures=names)
-    measured = measure(reference, hypothesis, conditions, columns=_columns(codes, reference))
-    wanted = ("num_speakers", *recipe.evaluate.slices)
-    known = {name for one in measured.sessions for name, value in one.columns.items() if value is not None}
-    scores = scores_of(measured, by=[column for column in wanted if column in known])
-    name = path.name
-    for file, text in (
-        (f"{name}_hypothesis.seglst.json", json.dumps(hypothesis, indent=1, ensure_ascii=False) + "\n"),
-        (f"{name}_scores.json", table.as_json(scores)),
-        (f"{name}_scores.md", table.markdown(scores)),
-        (f"{name}_worst.html", page.page(scores)),
-    ):
-        storage.replace_bytes(text.encode(), str(path.parent / file))
-    header, sliced = table.slice_rows(scores.slices, table.SLICED)
-    return {
-        "slices": {"header": header, "rows": sliced},
-        "meaning": table.meaning(scores.conditions, scores.resampled),
-        "left_out": dict(scores.left_out),
-        "measures": {
-            figure.measure: {
-                "rate": figure.value,
-                "low": figure.low,
-                "high": figure.high,
-                "base": figure.base,
-                **figure.counts,
-                "confusion": figure.confusion,
-                "num_recordings": scores.num_recordings,
-                "num_sessions": figure.num_sessions,
-                "row": table.row(figure),
-            }
-            for figure in scores.figures
-        },
-    }
-
-
-def _answers(plan: Plan, which: str, task: str) -> tuple[pa.Table | None, pa.Table | None]:
-    """Return the codes that a checkpoint was asked about, and its answers; None where it was not."""
-    output, stage = plan.output, plan.stage("hypotheses")
-    codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
-    read: list[tuple[pa.Table, pa.Table]] = []
-    for partition in stage.partitions:
-        payload = stage.payloads[partition.partition_id]
-        if (payload.which, payload.task) == (which, task):
-            ref = PartitionRef(partition.partition_id, partition.key)
-            read.append(
-                (
-                    codes.open(receipt_of(codes, payload.codes)).read_all(),
-                    hypotheses.open(receipt_of(hypotheses, ref)).read_all(),
-                )
-            )
-    if not read:
-        return None, None
-    both = list(zip(*read, strict=True))
-    return pa.concat_tables(both[0]), pa.concat_tables(both[1])
-
-
-def _columns(codes: pa.Table, reference: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what sessions can be sliced by beyond what their reference says: origin, and the turns' gender."""
-    of_recording = {}
-    for row in codes.select(["conversation_id", "origin", "turns"]).to_pylist():
-        genders = sorted({turn["gender"] for turn in row["turns"] if turn["gender"]})
-        of_recording[row["conversation_id"]] = {"origin": row["origin"], "gender": "+".join(genders) or None}
-    return {entry["session_id"]: of_recording[entry["recording_id"]] for entry in reference}
-
-
-def _likelihood(written: pa.Table, seed: int) -> dict[str, Any]:
-    """Return the mean negative log-likelihood of targets in nats, with its bootstrap interval over conversations."""
-    parts = np.array([written["nll"].to_pylist(), written["nll_weight"].to_pylist()], np.float64).T
-    parts = parts[np.isfinite(parts).all(axis=1)]
-    if not len(parts):
-        return {"rate": None, "low": None, "high": None, "base": 0.0, "row": ["NLL", "-", "-", "0", ""]}
-    draws = parts[rng(seed, "bootstrap", "nll").integers(0, len(parts), size=(1000, len(parts)))].sum(axis=1)
-    low, high = (float(value) for value in np.percentile(draws[:, 0] / draws[:, 1], (2.5, 97.5)))
-    total, weight = (float(value) for value in parts.sum(axis=0))
-    row = ["NLL, nats", f"{total / weight:.3f}", f"{low:.3f} to {high:.3f}", f"{weight:.0f}", ""]
-    measured = {"rate": total / weight, "low": low, "high": high, "base": weight}
-    return {**measured, "num_recordings": len(parts), "row": row}
 
 
 def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
@@ -474,6 +234,8 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
     number, title = metrics["trained"][name]["num_recordings"], metrics["trained"][name]["row"][0]
     if cut := metrics["trained"].get("num_cut"):
         console.notice(f"{cut} transcripts of windows were cut at evaluate.max_tokens; their last words are missing")
+    if unknown := metrics.get("unknown_slices"):
+        console.notice(f"evaluate.slices: no conversation has {', '.join(unknown)}")
     report_stage("evaluate", fresh, f"{title} {shown} on {number} conversations")
     context.metrics = dict(metrics)
 
@@ -494,7 +256,7 @@ def _record_figures(context: RunContext, run: StageRun, metrics: dict[str, Any])
 HYPOTHESES_STAGE = Stage(
     name="evaluate",
     dataset="hypotheses",
-    upstream=("codes", "training"),
+    upstream=("codes", "conversations", "training"),
     about="what a checkpoint transcribed of a conversation",
     partitions=plan_hypotheses,
     make=make_hypotheses,

@@ -10,6 +10,8 @@ from models.config.header import read_header, steps
 from models.config.settings import key_settings
 from models.training.metrics import StepRecord, ValidationRecord, best_steps, read_metrics, read_records
 from operators.errors import InputError
+from operators.evaluate.transcribe import Transcribe
+from operators.scoring import VERSION as SCORING_VERSION
 from operators.store.dataset import Partition
 from pipelines.execute.fit import Workers, fit
 from pipelines.plan.context import RunContext, report_stage
@@ -20,6 +22,7 @@ from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.plan.start import start_digest
 from pipelines.plan.trained import training_committed
+from pipelines.plan.transcriber import judged_task, validation_codes
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import StageRun
@@ -42,10 +45,22 @@ def plan_training(planning: Planning) -> list[PlannedPartition]:
             "seed": recipe.seed,
             "packs": {p.partition_id: p.key for p in packs if p.partition_id.startswith("train-")},
             # Only where it decides which checkpoints are kept and when training ends; the steps are the same.
-            **({"validation": {"packs": validation, "every": recipe.train.validate_every}} if decides else {}),
+            **({"validation": _deciding(planning, validation)} if decides else {}),
         },
     )
     return [PlannedPartition(partition)]
+
+
+def _deciding(planning: Planning, packs: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the value depends on that decides which checkpoints are kept and when training ends."""
+    recipe = planning.recipe
+    found = {"packs": packs, "every": recipe.train.validate_every}
+    if recipe.train.best_by == "cpwer":
+        codes = {ref.partition_id: ref.key for ref in validation_codes(planning.of("codes"))}
+        scoring = {"version": SCORING_VERSION, "normalizer": recipe.evaluate.normalizer}
+        asked = {"conversations": recipe.train.validate_conversations, "transcribe": Transcribe.version, **scoring}
+        found["cpwer"] = {"codes": codes, **asked, "evaluate": key_settings(recipe.evaluate, {})}
+    return found
 
 
 def _check_validation(recipe: Recipe, validation: Mapping[str, str]) -> None:
@@ -62,6 +77,8 @@ def _check_validation(recipe: Recipe, validation: Mapping[str, str]) -> None:
                 f"{name} goes by the validation loss, but there is no validation split: "
                 "--casting.validation-conversations N, and --train.validate-every above 0"
             )
+    if recipe.train.validate_conversations and is_watched:
+        judged_task(recipe)
     if best and not recipe.train.keep_best:
         raise InputError("evaluate.checkpoint best needs the best checkpoint to be kept: --train.keep-best 1")
 
@@ -80,7 +97,7 @@ def run_training(context: RunContext, plan: Plan, stage: StagePlan) -> None:
     else:
         plan.fetch_training()
         fresh = True
-    figures = context.training = summary(curve(plan), validation_curve(plan))
+    figures = context.training = summary(curve(plan), validation_curve(plan), plan.recipe.train.best_by)
     done = int(plan.last_checkpoint().name[5:])
     if figures.get("steps", 0) < done:
         path = plan.output.training(plan.training_key) / "metrics.jsonl"
@@ -94,7 +111,10 @@ def run_training(context: RunContext, plan: Plan, stage: StagePlan) -> None:
     text = f"{figures['steps']:.0f} steps, loss {figures['first_loss']:.3f} -> {figures['last_loss']:.3f}"
     if "validation_loss" in figures:
         text += f", validation {figures['validation_loss']:.3f}"
-        text += f" (lowest {figures['best_validation_loss']:.3f} at step {figures['best_step']:.0f})"
+        which = "lowest" if plan.recipe.train.best_by == "loss" else "of the lowest cpWER"
+        text += f" ({which} {figures['best_validation_loss']:.3f} at step {figures['best_step']:.0f})"
+        if "validation_cpwer" in figures:
+            text += f", cpWER {figures['validation_cpwer']:.1%}"
     report_stage("train", fresh, f"{text}, {console.count(figures['columns_per_s'])} columns/s")
 
 
@@ -110,7 +130,11 @@ def _train(context: RunContext, plan: Plan, run: StageRun, *, is_done: bool) -> 
     for path in dict.fromkeys((folder / "step-000000", last, best or last)):
         tags = {"hubbub.packs": packs.merkle_root}
         run.model(path, f"{recipe.name}-step-{int(path.name[5:])}", tags)
-    run.metrics(summary(curve(plan), validation_curve(plan)), step=int(last.name[5:]), prefix="summary.")
+    run.metrics(
+        summary(curve(plan), validation_curve(plan), plan.recipe.train.best_by),
+        step=int(last.name[5:]),
+        prefix="summary.",
+    )
 
 
 def _lineage(context: RunContext, run: StageRun) -> dict[str, Any]:
@@ -139,6 +163,8 @@ def _watched(plan: Plan, run: StageRun, bar: console.Bar) -> Iterator[None]:
                 recent = records[-20:]
                 rate = sum(r.num_columns for r in recent) / max(sum(r.seconds for r in recent), 1e-9)
                 held_out = f", validation {validations[-1].loss:.3f}" if validations else ""
+                if validations and validations[-1].cpwer is not None:
+                    held_out += f", cpWER {validations[-1].cpwer:.1%}"
                 bar.to(records[-1].step, f"loss {records[-1].loss:.3f}{held_out}, {rate:,.0f} columns/s")
             new = [(record.step, as_metrics(record)) for record in records if record.step > sent]
             if len(new) >= 50 or (finished and new):
@@ -175,16 +201,26 @@ def validation_words(plan: Plan) -> str:
     shards = [p for p in plan.stage("packs").partitions if p.partition_id.startswith("validation-")]
     if not shards or not config.validate_every:
         return ""
+    name = "loss" if config.best_by == "loss" else "cpWER"
     decided = [
+        f"cpWER of {config.validate_conversations} conversations" if config.validate_conversations else "",
         f"the {config.keep_best} best checkpoints are kept" if config.keep_best else "",
-        f"training ends after {config.patience} without a lower loss" if config.patience else "",
+        f"training ends after {config.patience} without a lower {name}" if config.patience else "",
         f"the {plan.recipe.evaluate.checkpoint} checkpoint is evaluated",
     ]
     return f"every {config.validate_every} steps on {len(shards)} shards; {'; '.join(filter(None, decided))}"
 
 
-def summary(records: list[StepRecord], validations: Sequence[ValidationRecord] = ()) -> dict[str, float]:
-    """Return first and last losses and the rate, over a tenth of the steps at each end; and of validation."""
+def summary(
+    records: list[StepRecord], validations: Sequence[ValidationRecord] = (), best_by: str = "loss"
+) -> dict[str, float]:
+    """Return first and last losses and the rate, over a tenth of the steps at each end; and of validation.
+
+    Args:
+        records: of steps.
+        validations: of the same training.
+        best_by: what the best step is told by, `train.best_by`.
+    """
     if not records:
         return {}
     ends = max(1, len(records) // 10)
@@ -192,8 +228,10 @@ def summary(records: list[StepRecord], validations: Sequence[ValidationRecord] =
     seconds = sum(record.seconds for record in records)
     held_out = {}
     if validations:
-        (best,) = best_steps([(one.step, one.loss) for one in validations], 1)
+        (best,) = best_steps([(one.step, one.value(best_by)) for one in validations], 1)
+        last_cpwer = validations[-1].cpwer
         held_out = {
+            **({} if last_cpwer is None else {"validation_cpwer": last_cpwer}),
             "validation_loss": validations[-1].loss,
             "best_validation_loss": next(one.loss for one in validations if one.step == best),
             "best_step": best,

@@ -82,8 +82,10 @@ def _rank(rank, world_size, folder, port, shard):
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    config = replace(CHEAP, steps=4, shard=shard, ema_decay=0.5, packs_per_pass=2)
-    run(folder, config, rank=rank, world_size=world_size, validation=held_out())
+    number = 0 if shard == "full" else 3
+    config = replace(CHEAP, steps=4, shard=shard, ema_decay=0.5, packs_per_pass=2, validate_conversations=number)
+    judge = lambda model: (1.0 + rank, 4.0 + 2 * rank)  # noqa: E731
+    run(folder, config, rank=rank, world_size=world_size, validation=held_out(), judge=judge)
     dist.destroy_process_group()
 
 
@@ -123,6 +125,57 @@ def test_ranks_share_the_packs_and_have_one_loss(tmp_path, shard):
     assert [v.loss for v in two] == pytest.approx([v.loss for v in one], abs=1e-4)
     assert [v.components for v in two] == [pytest.approx(v.components, abs=1e-4) for v in one]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert [v.cpwer for v in two] == ([None] * 2 if shard == "full" else [pytest.approx(0.3)] * 2)
+
+
+# ------------------------------------------------------------------------------------------------------ cpWER, too
+
+JUDGED = replace(CHEAP, validate_conversations=3, keep_checkpoints=1)
+
+
+def sure(model):
+    """A judge that goes by the weights: errors are highest at the start, lowest after 4 steps of 8."""
+    with torch.no_grad():
+        at = sum(float(p.abs().sum()) for p in model.parameters())
+    sure.seen.append((model.training, at))
+    return (9.0, 5.0, 7.0, 8.0)[(len(sure.seen) - 1) % 4], 10.0
+
+
+@pytest.mark.parametrize("best_by", ["loss", "cpwer"])
+def test_what_is_best_goes_by_what_was_asked_for(tmp_path, best_by):
+    sure.seen = []
+    run(tmp_path, replace(JUDGED, best_by=best_by, keep_best=1), validation=held_out(), judge=sure)
+    found = validations(tmp_path)
+    assert [one.cpwer for one in found] == [0.9, 0.5, 0.7, 0.8]
+    assert found[0].values()["validation.cpwer"] == 0.9
+    (best,) = best_steps([(one.step, one.value(best_by)) for one in found], 1)
+    assert steps(tmp_path) == sorted({0, best, 8})
+    assert best == 4 or best_by == "loss"
+    kept = json.loads((tmp_path / "step-000008" / POSITION).read_text())["validations"]
+    assert [value for _, value in kept] == [one.value(best_by) for one in found]
+    # It is asked with the weights of each validation, ready for use.
+    assert not any(training for training, _ in sure.seen)
+    assert len({at for _, at in sure.seen}) == 4
+
+
+def test_a_judge_changes_no_step(tmp_path):
+    sure.seen = []
+    run(tmp_path / "judged", JUDGED, validation=held_out(), judge=sure)
+    run(tmp_path / "alone", CHEAP, validation=held_out(), judge=sure)
+    assert len(sure.seen) == 4
+    assert losses(tmp_path / "judged") == losses(tmp_path / "alone")
+    assert [one.cpwer for one in validations(tmp_path / "alone")] == [None] * 4
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"needs --train\.validate-conversations"):
+        replace(CHEAP, best_by="cpwer")
+    with pytest.raises(ValueError, match="shard full"):
+        replace(JUDGED, shard="full")
+    with pytest.raises(ValueError, match="no conversations to transcribe"):
+        run(tmp_path / "a", replace(JUDGED, best_by="cpwer"), validation=held_out())
+    with pytest.raises(ValueError, match="no word is said"):
+        run(tmp_path / "b", JUDGED, validation=held_out(), judge=lambda model: (0.0, 0.0))
 
 
 # ------------------------------------------------------------------------------- what is learnt by heart does not hold

@@ -170,6 +170,8 @@ CHANGES = {
     "train.keep_checkpoints": (3, NOTHING),
     "train.keep_best": (1, NOTHING),
     "train.validate_every": (50, NOTHING),
+    "train.validate_conversations": (4, NOTHING),
+    "train.best_by": ("cpwer", "REFUSED"),  # no conversation is transcribed
     "train.patience": (2, "REFUSED"),  # there is no validation split
     "train.attention": ("loop", NOTHING),
     "train.num_threads": (1, NOTHING),
@@ -177,6 +179,7 @@ CHANGES = {
     "evaluate.normalizer": ("none", NOTHING),
     "evaluate.slices": (("gender",), NOTHING),
     "evaluate.baselines": (("tokenizer",), NOTHING),
+    "evaluate.recognizers": (("pocketsphinx",), {"hypotheses"}),
     "evaluate.window_s": (7.0, {"hypotheses"}),
     "evaluate.cut": ("fixed", {"hypotheses"}),
     "evaluate.join": ((), {"hypotheses"}),
@@ -275,7 +278,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     folder, recipe, keys = base
     value, expected = CHANGES[path]
     if expected == "REFUSED":
-        with pytest.raises(ValueError, match=r"speaker|no validation split|no list"):
+        with pytest.raises(ValueError, match=r"speaker|no validation split|no list|needs --train"):
             keys(with_field(recipe, path, value))
         return
     if isinstance(value, str) and value.isupper() and path != "corpus.licence":
@@ -293,7 +296,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     declared = (not expected and expected is not NOTHING_HERE) or path in ("render.keep_audio", "evaluate.untrained")
     content = path in (
         *("encode.weights", "encode.num_codebooks"),
-        *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices", "evaluate.baselines"),
+        *("evaluate.tasks", "evaluate.normalizer", "evaluate.slices", "evaluate.baselines", "evaluate.recognizers"),
     )  # names of things are part of a recipe's identity
     assert (changed.digest == recipe.digest) == (declared and not content and path != "corpus.max_duration_s")
 

@@ -198,6 +198,10 @@ def test_mlflow_holds_the_same_edges(undisturbed):
     assert any("MODEL" in kind for pair in inputs for kind in pair)
     params = dict(database.execute("select key, value from params"))
     assert params["train.steps"] == "120"
+    metrics = dict(database.execute("select key, value from latest_metrics"))
+    (scored,) = undisturbed.glob("evaluation/*/metrics.json")
+    baselines = json.loads(scored.read_text())["baselines"]
+    assert metrics["no-speakers.cpwer"] == baselines["no-speakers"]["measures"]["cpwer"]["rate"]
 
 
 def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -326,3 +328,24 @@ def test_a_tracking_server_that_goes_away_does_not_end_the_run(tmp_path, monkeyp
         assert sorted(metric.step for metric in curve) == list(range(1, 121))
     finally:
         stop(server)
+
+
+def test_cpwer_while_training_decides_which_checkpoint_is_evaluated(tmp_path):
+    from models.training.metrics import ValidationRecord, best_steps, read_records
+
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus", num_speakers=9))
+    output = tmp_path / "out"
+    validated = ("--casting.validation-conversations", 3, "--casting.validation-speakers", 0.3)
+    judged = ("--train.validate-every", 40, "--train.validate-conversations", 2, "--train.best-by", "cpwer")
+    kept = ("--train.keep-best", 1, "--train.keep-checkpoints", 1, "--evaluate.checkpoint", "best")
+    done = hubbub("run", recipe, "--output", output, "--train-workers", 2, *validated, *judged, *kept)
+    (folder,) = output.glob("checkpoints/*")
+    found = read_records(folder / "validation.jsonl", ValidationRecord)
+    assert [one.step for one in found] == [40, 80, 120]
+    assert all(one.cpwer is not None and one.cpwer > 0 for one in found)
+    (best,) = best_steps([(one.step, one.cpwer) for one in found], 1)
+    (scored,) = output.glob("evaluation/*/metrics.json")
+    assert Path(json.loads(scored.read_text())["trained"]["checkpoint"]).name == f"step-{best:06d}"
+    assert f"cpWER {found[-1].cpwer:.1%}" in done.stdout + done.stderr
+    curve = sqlite3.connect(output / "mlflow.db").execute("select step from metrics where key = 'validation.cpwer'")
+    assert sorted(step for (step,) in curve) == [40, 80, 120]
