@@ -42,7 +42,7 @@ def test_a_flipped_bit_is_found_before_use_whatever_reads(written, tmp_path, rea
     dataset.read()  # it was checked before it was damaged
     flip(path, path.stat().st_size // 2)
     ways = {
-        "read": lambda: dataset.read(),
+        "read": dataset.read,
         "archive": lambda: dataset.archive(snapshot, str(tmp_path / "archive")),
         **{name: lambda name=name: list(getattr(dataset, name)(snapshot.receipts[0])) for name in ("open", "batches")},
         "metadata": lambda: dataset.metadata(snapshot.receipts[0]),
