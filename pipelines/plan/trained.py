@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.config.header import POSITION, steps
+from models.config.header import POSITION, read_header, steps
 from models.training.metrics import best_steps, is_over, validations_in
 from models.training.mirror import Mirror
 from pipelines.plan.output import Output
@@ -48,9 +48,15 @@ def _validations(folder: Path, step: int) -> list[tuple[int, float]]:
 
 
 def training_committed(recipe: Recipe, output: Output, key: str) -> bool:
-    """Return whether a training is done: whether its last checkpoint exists, here or in the store."""
+    """Return whether a training is done: whether its last checkpoint exists, here or in the store.
+
+    Raises:
+        InputError: the header of the last one is damaged.
+    """
     folder, url, patience = output.training(key), output.training_url(key), recipe.train.patience
     here = steps(folder)
+    if here:
+        read_header(folder / f"step-{here[-1]:06d}")  # a damaged one is named before anything goes on from it
     if here and 0 not in here and url is None:
         return False  # the untrained model is made again from the seed; no step is done twice
     if recipe.train.steps in here or (here and is_over(_validations(folder, here[-1]), patience)):

@@ -119,8 +119,7 @@ def test_gc_offers_nothing_that_is_needed_however_the_folder_is_spelled(undistur
     (tmp_path / "x").mkdir()
     if spelling == "moved":
         folder.rename(tmp_path / "moved")
-    assert collect(spelled.get(spelling, Path("moved")), 1000, True) == []
-    plan = plan_recipe(
-        recipe_of(tmp_path / ("moved" if spelling == "moved" else "out")), Output(spelled.get(spelling, Path("moved")))
-    )
+    where = spelled.get(spelling, Path("moved"))
+    assert collect(where, 1000, True) == []
+    plan = plan_recipe(recipe_of(where), Output(where))
     assert not [stage.name for stage in plan.stages if stage.stale]
