@@ -56,7 +56,11 @@ def verify(folder: Path, *, repair: bool = False, workers: int | None = None) ->
     left, _ = _faults(output)
     if left:
         raise InputError("; ".join(one.text for one in left))
-    console.line("repaired", f"{len(faults)} made again; what was damaged is in {folder / DAMAGED}")
+    gone = [url for one in faults for url in one.urls if not storage.exists(url)]
+    for url in gone:  # earlier checkpoints, and what another recipe made here
+        console.notice(f"{url} was not made again: the run does not need it")
+    number = sum(not set(one.urls) & set(gone) for one in faults)
+    console.line("repaired", f"{number} of {len(faults)} made again; what was damaged is in {folder / DAMAGED}")
 
 
 def _faults(output: Output) -> tuple[list[Fault], int]:
