@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,33 @@ def _knock(address: str) -> None:
         raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
 
 
+_LONGEST_TEMPORARY = 38
+"""Characters of a temporary folder: a socket's path may have 107, and Ray's own names take about 68 of them."""
+
+
+@contextmanager
+def short_temporary(folder: str, fallback: str = "/tmp") -> Iterator[str | None]:  # noqa: S108
+    """Give Ray a private folder whose sockets fit, for as long as the block lasts; None where its own choice fits.
+
+    Raises:
+        ConnectionError: the folder's name is too long, and nothing can be written to the other.
+    """
+    if len(folder) <= _LONGEST_TEMPORARY:
+        yield None
+        return
+    try:
+        short = tempfile.mkdtemp(prefix="hubbub-", dir=fallback)  # mode 0700
+    except OSError as error:
+        raise ConnectionError(
+            f"the temporary folder {folder} is too long for Ray's sockets ({len(folder)} of {_LONGEST_TEMPORARY} "
+            f"characters), and {fallback} cannot be written; set RAY_TMPDIR to a folder with a short name"
+        ) from error
+    try:
+        yield short
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+
+
 @contextmanager
 def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
     """Start a local Ray, or join a cluster, for as long as the block lasts.
@@ -72,6 +101,15 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with (
+        short_temporary(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir() if address is None else "") as temporary,
+        _connected(address, num_workers, temporary) as session,
+    ):
+        yield session
+
+
+@contextmanager
+def _connected(address: str | None, num_workers: int | None, temporary: str | None) -> Iterator[Session]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
@@ -84,6 +122,7 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
             address="local",
             num_cpus=num_workers or os.cpu_count() or 1,
             include_dashboard=False,
+            _temp_dir=temporary,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,

@@ -1,11 +1,13 @@
 """Canonical JSON, content digests and Merkle roots: how two builds are compared."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from models.config.intact import digest_bytes, digest_file
+
+__all__ = ["canonical_json", "digest", "digest_bytes", "digest_file", "digest_json", "merkle_root", "to_jsonable"]
 
 _AS_IT_IS = (str, int, float, bool, type(None))
 
@@ -52,20 +54,6 @@ def digest_json(value: Any) -> str:
     True
     """
     return digest_bytes(_ENCODER.encode(value).encode())
-
-
-def digest_bytes(data: bytes) -> str:
-    """Return 64 hexadecimal digits (BLAKE2b-256) of bytes."""
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
-
-
-def digest_file(path: str | Path) -> str:
-    """Return 64 hexadecimal digits (BLAKE2b-256) of a file's bytes."""
-    state = hashlib.blake2b(digest_size=32)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
 
 
 def merkle_root(leaves: Iterable[tuple[str, str]]) -> str:

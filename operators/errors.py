@@ -6,7 +6,10 @@ Their text is free of secrets, wherever it is printed or recorded.
 import errno
 import re
 
-from operators.secrets import masked
+from models.config.errors import InputError
+from models.config.secrets import masked
+
+__all__ = ["InputError", "UnusableRowError", "disk_fault"]
 
 _REFUSED = re.compile(
     r"no space left on device|disk quota exceeded|read-only file system|database or disk is full|disk i/o error|"
@@ -29,14 +32,6 @@ def disk_fault(error: BaseException | None) -> str | None:
             return next(line.strip() for line in str(error).splitlines() if found[0] in line)
         error = error.__cause__ or error.__context__
     return None
-
-
-class InputError(ValueError):
-    """Names what is wrong and how to fix it; the command line prints it and exits with code 2."""
-
-    def __init__(self, *parts: object) -> None:
-        """Keep the message, without passwords of URLs."""
-        super().__init__(*(masked(part) if isinstance(part, str) else part for part in parts))
 
 
 class UnusableRowError(ValueError):

@@ -1,6 +1,5 @@
 """run: every stage up to the one asked for. What is done stays, what is stale is made."""
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from pipelines.plan.sets import check_training_split, fitted, is_set
 from pipelines.plan.stage import Plan, plan_stage
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
-from pipelines.recipes.files import changed_since, in_short, to_json
+from pipelines.recipes.files import changed_since, in_short, is_kept, write_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -110,15 +109,16 @@ def claim(recipe: Recipe, options: RunOptions) -> None:
     Raises:
         InputError: the folder belongs to another recipe.
     """
-    path = options.output / "recipe.json"
-    changed = changed_since(options.output, recipe)
+    try:
+        changed = changed_since(options.output, recipe)
+    except InputError:
+        if not options.update:
+            raise
+        changed = ["the recipe there cannot be read"]
     if changed and not options.update:
         raise InputError(
             f"{options.output} belongs to another recipe ({in_short(changed)}); give another --output, or --update to "
             "continue there with this one (what still fits is kept)"
         )
-    if path.exists() and path.read_text() == to_json(recipe):
-        return
-    staged = path.with_suffix(".part")
-    staged.write_text(to_json(recipe))
-    os.replace(staged, path)
+    if not is_kept(recipe, options.output):
+        write_recipe(recipe, options.output)

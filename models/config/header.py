@@ -1,11 +1,13 @@
 """The header of a checkpoint, and listing checkpoints. Does not import torch; `models.training.checkpoint` does."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from models.codecs.codec import CodecSpec
+from models.config.errors import InputError
+from models.config.intact import check_file, read_json
 from models.config.shape import Shape, Vocabulary
 
 POSITION = "loader.json"
@@ -54,20 +56,47 @@ class Header:
         return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
 
 
+def remedy(path: Path) -> str:
+    """Return the way out where something of a checkpoint is damaged."""
+    return f"hubbub data verify OUTPUT --repair trains from the one before it; or remove {path} and run again"
+
+
 def steps(folder: Path) -> list[int]:
     """Return the steps that have a complete checkpoint in a folder, ascending."""
     return sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/checkpoint.json"))
+
+
+def _read(path: Path) -> tuple[int, Header, Mapping[str, tuple[int, str]]]:
+    """Return step, header, and size and digest of each other file, of a checkpoint's folder."""
+    if not (path / "checkpoint.json").exists():
+        raise InputError(f"{path} is not a Hubbub checkpoint: it has no checkpoint.json")
+    data = read_json(path / "checkpoint.json", remedy(path))
+    try:
+        step, files = data.pop("step"), data.pop("files", {})
+        return step, Header.from_json(data), {name: (size, digest) for name, (size, digest) in files.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a Hubbub checkpoint, or is damaged: {error}; {remedy(path)}") from error
 
 
 def read_header(path: Path) -> tuple[int, Header]:
     """Return the step and header of a checkpoint's folder.
 
     Raises:
-        ValueError: the folder is not a checkpoint.
+        InputError: the folder is not a checkpoint, or its header is damaged.
     """
-    try:
-        data = json.loads((path / "checkpoint.json").read_text())
-        step = data.pop("step")
-        return step, Header.from_json(data)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a Hubbub checkpoint: {error}") from error
+    step, header, _ = _read(path)
+    return step, header
+
+
+def check_checkpoint_files(path: Path, *names: str) -> None:
+    """Hold files of a checkpoint, or all of them, against the sizes and digests in its header.
+
+    Checkpoints of earlier versions record none.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    _, _, files = _read(path)
+    for name in names or files:
+        if name in files:
+            check_file(path / name, *files[name], remedy(path))

@@ -1,18 +1,19 @@
 """Checkpoints: safetensors and JSON, never a pickle; a folder appears completely or not at all."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.config.header import POSITION, Header, read_header, steps
+from models.config.errors import InputError
+from models.config.header import POSITION, Header, check_checkpoint_files, read_header, remedy, steps
+from models.config.intact import digest_file, read_json, sealed
 from models.speech_lm.front_end import encoder_digest
 from models.speech_lm.model import SpeechLM
 from models.training.distributed import gather_full, shard_like
@@ -89,11 +90,11 @@ def save(folder: Path, step: int, state: State, header: Header, place: StreamPos
         if state.moments:
             save_file(state.moments, str(staged / "optimizer.safetensors"))
         if place is not None:
-            (staged / POSITION).write_text(json.dumps(place))
+            (staged / POSITION).write_bytes(sealed(place))
         if header.tokenizer_file is not None:
             shutil.copyfile(header.tokenizer_file, staged / "tokenizer.json")
-        text = json.dumps({"step": step, **asdict(header)}, indent=1, sort_keys=True)
-        (staged / "checkpoint.json").write_text(text + "\n")
+        files = {one.name: (one.stat().st_size, digest_file(one)) for one in staged.iterdir()}
+        (staged / "checkpoint.json").write_bytes(sealed({"step": step, "files": files, **asdict(header)}))
         for path in staged.iterdir():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
@@ -102,9 +103,19 @@ def save(folder: Path, step: int, state: State, header: Header, place: StreamPos
         except OSError:
             if not target.exists():
                 raise
+        _sync_folder(folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return target
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk: until then, a power cut may take what was renamed into it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechLM, int, Header]:
@@ -116,29 +127,40 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
         raw: take the weights that were trained, not their running mean.
 
     Raises:
-        ValueError: it is not a checkpoint, or its weights do not fit its header.
+        InputError: it is not a checkpoint, its weights are damaged, or do not fit its header.
     """
     step, header = read_header(path)
     name = header.shape.encoder
     if name is not None and encoder_digest(name) != header.vocabulary.encoder_digest:
-        raise ValueError(f"{path} was trained with a different encoder than the one now at {name}")
+        raise InputError(f"{path} was trained with a different encoder than the one now at {name}")
     model = SpeechLM(header.shape, header.vocabulary)
-    trained = path / "raw.safetensors"
+    chosen = path / ("raw.safetensors" if raw and (path / "raw.safetensors").exists() else "model.safetensors")
+    check_checkpoint_files(path, chosen.name)
     try:
-        weights = load_file(str(trained if raw and trained.exists() else path / "model.safetensors"))
+        weights = load_file(str(chosen))
         # Before updates of rows of text were trained apart, they were in the tables.
         apart = {name: one for name, one in model.state_dict().items() if name in ("text_update_up", "head_update_up")}
         model.load_state_dict({**apart, **weights})
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"the weights of {path} do not load: {str(error).splitlines()[0]}") from error
+        raise InputError(f"the weights of {path} do not load: {str(error).splitlines()[0]}; {remedy(path)}") from error
     return model.to(device), step, header
 
 
 def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Restore the optimizers' moments, each parameter's in the optimizer that updates it."""
+    """Restore the optimizers' moments, each parameter's in the optimizer that updates it.
+
+    Raises:
+        InputError: their file is missing or damaged.
+    """
+    file = path / "optimizer.safetensors"
+    check_checkpoint_files(path, file.name)
+    try:
+        loaded = load_file(str(file))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} does not load: {str(error).splitlines()[0]}; {remedy(path)}") from error
     owner = {id(p): one for one in optimizers for group in one.param_groups for p in group["params"]}
     saved: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(str(path / "optimizer.safetensors")).items():
+    for key, value in loaded.items():
         name, _, moment = key.rpartition(":")
         saved.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
@@ -149,13 +171,26 @@ def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.O
             }
 
 
+def read_position(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's position in the stream of packs, as it was written.
+
+    Raises:
+        InputError: its file is missing or damaged.
+    """
+    check_checkpoint_files(path, POSITION)
+    place: dict[str, Any] = read_json(path / POSITION, remedy(path))
+    if not {"position", "packs", "seed"} <= place.keys():
+        raise InputError(f"{path / POSITION} is damaged: it is not what was written; {remedy(path)}")
+    return place
+
+
 def check_position(path: Path, packs: str, seed: int) -> StreamPosition:
     """Return a checkpoint's position, after checking that it is one in the same stream of packs.
 
     Raises:
         ValueError: it was trained on different packs, or on the same ones in a different order.
     """
-    place = json.loads((path / POSITION).read_text())
+    place = read_position(path)
     if (place["packs"], place["seed"]) != (packs, seed):
         raise ValueError(
             f"{path} was trained on packs {place['packs'][:12]} with seed {place['seed']}, "

@@ -224,14 +224,14 @@ def restore(
     first = broadcast_from_first_rank(found[-1] if found else -1)  # another rank may have written while this one looked
     path = place.folder / f"step-{first:06d}"
     guard, kept, validations = StepGuard(config.spike_factor), dict[str, torch.Tensor](), list[tuple[int, float]]()
+    if process.rank == 0 and 0 not in found and (first < 0 or mirror is None):
+        checkpoint.save(place.folder, 0, checkpoint.copy_state(model), place.header)
     if first >= 0:
         model.load_state_dict(checkpoint.load(path, process.device, raw=True)[0].state_dict())
         kept = checkpoint.load(path, process.device)[0].state_dict()
         if first > 0:
             position = checkpoint.check_position(path, digest[:32], seed)
             guard.norms, validations = position["grad_norms"], position["validations"]
-    elif process.rank == 0:
-        checkpoint.save(place.folder, 0, checkpoint.copy_state(model), place.header)
     if config.shard == "full":
         shard(model, config.precision)
     if config.compile:

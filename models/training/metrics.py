@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from models.config.errors import InputError
+from models.config.header import POSITION
+from models.config.intact import unsealed
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -109,9 +113,18 @@ def read_metrics(path: Path) -> list[StepRecord]:
     return read_records(path, StepRecord)
 
 
-def validations_in(position: bytes) -> list[tuple[int, float]]:
-    """Return step and loss of each validation that a checkpoint's position (`models.config.header.POSITION`) holds."""
-    return [(step, loss) for step, loss in json.loads(position).get("validations", [])]
+def validations_in(position: bytes, name: str = POSITION) -> list[tuple[int, float]]:
+    """Return step and loss of each validation that a checkpoint's position (`models.config.header.POSITION`) holds.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    remedy = "remove that checkpoint, and run again to train on from the one before"
+    place = unsealed(position, name, remedy)
+    try:
+        return [(step, loss) for step, loss in place.get("validations", [])]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is damaged: {error}; {remedy}") from error
 
 
 def best_steps(validations: Sequence[tuple[int, float]], number: int) -> list[int]:

@@ -12,6 +12,11 @@ import yaml
 
 from operators.errors import InputError
 
+_LONGEST_LINE = 1 << 26
+_MOST_EXPANDED = 1 << 30
+_MOST_TIMES = 200
+"""What a manifest may be: JSON lines shrink by 5 to 50 times; a gzip of zeros by a thousand."""
+
 SUFFIXES = (".jsonl", ".json", ".yaml", ".yml")
 """Of files of rows; each may be followed by .gz."""
 
@@ -46,7 +51,7 @@ def found_rows(path: Path) -> Iterator[Found]:
             start = file.peek(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()
             yaml_like = plain_suffix(path) in (".yaml", ".yml")
             if (start[:1] == b"[" and _is_whole(start)) or yaml_like:
-                yield from _entries(path, file.read(), is_yaml=yaml_like)
+                yield from _entries(path, _whole(path, file), is_yaml=yaml_like)
             else:
                 yield from _lines(path, file)
     except OSError as error:
@@ -60,11 +65,36 @@ def _is_whole(start: bytes) -> bool:
     return start.lstrip(b"[ \t\r\n")[:1] in (b"{", b"")
 
 
+def _most(path: Path) -> int:
+    """Return how many bytes a file of rows may have, unpacked."""
+    is_packed = path.name.lower().endswith(".gz")
+    return max(_MOST_EXPANDED, _MOST_TIMES * path.stat().st_size) if is_packed else path.stat().st_size
+
+
+def _expands(path: Path, most: int) -> InputError:
+    return InputError(
+        f"{path} has {path.stat().st_size} bytes but expands to over {most >> 20} MiB; unpack it to use it"
+    )
+
+
+def _whole(path: Path, file: Any) -> bytes:
+    """Return all of a file.
+
+    Raises:
+        InputError: a gzip expands to far more than its size.
+    """
+    most = _most(path)
+    data: bytes = file.read(most + 1)
+    if len(data) > most:
+        raise _expands(path, most)
+    return data
+
+
 def _lines(path: Path, file: Any) -> Iterator[Found]:
-    number = 0
+    number, read, most = 0, 0, _most(path)
     while True:
         try:
-            line = file.readline()
+            line = file.readline(_LONGEST_LINE + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             if not number:
                 raise
@@ -72,6 +102,11 @@ def _lines(path: Path, file: Any) -> Iterator[Found]:
             return
         if not line:
             return
+        read += len(line)
+        if len(line) > _LONGEST_LINE:
+            raise InputError(f"{path} has a line of more than {_LONGEST_LINE >> 20} MiB; it is no manifest")
+        if read > most:
+            raise _expands(path, most)
         number += 1
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")

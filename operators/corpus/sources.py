@@ -25,6 +25,8 @@ from operators.store.remote import check_url
 
 EDGE_S = 0.1
 """How far times in lists may be outside of their recording; what is beyond is trimmed, in seconds."""
+_MOST_SAMPLES_PER_BYTE = 8192
+"""Silence as FLAC comes to 65,535 samples in a frame of about 14 bytes."""
 _PCM16_STEP = np.float32(1 / 32768)
 
 
@@ -91,6 +93,8 @@ def read_header(path: Path, byte_offset: int = 0, byte_length: int = 0) -> Audio
         tail = file.read(min(size, 1 << 16))
     with soundfile.SoundFile(_openable(path, byte_offset, byte_length)) as sound:
         num_samples = sound.frames
+        if num_samples > _MOST_SAMPLES_PER_BYTE * size:
+            raise soundfile.SoundFileError(f"its header claims {num_samples} samples, which {size} bytes cannot hold")
         if sound.format in ("MP3", "MPEG") and not states_length(head):
             num_samples = _decodable(sound, _openable(path, byte_offset, byte_length))
         elif num_samples > 0:

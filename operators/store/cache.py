@@ -1,22 +1,23 @@
-"""Remote shards on the local disk: content-addressed, checked on arrival, bounded; a killed download leaves nothing.
+"""Remote shards on the local disk: content-addressed, checked on arrival and before use, bounded, the user's own.
 
-Nothing here is ever the only copy of anything: the folder may be removed at any time.
+A killed download leaves nothing. Nothing here is ever the only copy of anything: the folder may be removed at any time.
 """
 
 import contextlib
 import fcntl
 import logging
 import os
-import tempfile
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.config.intact import check_file, sealed, unsealed
+from models.config.secrets import masked
 from operators.digest import digest, digest_file
 from operators.errors import InputError
-from operators.secrets import masked
 from operators.store import storage
 
 _STALE_S = 3600.0
@@ -37,8 +38,12 @@ class Cache:
 
     @staticmethod
     def default() -> "Cache":
-        """Return the cache that the environment names: HUBBUB_CACHE (a folder) and HUBBUB_CACHE_GB (100)."""
-        folder = os.environ.get("HUBBUB_CACHE") or Path(tempfile.gettempdir()) / f"hubbub-cache-{os.getuid()}"
+        """Return the cache that the environment names: HUBBUB_CACHE (a folder) and HUBBUB_CACHE_GB (100).
+
+        The default folder is below the user's own: XDG_CACHE_HOME, or ~/.cache.
+        """
+        own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = os.environ.get("HUBBUB_CACHE") or Path(own) / "hubbub"
         size = os.environ.get("HUBBUB_CACHE_GB", "100")
         try:
             return Cache(Path(folder), int(float(size) * 1e9))
@@ -49,14 +54,14 @@ class Cache:
         """Return a path that can be memory-mapped: the file itself where it is local, else its checked copy.
 
         Raises:
-            InputError: it is missing, shorter or longer than was committed, or was altered on the server.
+            InputError: it is missing, or its bytes are not those that were committed, here or on the server.
         """
         if storage.is_local(url):
-            return self._local(url, num_bytes)
+            check_file(Path(url), num_bytes, content_digest, damaged_remedy(url))
+            return Path(url)
         target = self.folder / content_digest[:2] / content_digest
         with self._alone(target):
-            if target.exists() and target.stat().st_size == num_bytes:
-                os.utime(target)
+            if self._is_intact(target, num_bytes, content_digest):
                 return target
             self._make_room(num_bytes)
             self._download(url, target, content_digest)
@@ -70,8 +75,7 @@ class Cache:
         """
         target = self._place(url, start, length)
         with self._alone(target):
-            if target.exists():
-                os.utime(target)
+            if self._is_kept(target):
                 return target
             with self._staged(target) as staged:
                 if length:
@@ -127,24 +131,40 @@ class Cache:
 
     @contextlib.contextmanager
     def _staged(self, target: Path) -> Iterator[Path]:
-        """Give a path for a file in the making, which is in its place when the block ends, and gone when it fails."""
+        """Give a path for a file in the making, which is in its place when the block ends, and gone when it fails.
+
+        Its size and digest are kept beside it: they are what later uses are held against.
+        """
         staged = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
             yield staged
+            size, content = staged.stat().st_size, digest_file(staged)
+            storage.replace_bytes(sealed({"num_bytes": size, "content_digest": content}), str(_sums(target)))
             os.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
 
-    @staticmethod
-    def _local(url: str, num_bytes: int) -> Path:
-        path = Path(url)
+    def _is_kept(self, target: Path) -> bool:
+        """Return whether a recording is here, as it was downloaded."""
         try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{url} is missing; {_remedy(url)}") from error
-        if size != num_bytes:
-            raise InputError(f"{url} has {size} bytes, but {num_bytes} were committed; {_remedy(url)}")
-        return path
+            kept = unsealed(_sums(target).read_bytes(), str(target), "it is fetched again")
+            return self._is_intact(target, kept["num_bytes"], kept["content_digest"])
+        except (OSError, InputError, KeyError):
+            return False
+
+    @staticmethod
+    def _is_intact(target: Path, num_bytes: int, content_digest: str) -> bool:
+        """Return whether a copy is here, with the bytes that it must have; what is damaged is removed."""
+        if not target.exists():
+            return False
+        try:
+            check_file(target, num_bytes, content_digest, "it is fetched again")
+        except InputError as error:
+            _LOG.warning("%s", error)
+            target.unlink(missing_ok=True)
+            return False
+        os.utime(target, ns=(time.time_ns(), target.stat().st_mtime_ns))  # as the access time: see `_make_room`
+        return True
 
     def _download(self, url: str, target: Path, content_digest: str) -> None:
         staged = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -157,7 +177,7 @@ class Cache:
                 try:
                     storage.download(url, staged)
                 except FileNotFoundError as error:
-                    raise InputError(f"{url} is missing; {_remedy(url)}") from error
+                    raise InputError(f"{url} is missing; {damaged_remedy(url)}") from error
                 except OSError as error:
                     fault = f"{type(error).__name__}: {error}"
                     continue
@@ -167,12 +187,17 @@ class Cache:
                 fault = "arrived with other bytes than were committed"
         finally:
             staged.unlink(missing_ok=True)
-        raise InputError(f"{url}: {fault}, {_TRIES} times; {_remedy(url)}")
+        raise InputError(f"{url}: {fault}, {_TRIES} times; {damaged_remedy(url)}")
 
     @contextlib.contextmanager
     def _alone(self, target: Path) -> Iterator[None]:
-        """Hold a file's lock, so that the processes of a machine download it once; a killed holder frees it."""
-        target.parent.mkdir(parents=True, exist_ok=True)
+        """Hold a file's lock, so that the processes of a machine download it once; a killed holder frees it.
+
+        Raises:
+            InputError: the cache is another user's, or others can write to it.
+        """
+        _make_private(self.folder)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
         with open(target.with_name(f".{target.name}.lock"), "a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -184,16 +209,43 @@ class Cache:
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 if not path.name.startswith("."):
-                    entries.append((status.st_mtime, status.st_size, path))
-                elif not path.name.endswith(".lock") and time.time() - status.st_mtime > _STALE_S:
+                    entries.append((status.st_atime, status.st_size, path))
+                elif not path.name.endswith((".lock", ".sums")) and time.time() - status.st_mtime > _STALE_S:
                     path.unlink(missing_ok=True)  # what a killed download left
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total + num_bytes <= self.max_bytes:
                 return
             path.unlink(missing_ok=True)  # a process that has it mapped keeps it until it unmaps it
+            _sums(path).unlink(missing_ok=True)
             total -= size
 
 
-def _remedy(url: str) -> str:
-    return f"remove its receipt {url.removesuffix('.arrow')}.json and run again to rebuild it"
+def damaged_remedy(url: str) -> str:
+    """Return the way out where a partition's rows are missing or damaged."""
+    receipt = f"{url.removesuffix('.arrow')}.json"
+    return f"remove its receipt {receipt} and run again to rebuild it, or hubbub data verify OUTPUT --repair"
+
+
+def _sums(target: Path) -> Path:
+    """Return the file that holds a recording's size and digest."""
+    return target.with_name(f".{target.name}.sums")
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only its user can write to; what others could put there would be believed.
+
+    Raises:
+        InputError: it is a link, another user's, or others can write to it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    fault = ""
+    if stat.S_ISLNK(status.st_mode):
+        fault = "is a symbolic link"
+    elif status.st_uid != os.getuid():
+        fault = "belongs to another user"
+    elif status.st_mode & 0o022:
+        fault = "can be written by others"
+    if fault:
+        raise InputError(f"the cache {folder} {fault}; name a folder of your own with HUBBUB_CACHE (chmod 700)")

@@ -8,7 +8,6 @@ A key is a hash of everything that the rows depend on. A partition that was comm
 where two workers race, the first commit wins and both report it.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +19,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.config.intact import check_file, sealed, unsealed
 from operators.digest import canonical_json, digest, digest_file, digest_json, merkle_root, to_jsonable
 from operators.errors import InputError
 from operators.schema import SCHEMA_VERSION
 from operators.store import storage
-from operators.store.cache import Cache
+from operators.store.cache import Cache, damaged_remedy
+from operators.store.names import plain_name
 from operators.store.remote import check_url
 
 
@@ -35,6 +36,10 @@ class Quarantined:
     row_id: str
     reason: str
 
+
+_TRIES = 11
+_WAIT_S = 0.2
+"""Together: how long a worker that has written its rows may take to write their receipt."""
 
 _HASHED: dict[int, tuple[Any, str]] = {}
 
@@ -88,7 +93,15 @@ class Receipt:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Receipt":
-        """Read a receipt back."""
+        """Read a receipt back.
+
+        Raises:
+            InputError: its id or key could name a file elsewhere.
+            KeyError, TypeError: it is not what was written.
+        """
+        plain_name(data["partition_id"], "partition id"), plain_name(data["key"], "partition key")
+        if not (type(data["num_rows"]) is type(data["num_bytes"]) is int and isinstance(data["content_digest"], str)):
+            raise TypeError("numbers of rows and bytes are integers")
         return Receipt(**{**data, "quarantined": tuple(Quarantined(**q) for q in data["quarantined"])})
 
 
@@ -155,6 +168,10 @@ class Dataset:
     root: str
     name: str
 
+    def __post_init__(self) -> None:
+        """Check the name, which becomes a folder."""
+        plain_name(self.name, "data set")
+
     def url(self, *parts: str) -> str:
         """Return the URL of something in the data set."""
         return storage.join(self.root, self.name, *parts)
@@ -176,8 +193,15 @@ class Dataset:
 
     def committed_by_key(self, partition_id: str, key: str) -> Receipt | None:
         """Return the receipt of a partition by id and key, else None."""
-        data = storage.read_bytes(self._url_of(partition_id, key, ".json"))
-        return None if data is None else Receipt.from_json(json.loads(data))
+        url = self._url_of(partition_id, key, ".json")
+        data = storage.read_bytes(url)
+        if data is None:
+            return None
+        remedy = f"remove {url} and run again: the partition is committed anew"
+        receipt: Receipt = _read_back(Receipt.from_json, data, url, remedy)
+        if (receipt.partition_id, receipt.key) != (partition_id, key):
+            raise InputError(f"{url} is the receipt of {receipt.partition_id}-{receipt.key}; {remedy}")
+        return receipt
 
     def committed_names(self) -> set[str]:
         """Return `<id>-<key>` of every committed partition, by one listing."""
@@ -211,9 +235,10 @@ class Dataset:
                 writer.close()
             writer.count(seconds=round(time.monotonic() - started, 3))  # what a plan estimates the next one by
             size, content = scratch.stat().st_size, digest_file(scratch)
+            if (won := self._without_rows_of_others(partition, (size, content))) is not None:
+                return won
             if not storage.put_file(scratch, rows_url):
-                # Another worker was faster, or was killed before the receipt: its bytes are the ones that count.
-                size, content = storage.digest_of(rows_url)
+                size, content = storage.digest_of(rows_url)  # another worker was faster: its bytes count
         receipt = Receipt(
             partition_id=partition.partition_id,
             key=partition.key,
@@ -224,21 +249,47 @@ class Dataset:
             quarantined=tuple(writer.quarantined),
             depends=to_jsonable(partition.depends),
         )
-        text = json.dumps(to_jsonable(receipt), indent=1, sort_keys=True).encode()
-        storage.put_bytes(text, self._url_of(partition.partition_id, partition.key, ".json"))
+        storage.put_bytes(sealed(to_jsonable(receipt)), self.receipt_url(receipt))
         return self.committed(partition) or receipt
+
+    def _without_rows_of_others(self, partition: Partition, made: tuple[int, str]) -> Receipt | None:
+        """Remove rows that stand there without a receipt and are not the (size, digest) just made.
+
+        A worker that was killed left them, or they were altered after their receipt was removed: nothing says that they
+        are whole. The receipt of a worker that is alive follows its rows at once, and is returned.
+        """
+        rows_url = self._url_of(partition.partition_id, partition.key, ".arrow")
+        for attempt in range(_TRIES):
+            if not storage.exists(rows_url) or storage.digest_of(rows_url) == made:
+                return None
+            if attempt:
+                time.sleep(_WAIT_S)
+            if (won := self.committed(partition)) is not None:
+                return won
+        storage.remove(rows_url)
+        return None
 
     def latest(self) -> Snapshot | None:
         """Return the newest snapshot, or None before the first."""
-        names = [n for n in storage.list_names(self.url("snapshots")) if n.endswith(".json")]
-        if not names:
-            return None
-        return self.numbered(int(names[-1].removesuffix(".json")))
+        numbers = self.snapshot_numbers()
+        return self.numbered(numbers[-1]) if numbers else None
+
+    def snapshot_numbers(self) -> list[int]:
+        """Return the numbers of all snapshots, ascending."""
+        names = [n.removesuffix(".json") for n in storage.list_names(self.url("snapshots")) if n.endswith(".json")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def numbered(self, number: int) -> Snapshot | None:
         """Return a snapshot by its number, or None."""
-        data = storage.read_bytes(self.url("snapshots", f"{number:06d}.json"))
-        return None if data is None else Snapshot.from_json(json.loads(data))
+        url = self.url("snapshots", f"{number:06d}.json")
+        data = storage.read_bytes(url)
+        if data is None:
+            return None
+        remedy = f"remove {url} and run again: a snapshot is taken anew from the receipts"
+        snapshot: Snapshot = _read_back(Snapshot.from_json, data, url, remedy)
+        if (snapshot.number, snapshot.name) != (number, self.name):
+            raise InputError(f"{url} is snapshot {snapshot.number} of {snapshot.name}; {remedy}")
+        return snapshot
 
     def snapshot(self, receipts: Iterable[Receipt], inputs: Mapping[str, str], made_by: Mapping[str, Any]) -> Snapshot:
         """Commit the next numbered snapshot, unless the newest is equal."""
@@ -257,25 +308,29 @@ class Dataset:
                 inputs=dict(inputs),
                 made_by=dict(made_by),
             )
-            text = json.dumps(to_jsonable(made), indent=1, sort_keys=True).encode()
-            if storage.put_bytes(text, self.url("snapshots", f"{made.number:06d}.json")):
+            if storage.put_bytes(sealed(to_jsonable(made)), self.url("snapshots", f"{made.number:06d}.json")):
                 return made
 
     def open(self, receipt: Receipt) -> pa.ipc.RecordBatchFileReader:
-        """Open a partition, memory-mapped.
+        """Open a partition, memory-mapped, after holding it against its receipt.
 
         Raises:
-            InputError: the file is missing or cannot be read, or has a different schema version.
+            InputError: the file is missing, damaged or cannot be read, or has a different schema version.
         """
         url = self.rows_url(receipt)
         path = Cache.default().fetch(url, receipt.num_bytes, receipt.content_digest)
+        remedy = damaged_remedy(url)
+        is_known = check_file(path, receipt.num_bytes, receipt.content_digest, remedy, url)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(
-                f"{url} is damaged ({error}); remove its receipt {url.removesuffix('.arrow')}.json "
-                "and run again to rebuild it"
-            ) from error
+            if not is_known:  # an offset that points outside of the mapping would kill the process
+                batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+                for batch in batches:
+                    batch.validate(full=True)
+                if sum(batch.num_rows for batch in batches) != receipt.num_rows:
+                    raise pa.ArrowInvalid(f"it does not hold {receipt.num_rows} rows")
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{url} is damaged ({str(error).splitlines()[0]}); {remedy}") from error
         version = (reader.schema.metadata or {}).get(b"hubbub.schema_version", b"?").decode()
         if version != SCHEMA_VERSION:
             raise InputError(
@@ -304,17 +359,19 @@ class Dataset:
 
     def verify(self, snapshot: Snapshot) -> list[str]:
         """Return what is wrong with the files of a snapshot; empty if they are intact."""
-        faults = []
-        for receipt in snapshot.receipts:
-            url = self.rows_url(receipt)
-            if not storage.exists(url):
-                faults.append(f"{url} is missing")
-            elif storage.digest_of(url)[1] != receipt.content_digest:
-                faults.append(f"{url} is not what was committed")
+        faults = [fault for receipt in snapshot.receipts if (fault := self.fault(receipt))]
         root = merkle_root((r.partition_id, r.content_digest) for r in snapshot.receipts)
         if root != snapshot.merkle_root:
             faults.append(f"{self.name}: the Merkle root does not match the receipts")
         return faults
+
+    def fault(self, receipt: Receipt) -> str:
+        """Return what is wrong with a partition's rows, read whole; empty if they are intact."""
+        url = self.rows_url(receipt)
+        if not storage.exists(url):
+            return f"{url} is missing"
+        intact = storage.digest_of(url) == (receipt.num_bytes, receipt.content_digest)
+        return "" if intact else f"{url} is not what was committed"
 
     def archive(self, snapshot: Snapshot, folder: str) -> int:
         """Write a snapshot's partitions as Parquet to a folder or URL; return their size in bytes.
@@ -334,10 +391,7 @@ class Dataset:
                         writer.write_batch(batch, row_group_size=batch.num_rows)
                 total += scratch.stat().st_size
                 storage.put_file(scratch, url)
-        storage.put_bytes(
-            json.dumps(to_jsonable(snapshot), indent=1, sort_keys=True).encode(),
-            storage.join(folder, self.name, "snapshot.json"),
-        )
+        storage.put_bytes(sealed(to_jsonable(snapshot)), storage.join(folder, self.name, "snapshot.json"))
         return total
 
     def restore(self, folder: str) -> Snapshot:
@@ -346,25 +400,43 @@ class Dataset:
         Raises:
             InputError: there is no archive, or its contents are not what was committed.
         """
-        text = storage.read_bytes(storage.join(folder, self.name, "snapshot.json"))
+        snapshot_url = storage.join(folder, self.name, "snapshot.json")
+        text = storage.read_bytes(snapshot_url)
         if text is None:
             raise InputError(f"there is no archive of {self.name} in {folder}")
-        snapshot = Snapshot.from_json(json.loads(text))
+        snapshot = _read_back(Snapshot.from_json, text, snapshot_url, "archive it again")
         for receipt in snapshot.receipts:
             url = storage.join(folder, self.name, f"{receipt.partition_id}-{receipt.key}.parquet")
             with storage.scratch_file(near=self.rows_url(receipt)) as scratch:
                 check_url(url)
-                with fsspec.open(url, "rb") as source, pq.ParquetFile(source) as archived:
-                    schema = archived.schema_arrow
-                    with pa.ipc.new_file(str(scratch), schema) as writer:
-                        for index in range(archived.num_row_groups):
-                            writer.write_table(archived.read_row_group(index).cast(schema).combine_chunks())
+                try:
+                    with fsspec.open(url, "rb") as source, pq.ParquetFile(source) as archived:
+                        schema = archived.schema_arrow
+                        with pa.ipc.new_file(str(scratch), schema) as writer:
+                            for index in range(archived.num_row_groups):
+                                writer.write_table(archived.read_row_group(index).cast(schema).combine_chunks())
+                except FileNotFoundError as error:
+                    raise InputError(f"{url} is missing: the archive is not whole; archive it again") from error
+                except (OSError, pa.ArrowException) as error:
+                    raise InputError(f"{url} is damaged ({str(error).splitlines()[0]}); archive it again") from error
                 if digest_file(scratch) != receipt.content_digest:
                     raise InputError(f"{url} does not bring back what was committed; it was altered")
                 storage.put_file(scratch, self.rows_url(receipt))
-            receipt_url = self._url_of(receipt.partition_id, receipt.key, ".json")
-            storage.put_bytes(json.dumps(to_jsonable(receipt), indent=1, sort_keys=True).encode(), receipt_url)
+            storage.put_bytes(sealed(to_jsonable(receipt)), self.receipt_url(receipt))
         return self.snapshot(snapshot.receipts, snapshot.inputs, snapshot.made_by)
+
+
+def _read_back(read: Callable[[Mapping[str, Any]], Any], data: bytes, url: str, remedy: str) -> Any:
+    """Return what a receipt's or snapshot's file holds.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    value = unsealed(data, url, remedy)
+    try:
+        return read(value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{url} is damaged: it is not what was written ({error}); {remedy}") from error
 
 
 def stale_reason(partition: Partition, before: Receipt | None) -> str:

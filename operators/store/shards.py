@@ -32,6 +32,8 @@ def of_split(receipts: Sequence[Receipt], split: Literal["train", "validation"])
     return [receipt for receipt in receipts if receipt.partition_id.startswith(f"{split}-")]
 
 
+_CHECKS = 4
+"""Local shards whose digests are taken at once: hashing lets other threads run."""
 _OPEN_REMOTE_SHARDS = 16
 """Copies of remote shards held open at once: a mapped file keeps its disk space though it was evicted."""
 
@@ -118,11 +120,10 @@ class PackShards:
         cache: Cache | None = None,
         split: Literal["train", "validation"] = "train",
     ) -> None:
-        """Look at the shards; each is opened when first asked for.
+        """Check the local shards, several at a time; each is opened when first asked for.
 
         Raises:
-            InputError: there are no packs of the split, or a shard is missing or not of the size that was committed,
-                and the policy is to stop.
+            InputError: there are no packs of the split, or a shard is missing or damaged, and the policy is to stop.
         """
         self._dataset = dataset
         self._cache = cache or Cache.default()
@@ -143,16 +144,22 @@ class PackShards:
     ) -> tuple[list[Receipt], dict[str, str]]:
         there = self._dataset.committed_names() if self._remote else None
         good, bad = [], {}
-        for receipt in receipts:
+
+        def fault_of(receipt: Receipt) -> str:
             url = self._dataset.rows_url(receipt)
-            fault = ""
-            if there is None:
-                try:
-                    self._cache.fetch(url, receipt.num_bytes, receipt.content_digest)
-                except InputError as error:
-                    fault = str(error)
-            elif f"{receipt.partition_id}-{receipt.key}" not in there:
-                fault = f"{url} is missing; run again to rebuild it"
+            if there is not None:
+                is_there = f"{receipt.partition_id}-{receipt.key}" in there
+                return "" if is_there else f"{url} is missing; run again to rebuild it"
+            try:
+                self._dataset.open(receipt)
+            except InputError as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(_CHECKS, thread_name_prefix="check") as pool:
+            faults = list(pool.map(fault_of, receipts))
+        for receipt, fault in zip(receipts, faults, strict=True):
+            url = self._dataset.rows_url(receipt)
             if fault and policy == "stop":
                 raise InputError(f"{fault}; or continue without it: --train.on-bad-shard skip")
             if fault:

@@ -109,7 +109,10 @@ def replace_bytes(data: bytes, url: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.parent / f".{target.name}.{os.getpid()}"
         try:
-            staged.write_bytes(data)
+            with open(staged, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
@@ -208,10 +211,15 @@ def digest_of(url: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def scratch_file(near: str) -> Iterator[Path]:
-    """Yield a path for a file to be written: next to a local target, else in the temporary folder."""
-    folder = Path(near).parent if is_local(near) else Path(tempfile.gettempdir())
+    """Yield a path for a file to be written: next to a local target, else in a private temporary folder."""
+    name = f".making-{os.getpid()}-{os.urandom(6).hex()}"
+    if not is_local(near):
+        with tempfile.TemporaryDirectory(prefix="hubbub-") as private:
+            yield Path(private) / name
+        return
+    folder = Path(near).parent
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".making-{os.getpid()}-{os.urandom(6).hex()}"
+    path = folder / name
     try:
         yield path
     finally:

@@ -13,10 +13,10 @@ import tyro
 
 from cluster import jobs, preflight
 from cluster.session import connect
+from models.config.secrets import has_password
 from models.config.values import within
 from operators.digest import to_jsonable
 from operators.errors import InputError
-from operators.secrets import has_password
 from operators.store.remote import ALLOWED_VARIABLE
 from pipelines.cli.arguments import Arguments, read
 from pipelines.recipes.files import RECIPE_VARIABLE, load_recipe

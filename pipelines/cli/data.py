@@ -296,8 +296,11 @@ def _hf(arguments: Sequence[str]) -> None:
 
 def _archive(arguments: Sequence[str]) -> None:
     parsed = read(ArchiveArguments, "hubbub data", arguments)
+    from operators.store.names import plain_name
     from pipelines.plan.output import Output
 
+    for name in parsed.names:
+        plain_name(name, "data set")
     for name in parsed.names:
         dataset = Output(parsed.output).dataset(name)
         if parsed.action == "restore":
@@ -313,6 +316,25 @@ def _archive(arguments: Sequence[str]) -> None:
         console.line(name, f"{console.count(size)} bytes of Parquet from {console.count(before)} of Arrow")
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyArguments:
+    """Check every file that a run keeps: recipe, receipts, snapshots, rows, checkpoints, evaluations."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """A run's output folder."""
+    repair: bool = False
+    """Move what is damaged to OUTPUT/damaged and make it again from the recipe, byte for byte."""
+    workers: int | None = None
+    """Processes of a local Ray that makes it again; one per core by default."""
+
+
+def _verify(arguments: Sequence[str]) -> None:
+    parsed = tyro.cli(VerifyArguments, prog="hubbub data verify", args=list(arguments))
+    from pipelines.upkeep.verify import verify
+
+    verify(parsed.output, repair=parsed.repair, workers=parsed.workers)
+
+
 DATA_VERBS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "fit": ("RTTM...", _fit),
     "score": ("OUTPUT", _score),
@@ -325,6 +347,7 @@ DATA_VERBS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "export": ("OUTPUT FOLDER", _export),
     "hf": ("CHECKPOINT FOLDER", _hf),
     "gc": ("OUTPUT", _gc),
+    "verify": ("OUTPUT", _verify),
     "archive": ("OUTPUT FOLDER", lambda arguments: _archive(["archive", *arguments])),
     "restore": ("OUTPUT FOLDER", lambda arguments: _archive(["restore", *arguments])),
 }

@@ -10,8 +10,8 @@ from importlib import import_module
 from importlib.metadata import version
 
 from cluster import stopping
+from models.config.secrets import masked
 from operators.errors import InputError, disk_fault
-from operators.secrets import masked
 from operators.store.remote import StorageError
 from pipelines.reporting import console
 

@@ -176,9 +176,9 @@ def plan(arguments: Sequence[str]) -> None:
 
 
 def verify(arguments: Sequence[str]) -> None:
-    """Check every committed file of an output folder against its digest."""
+    """Check every file that a run keeps in an output folder."""
     parsed = parse("verify", arguments)
-    from pipelines.inspect.plan import verify as verify_folder
+    from pipelines.upkeep.verify import verify as verify_folder
 
     verify_folder(parsed.folder)
 

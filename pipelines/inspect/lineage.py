@@ -3,7 +3,6 @@
 Snapshots, checkpoints and metrics name their inputs by Merkle root; nothing else is needed to follow them.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from operators.digest import digest_file
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.inspect.graph import flatten
-from pipelines.plan.output import Output
+from pipelines.plan.output import Output, read_evaluation
 from pipelines.reporting.run_state import read_state
 from pipelines.stages import dataset_names, stage_names, stage_of
 
@@ -128,7 +127,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
             (stage_names().index("evaluate"), 1),
             path.parent,
             aliases,
-            json.loads(path.read_text()),
+            read_evaluation(path),
         )
 
 

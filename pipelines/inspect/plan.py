@@ -1,10 +1,8 @@
-"""plan: what would run, what is fresh, and why; starts nothing. verify: committed files against their digests."""
+"""plan: what would run, what is fresh, and why; starts nothing."""
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
-from operators.errors import InputError
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
 from pipelines.plan.sources import made_corpus
@@ -13,7 +11,7 @@ from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.stages import STAGES, check_stages, dataset_names, plan_recipe
+from pipelines.stages import STAGES, check_stages, plan_recipe
 from pipelines.stages.scoring import why_scored_again
 from pipelines.stages.train import validation_words
 
@@ -117,24 +115,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def verify(folder: Path) -> None:
-    """Check every committed file of an output folder against its digest.
-
-    Raises:
-        InputError: names what is missing or altered.
-    """
-    output, faults, checked = Output(folder), [], 0
-    for name in dataset_names():
-        dataset = output.dataset(name)
-        snapshot = dataset.latest()
-        if snapshot is not None:
-            faults += dataset.verify(snapshot)
-            checked += len(snapshot.receipts)
-            console.line(name, f"{len(snapshot.receipts)} partitions, Merkle root {snapshot.merkle_root[:12]}")
-    if not checked:
-        raise InputError(f"{folder} holds no data sets")
-    if faults:
-        raise InputError("; ".join(faults))
-    console.line("verified", f"{checked} partitions are what was committed")

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.config.intact import read_json
 from models.training.metrics import StepRecord, ValidationRecord, read_metrics, read_records
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.inspect import graph
 from pipelines.inspect.lineage import chain
 from pipelines.inspect.listen import STYLE, sound, timeline
-from pipelines.plan.output import Output
+from pipelines.plan.output import Output, read_evaluation
 from pipelines.plan.stage import Plan
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
@@ -43,7 +44,7 @@ def report(folder: Path, page: Path, examples: int) -> Path:
     plan = plan_recipe(recipe, output)
     own = output.evaluation(plan.evaluation_key) / "metrics.json"
     path = own if own in found else found[-1]
-    metrics = json.loads(path.read_text())
+    metrics = read_evaluation(path)
     snapshots = {name: snapshot for name in dataset_names() if (snapshot := output.dataset(name).latest())}
     way = chain(str(path.parent), [output])
     parts = {
@@ -193,7 +194,7 @@ def _training(plan: Plan, metrics: Mapping[str, Any]) -> str:
     rows: list[list[Any]] = [[name.replace("_", " "), float(value)] for name, value in figures.items()]
     device = folder / "device.json"
     if device.exists():
-        data = json.loads(device.read_text())
+        data = read_json(device, f"remove {device}")
         flops = sum(record.flops for record in records) / sum(record.seconds for record in records)
         rows.append([f"MFU on {data['name']} (models/speech_lm/flops.py)", f"{flops / data['peak_flops']:.1%}"])
     held_out = [(one.step, one.loss) for one in validations]
@@ -279,7 +280,7 @@ def _examples(output: Output, recipe: Recipe, folder: Path, task: str, number: i
 
 def _by_recording(path: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
-    for segment in json.loads(path.read_text()) if path.exists() else []:
+    for segment in read_json(path, f"remove {path.parent} and run again", list) if path.exists() else []:
         # Where windows are not joined, speakers are numbered anew in each.
         where = f" (window {segment['window'] + 1})" if "window" in segment else ""
         recording = segment.get("recording_id", segment["session_id"])
@@ -292,7 +293,10 @@ def _time(folder: Path) -> str:
     spent, begun = dict.fromkeys(stage_names(), 0.0), dict[str, float]()
     path = folder / "journal.jsonl"
     for line in path.read_text().splitlines() if path.exists() else ():
-        event = json.loads(line)
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a line that a kill cut short
         if event["event"] == "start":
             begun[event["stage"]] = event["time"]
         elif event["stage"] in begun:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import Session, connect
+from models.config.secrets import masked
 from models.config.values import OPTIONS, Checked, within
 from operators.errors import InputError
-from operators.secrets import masked
 from operators.store import storage
 from operators.store.dataset import Dataset, Quarantined, Receipt, Snapshot
 from pipelines.plan.output import Output

@@ -2,14 +2,29 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from models.config.intact import read_json
+from models.config.secrets import HIDDEN, masked
 from operators.errors import InputError
-from operators.secrets import HIDDEN, masked
 from operators.store import storage
 from operators.store.dataset import Dataset
 
 _STORE = "store"
 """File of an output folder that holds the URL of its data sets and checkpoints, where they are kept elsewhere."""
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Return the metrics of an evaluation, from its metrics.json.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    remedy = f"remove {path} and run again: the transcripts are scored again"
+    metrics: dict[str, Any] = read_json(path, remedy)
+    if not {"trained", "headline", "task"} <= metrics.keys():
+        raise InputError(f"{path} is damaged: it is not what was written; {remedy}")
+    return metrics
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What stages read to decide which partitions they must hold: the index, splits, casts, and partitions upstream."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +10,9 @@ import pyarrow as pa
 from operators.corpus import cast
 from operators.corpus.cast import Cast
 from operators.corpus.splits import Splits, split_rows
-from operators.digest import digest
+from operators.digest import digest, digest_bytes
 from operators.errors import InputError
+from operators.store import storage
 from operators.store.dataset import Partition
 from pipelines.plan.job import PartitionRef, PlannedPartition
 from pipelines.plan.output import Output
@@ -67,26 +67,28 @@ class Planning:
         utterances, recipe = self.utterances, self.recipe
         values = {"casting": recipe.casting, "seed": recipe.seed, "index": self.index_digest, "version": cast.VERSION}
         values["with_enrolments"] = recipe.needs_enrolments
-        path = self.output.folder / "plans" / f"casts-{digest(values)[:16]}.arrow"
-        if path.exists():
-            with pa.memory_map(str(path)) as source:
-                columns = pa.ipc.open_file(source).read_all().to_pydict()
-            return [Cast(i, s, *map(tuple, lists)) for i, s, *lists in zip(*columns.values(), strict=True)]
+        folder, name = self.output.folder / "plans", f"casts-{digest(values)[:16]}"
+        for path in folder.glob(f"{name}-*.arrow"):
+            data = path.read_bytes()
+            if digest_bytes(data)[:16] == path.stem.rpartition("-")[2]:  # else it is damaged, and made again
+                columns = pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pydict()
+                return [Cast(i, s, *map(tuple, lists)) for i, s, *lists in zip(*columns.values(), strict=True)]
         casts = cast.plan_casts(
             utterances, self.splits, recipe.casting, recipe.seed, with_enrolments=recipe.needs_enrolments
         )
         if len(casts) >= 2000:
-            _keep_casts(casts, path)
+            _keep_casts(casts, folder, name)
         return casts
 
 
-def _keep_casts(casts: Sequence[Cast], path: Path) -> None:
+def _keep_casts(casts: Sequence[Cast], folder: Path, name: str) -> None:
+    """Write casts to a file whose name holds the digest of its bytes."""
     names = ("conversation_id", "split", "speakers", "rows", "enrolments")
     kinds = (pa.string(), pa.string(), pa.list_(pa.string()), pa.list_(pa.int64()), pa.list_(pa.int64()))
     columns = {name: pa.array([getattr(c, name) for c in casts], kind) for name, kind in zip(names, kinds, strict=True)}
     table = pa.table(columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with pa.ipc.new_file(str(staged), table.schema) as writer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    os.replace(staged, path)
+    data = sink.getvalue().to_pybytes()
+    storage.replace_bytes(data, str(folder / f"{name}-{digest_bytes(data)[:16]}.arrow"))

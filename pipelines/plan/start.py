@@ -1,16 +1,17 @@
 """Initial weights of a training: random, a Hubbub checkpoint, a pretrained text LLM, or the newest checkpoint here."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config.header import Header, read_header, steps
+from models.config.intact import read_json, sealed
 from models.config.shape import Shape
 from models.training.mirror import Mirror
 from operators.digest import digest, digest_file
 from operators.errors import InputError
+from operators.store import storage
 from pipelines.recipes.recipe import Recipe
 
 if TYPE_CHECKING:  # where nothing is started from, a plan does without torch
@@ -116,7 +117,7 @@ def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None)
     if mirror:
         mirror.fetch_loose()
     if path.exists():
-        return dict(json.loads(path.read_text()))
+        return _decided(path)
     name = recipe.train.start_from
     if name == "last" and mirror:
         _bring_newest(mirror)
@@ -132,10 +133,18 @@ def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None)
 
         made = {"kind": "pretrained", "path": str(find(name).absolute()), "weights_digest": start_digest(recipe)}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made, indent=1) + "\n")
+    storage.replace_bytes(sealed(made), str(path))
     if mirror:
         mirror.send_loose()
     return made
+
+
+def _decided(path: Path) -> dict[str, Any]:
+    remedy = f"remove {path} (the recipe's train.start_from decides again), or {path.parent} to train anew"
+    found: dict[str, Any] = read_json(path, remedy)
+    if found.get("kind") not in ("scratch", "checkpoint", "pretrained"):
+        raise InputError(f"{path} is damaged: it is not what was written; {remedy}")
+    return found
 
 
 def _bring_newest(mirror: Mirror) -> None:
@@ -151,7 +160,7 @@ def _last(own: Path, header: Header) -> Path | None:
     found = []
     for folder in own.parent.glob("*"):
         done = steps(folder)
-        if folder == own or not done or not done[-1]:
+        if folder.name == own.name or not done or not done[-1]:
             continue
         path = folder / f"step-{done[-1]:06d}"
         _, theirs = read_header(path)

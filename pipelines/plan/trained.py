@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.config.header import POSITION, steps
+from models.config.header import POSITION, read_header, steps
 from models.training.metrics import best_steps, is_over, validations_in
 from models.training.mirror import Mirror
 from operators.digest import to_jsonable
@@ -51,7 +51,7 @@ def located(path: Path, url: str | None) -> Path:
 
 def _validations(folder: Path, step: int) -> list[tuple[int, float]]:
     position = folder / f"step-{step:06d}" / POSITION
-    return validations_in(position.read_bytes()) if position.exists() else []
+    return validations_in(position.read_bytes(), str(position)) if position.exists() else []
 
 
 def remember_depends(folder: Path, depends: Any) -> None:
@@ -77,9 +77,17 @@ def why_trained(output: Output, partition: Partition) -> str:
 
 
 def training_committed(recipe: Recipe, output: Output, key: str) -> bool:
-    """Return whether a training is done: whether its last checkpoint exists, here or in the store."""
+    """Return whether a training is done: whether its last checkpoint exists, here or in the store.
+
+    Raises:
+        InputError: the header of the last one is damaged.
+    """
     folder, url, patience = output.training(key), output.training_url(key), recipe.train.patience
     here = steps(folder)
+    if here:
+        read_header(folder / f"step-{here[-1]:06d}")  # a damaged one is named before anything goes on from it
+    if here and 0 not in here and url is None:
+        return False  # the untrained model is made again from the seed; no step is done twice
     if recipe.train.steps in here or (here and is_over(_validations(folder, here[-1]), patience)):
         return True
     mirror = Mirror(folder, url) if url is not None else None

@@ -13,14 +13,18 @@ from typing import Any
 
 import yaml
 
+from models.config.intact import parse_json
+from models.config.secrets import masked
 from models.config.shape import SIZES, Shape, sized
 from models.config.values import collected_faults, hints_of
-from operators.digest import to_jsonable
+from operators.digest import digest_bytes, to_jsonable
 from operators.errors import InputError
-from operators.secrets import masked
+from operators.store import storage
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.recipe import Recipe
 
+_DIGESTS = ".recipe-digests"
+"""File next to recipe.json with the digest of every recipe that runs wrote there."""
 RECIPE_VARIABLE = "HUBBUB_RECIPE"
 """Environment variable that holds a recipe's text; `env:HUBBUB_RECIPE` is then given in place of a file."""
 
@@ -66,12 +70,37 @@ def recipe_of(folder: Path) -> Recipe:
     Raises:
         InputError: the folder is not the output of a run, or of another version of the program.
     """
-    path = folder / "recipe.json"
+    recipe: Recipe = from_mapping(Recipe, recipe_values(folder), str(folder / "recipe.json"))
+    return recipe
+
+
+def recipe_values(folder: Path) -> dict[str, Any]:
+    """Return the resolved recipe of an output folder, as JSON values.
+
+    Raises:
+        InputError: there is none, or it is not one that a run wrote there.
+    """
+    path, known = folder / "recipe.json", folder / _DIGESTS
+    remedy = f"run the recipe again with --output {folder} --update: it is written again, and what still fits is kept"
     try:
-        recipe: Recipe = from_mapping(Recipe, json.loads(path.read_text()), str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{folder} is not the output folder of a run: {error.strerror}") from error
-    return recipe
+    values: dict[str, Any] = parse_json(data, str(path), remedy)
+    if known.exists() and digest_bytes(data) not in known.read_text(errors="replace").split():
+        raise InputError(f"{path} is damaged or was edited: no run wrote it; {remedy}")
+    return values
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write a resolved recipe to an output folder.
+
+    Digests of what was written are kept beside it, the new one first: a kill between the two leaves a valid recipe.
+    """
+    data, known = to_json(recipe).encode(), folder / _DIGESTS
+    lines = known.read_text(errors="replace").split() if known.exists() else []
+    storage.replace_bytes("".join(f"{one}\n" for one in [*lines, digest_bytes(data)]).encode(), str(known))
+    storage.replace_bytes(data, str(folder / "recipe.json"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -204,11 +233,20 @@ def result_part(data: Mapping[str, Any], kind: Any = Recipe) -> dict[str, Any]:
 
 
 def changed_since(folder: Path, recipe: Recipe) -> list[str]:
-    """List what changes results in a recipe, against the one that an output folder was last used with."""
-    path = folder / "recipe.json"
-    if not path.exists():
+    """List what changes results in a recipe, against the one that an output folder was last used with.
+
+    Raises:
+        InputError: that one is damaged.
+    """
+    if not (folder / "recipe.json").exists():
         return []
-    return differences(result_part(json.loads(path.read_text())), result_part(json.loads(to_json(recipe))))
+    return differences(result_part(recipe_values(folder)), result_part(json.loads(to_json(recipe))))
+
+
+def is_kept(recipe: Recipe, folder: Path) -> bool:
+    """Return whether an output folder holds exactly this resolved recipe."""
+    path = folder / "recipe.json"
+    return path.exists() and path.read_bytes() == to_json(recipe).encode()
 
 
 def in_short(changed: Sequence[str]) -> str:

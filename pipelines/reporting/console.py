@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.tree import Tree
 
-from operators.secrets import masked
+from models.config.secrets import masked
 
 _WIDTH = None if sys.stdout.isatty() else 140  # a log file has no edge to fold at
 OUT = Console(width=_WIDTH, highlight=False)

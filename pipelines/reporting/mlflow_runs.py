@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from models.config.header import read_header
+from models.config.intact import read_json
+from models.config.secrets import masked, without_login
 from operators.digest import digest_file, to_jsonable
 from operators.errors import InputError
-from operators.secrets import masked, without_login
 from operators.store.dataset import Snapshot
 from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Recipe
@@ -140,7 +141,7 @@ class SweepRun:
             InputError: the server does not answer.
         """
         path = folder / "mlflow_sweep.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path, f"remove {path}: a new run is begun") if path.exists() else {}
         tracker_uri = tracking_uri(folder)
         check_reachable(tracker_uri)
         from mlflow import MlflowClient

@@ -1,10 +1,13 @@
 """Which MLflow runs an output folder has, and which of them a kill left open: a JSON file in the folder."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from models.config.intact import read_json, sealed
+from operators.errors import InputError
+from operators.store import storage
+from pipelines.reporting import console
 
 
 def _path(folder: Path) -> Path:
@@ -12,16 +15,25 @@ def _path(folder: Path) -> Path:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return an output folder's tracking URI, parent run and stage runs; empty before the first."""
+    """Return an output folder's tracking URI, parent run and stage runs; empty before the first.
+
+    It decides no result: where it is damaged, that is said, and the next run begins a new one.
+    """
     path = _path(folder)
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        state: dict[str, Any] = read_json(path, "the next run that makes something is recorded as a new one")
+    except InputError as error:
+        console.notice(str(error))
+        return {}
+    is_whole = isinstance(state.get("stages"), dict) and "parent" in state
+    return state if is_whole else {}
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Replace the file atomically."""
-    staged = _path(folder).with_suffix(".part")
-    staged.write_text(json.dumps(state, indent=1))
-    os.replace(staged, _path(folder))
+    storage.replace_bytes(sealed(state), str(_path(folder)))
 
 
 def unrecorded(folder: Path) -> frozenset[str]:

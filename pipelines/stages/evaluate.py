@@ -1,6 +1,5 @@
 """evaluate: checkpoints and the test split's codes -> `hypotheses` -> cpWER."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from operators.store.dataset import Partition, Receipt, RowWriter
 from pipelines.execute.partitions import build, close
 from pipelines.plan.context import RunContext, report_stage
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
+from pipelines.plan.output import read_evaluation
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Plan, Stage, StagePlan
 from pipelines.plan.trained import evaluated_name, located
@@ -228,7 +228,7 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
             run.wrote(snapshot)
             _record_figures(context, run, metrics)
             run.files(path.parent)
-    metrics = json.loads(path.read_text())
+    metrics = read_evaluation(path)
     name = metrics["headline"]
     shown = ", ".join(f"{which} {metrics[which][name]['row'][1]}" for which in WHICH if which in metrics)
     number, title = metrics["trained"][name]["num_recordings"], metrics["trained"][name]["row"][0]

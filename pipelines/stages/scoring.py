@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.config.intact import sealed
 from operators.corpus.normalizers import normalize
 from operators.digest import digest
 from operators.documents.tasks import TASKS, transcription
@@ -22,6 +23,7 @@ from operators.rng import rng
 from operators.scoring.sessions import MEASURED
 from operators.store import storage
 from pipelines.plan.job import PartitionRef
+from pipelines.plan.output import read_evaluation
 from pipelines.plan.stage import Plan
 from pipelines.stages.asked import (
     OF_WINDOWS,
@@ -93,7 +95,7 @@ def score(plan: Plan) -> dict[str, Any]:
         "recipe_digest": recipe.digest,
     }
     storage.replace_bytes(overview(metrics).encode(), str(folder / "table.md"))
-    storage.replace_bytes((json.dumps(metrics, indent=1) + "\n").encode(), str(folder / "metrics.json"))
+    storage.replace_bytes(sealed(metrics), str(folder / "metrics.json"))
     return metrics
 
 
@@ -102,7 +104,7 @@ def why_scored_again(plan: Plan) -> str:
     if plan.stage("hypotheses").stale or plan.evaluation_done():
         return ""
     for path in sorted(plan.output.evaluation(plan.evaluation_key).parent.glob("*/metrics.json")):
-        before = json.loads(path.read_text())
+        before = read_evaluation(path)
         if before.get("answers") == plan.answers_digest:
             return ", ".join(
                 f"{name} {before['scoring'].get(name)} -> {value}"

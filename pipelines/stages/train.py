@@ -98,6 +98,16 @@ def run_training(context: RunContext, plan: Plan, stage: StagePlan) -> None:
         plan.fetch_training()
         fresh = True
     figures = context.training = summary(curve(plan), validation_curve(plan), plan.recipe.train.best_by)
+    done = int(plan.last_checkpoint().name[5:])
+    if figures.get("steps", 0) < done:
+        path = plan.output.training(plan.training_key) / "metrics.jsonl"
+        console.notice(
+            f"{path} is damaged: it holds {figures.get('steps', 0):.0f} of {done} steps; the checkpoints are whole "
+            "(their curve is also in MLflow)"
+        )
+    if not figures:
+        report_stage("train", fresh, f"{done} steps; their losses are not here")
+        return
     text = f"{figures['steps']:.0f} steps, loss {figures['first_loss']:.3f} -> {figures['last_loss']:.3f}"
     if "validation_loss" in figures:
         text += f", validation {figures['validation_loss']:.3f}"

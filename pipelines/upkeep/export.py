@@ -10,6 +10,7 @@ import soundfile
 
 from operators.corpus.sources import roots_of, with_roots
 from operators.errors import InputError
+from operators.store.names import file_name
 from pipelines.plan.output import Output
 from pipelines.plan.sources import audio_roots
 from pipelines.recipes.files import recipe_of
@@ -81,7 +82,7 @@ def _cut(conversation: pa.Table, recipe: Recipe, folder: Path | None) -> Any:
     if folder is None:
         recording = Recording.from_bytes(buffer.getvalue(), recording_id=name)
     else:
-        path = folder / f"{name}.flac"
+        path = folder / f"{file_name(name)}.flac"
         path.write_bytes(buffer.getvalue())
         recording = Recording.from_file(path, recording_id=name)
     supervisions = [

@@ -39,8 +39,8 @@ def waste(output: Output, recipe: Recipe, keep_trainings: int) -> list[Waste]:
         reverse=True,
     )
     plan = plan_recipe(recipe, output)
-    own = output.training(plan.training_key)
-    kept = [*([own] if own in trainings else []), *(path for path in trainings if path != own)][:keep_trainings]
+    own = output.training(plan.training_key).name
+    kept = sorted(trainings, key=lambda path: path.name != own)[:keep_trainings]
     roots = {
         root
         for path in kept
@@ -62,7 +62,12 @@ def waste(output: Output, recipe: Recipe, keep_trainings: int) -> list[Waste]:
                 stem = file.removesuffix(".json")
                 found.append(Waste(f"partition of {name}", dataset.url("partitions", stem), sizes.get(stem, 0)))
     mine = made_corpus(recipe, output)
-    corpora = [path for path in (output.folder / "corpus").glob("[!.]*") if path != mine and path.is_dir()]
+    corpora = [
+        path
+        for path in (output.folder / "corpus").glob("[!.]*")
+        # By name: it holds the key of the content, which the spelling of the folder and its place do not change.
+        if (mine is None or path.name != mine.name) and path.is_dir()
+    ]
     found += [Waste("corpus that was made", str(path), _size(path)) for path in corpora]
     yesterday = time.time() - 86_400
     patterns = ("data/*/partitions/.making-*", "checkpoints/*/.step-*", "corpus/.*")

@@ -1,6 +1,5 @@
 """data impact: what contains a voice: data sets, checkpoints, metrics, and the first training step that used it."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from models.training.order import Stream
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards, of_split
-from pipelines.plan.output import Output
+from pipelines.plan.output import Output, read_evaluation
 from pipelines.recipes.files import recipe_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
@@ -77,7 +76,7 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
     affected = {name for one in trained for name in one.checkpoints}
     figures = []
     for path in sorted((folder / "evaluation").glob("*/metrics.json")):
-        metrics = json.loads(path.read_text())
+        metrics = read_evaluation(path)
         evaluated = Path(metrics["trained"]["checkpoint"])
         if "/".join(evaluated.parts[-2:]) in affected:
             title, value = metrics["trained"][metrics["headline"]]["row"][:2]
@@ -158,7 +157,7 @@ def _training(
     config = recipe.train
     stream = Stream(shards.components, recipe.seed, config.mixture, config.packs_per_step, config.steps)
     position = steps[-1].parent / POSITION
-    ended = position.exists() and is_over(validations_in(position.read_bytes()), config.patience)
+    ended = position.exists() and is_over(validations_in(position.read_bytes(), str(position)), config.patience)
     positions = range((int(steps[-1].parent.name[5:]) if ended else config.steps) * config.packs_per_step)
     first = next((p // config.packs_per_step + 1 for p in positions if holds[stream.at(p)]), None)
     after = tuple(f"{folder.name}/{path.parent.name}" for path in steps if first and int(path.parent.name[5:]) >= first)

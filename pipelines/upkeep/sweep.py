@@ -11,7 +11,7 @@ from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store import storage
 from pipelines.plan.context import RunOptions
-from pipelines.recipes.files import from_mapping, to_json
+from pipelines.recipes.files import from_mapping, write_recipe
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import SweepRun
@@ -101,7 +101,7 @@ def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict
         )
     order = sorted(range(len(found)), key=lambda i: float(found[i][measure]))
     best = recipes[order[0]]
-    storage.replace_bytes(to_json(best).encode(), str(options.output / "recipe.json"))
+    write_recipe(best, options.output)
     storage.replace_bytes((json.dumps(found, indent=1) + "\n").encode(), str(options.output / "sweep.json"))
     parent.finish({f"best.{measure}": found[order[0]][measure]}, options.output / "sweep.json")
     rows = [

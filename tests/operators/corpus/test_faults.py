@@ -253,7 +253,8 @@ def test_a_bad_local_shard_stops_by_name_or_is_skipped_as_the_policy_says(tmp_pa
     else:
         os.truncate(path, 1000)
     with pytest.raises(
-        InputError, match=r"train-asr-00001-.*\.arrow (is missing|has 1000 bytes).*--train.on-bad-shard skip"
+        InputError,
+        match=r"train-asr-00001-.*\.arrow (is missing|is damaged: it has 1000 bytes).*--train.on-bad-shard skip",
     ):
         PackShards(dataset, snapshot)
     shards = PackShards(dataset, snapshot, "skip")

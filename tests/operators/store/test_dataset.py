@@ -56,13 +56,16 @@ def test_a_commit_is_never_overwritten(tmp_path):
     assert dataset.read(dataset.snapshot([again], {}, {}))["n"].to_pylist() == [1]
 
 
-def test_rows_without_a_receipt_are_taken_up_as_they_are(tmp_path):
-    """A worker killed between the rows and the receipt leaves rows that count."""
+@pytest.mark.parametrize("left", ["what is made again", "something else"])
+def test_rows_without_a_receipt_never_become_committed_unless_they_are_what_was_made(tmp_path, left):
+    """A worker killed between the rows and the receipt leaves rows; a removed receipt may leave damaged ones."""
     dataset = Dataset(str(tmp_path), "numbers")
     first = dataset.commit(partition(), SCHEMA, {}, fill(1))
     os.remove(dataset.rows_url(first).replace(".arrow", ".json"))
+    if left == "something else":
+        Path(dataset.rows_url(first)).write_bytes(b"damaged")
     assert dataset.committed(partition()) is None
-    again = dataset.commit(partition(), SCHEMA, {}, fill(2))
+    again = dataset.commit(partition(), SCHEMA, {}, fill(1))
     assert again.content_digest == first.content_digest
 
 

@@ -9,8 +9,8 @@ import traceback
 import pytest
 from safetensors import SafetensorError
 
+from models.config.secrets import has_password, masked, without_login
 from operators.errors import InputError, UnusableRowError, disk_fault
-from operators.secrets import has_password, masked, without_login
 from operators.store import storage
 from operators.store.dataset import Partition
 from pipelines.cli import main as command_line
