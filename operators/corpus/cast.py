@@ -21,6 +21,10 @@ from operators.schema import CASTS, ENROLMENT
 VERSION = "3"
 
 
+MOST_SPEAKERS = 4
+"""Of a conversation by default, where a split has as many."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Casting(Checked, section="casting", error=InputError):
     """How many conversations are made, and of how many speakers."""
@@ -33,8 +37,9 @@ class Casting(Checked, section="casting", error=InputError):
     """Conversations of the test split."""
     min_speakers: int = field(default=2, metadata=within(1, 1000))
     """Fewest speakers in a conversation."""
-    max_speakers: int = field(default=4, metadata=within(1, 1000))
-    """Most speakers in a conversation; every number between is equally likely."""
+    max_speakers: int | None = field(default=None, metadata=within(1, 1000))
+    """Most speakers in a conversation; every number between is equally likely. By default 4, or as many as the split
+    has."""
     max_utterances: int = field(default=8, metadata=within(1, 10**5))
     """Most utterances one speaker is given."""
     split: Literal["auto", "manifest", "speaker"] = "auto"
@@ -50,9 +55,14 @@ class Casting(Checked, section="casting", error=InputError):
     speakers_per_cohort: int = field(default=64, metadata=within(1, 10**7))
     """Speakers in a cohort, who can meet each other; bounds how far a change of one speaker reaches."""
 
+    @property
+    def most_speakers(self) -> int:
+        """Most speakers in a conversation, where the split has as many."""
+        return max(MOST_SPEAKERS, self.min_speakers) if self.max_speakers is None else self.max_speakers
+
     def rules(self) -> Iterator[str]:
         """Check the values together."""
-        if self.min_speakers > self.max_speakers:
+        if self.max_speakers is not None and self.min_speakers > self.max_speakers:
             yield f"casting.min_speakers {self.min_speakers} is above casting.max_speakers {self.max_speakers}"
         if self.validation_speakers + self.test_speakers >= 1:
             yield "casting.validation_speakers and test_speakers together must be below 1: some are left to train"
@@ -166,11 +176,14 @@ def plan_casts(
         shelves = _shelves(utterances, splits.rows[split])
         names = sorted(shelves)
         chapters = {name: hash64_many(list(shelf)) for name, shelf in shelves.items()}
-        if len(names) < casting.max_speakers:
+        fewest = casting.min_speakers if casting.max_speakers is None else casting.max_speakers
+        most = min(casting.most_speakers, len(names))
+        if len(names) < fewest:
             share = f", raise --casting.{split}-speakers" if split in splits.drawn else ""
+            which = "min" if casting.max_speakers is None else "max"
             raise InputError(
-                f"the {split} split has {len(names)} speaker(s), but conversations need up to {casting.max_speakers}; "
-                f"lower --casting.max-speakers{share} or add speakers ({splits.describe()})"
+                f"the {split} split has {len(names)} speaker(s), but conversations need {fewest}; lower "
+                f"--casting.{which}-speakers{share} or add speakers ({splits.describe()})"
             )
         hashes = hash64_many(names)
         num_cohorts = max(1, len(names) // casting.speakers_per_cohort)
@@ -180,7 +193,7 @@ def plan_casts(
         for number in range(wanted):
             conversation_id = f"{split}-{number:06d}"
             draw = rng(seed, "cast", conversation_id)
-            count = int(draw.integers(casting.min_speakers, casting.max_speakers + 1))
+            count = int(draw.integers(casting.min_speakers, most + 1))
             pool = members[number % num_cohorts]
             if len(pool) < count:  # a thin cohort borrows from all
                 pool = np.arange(len(names))

@@ -67,7 +67,12 @@ class SplitRule(Protocol):
         ...
 
     @property
-    def max_speakers(self) -> int:
+    def min_speakers(self) -> int:
+        """Fewest speakers in a conversation: so many are drawn for a split at least."""
+        ...
+
+    @property
+    def max_speakers(self) -> int | None:
         """Most speakers in a conversation: so many are drawn for a validation split at least."""
         ...
 
@@ -161,7 +166,10 @@ def split_rows(utterances: pa.Table, rule: SplitRule, seed: int) -> Splits:
     texts = _Texts.of(utterances)
     named = set(chosen)
     drawn = []
-    draws = (("test", rule.test_speakers, 1), ("validation", rule.validation_speakers, rule.max_speakers))
+    draws = (
+        ("test", rule.test_speakers, rule.min_speakers),
+        ("validation", rule.validation_speakers, rule.max_speakers or rule.min_speakers),
+    )
     for split, share, least in draws:
         if split in named or (split == "validation" and not rule.validation_conversations):
             continue

@@ -24,7 +24,7 @@ from operators.schema import DOCUMENTS, LOSS_SPAN, PACKED_DOCUMENT, PACKS, SEGME
 class Pack(Checked, section="pack", error=InputError):
     """Packs documents, a window of them at a time; documents that do not pack well are packed with the next window."""
 
-    capacity: int = field(default=1024, metadata=within(8, 2**24, "columns"))
+    capacity: int = field(default=2048, metadata=within(8, 2**24, "columns"))
     """Columns in a pack."""
     multiple_of: int = field(default=1, metadata=NO_RESULT | within(1, 2**20, "columns"))
     """What the capacity must be a multiple of, where kernels require it."""

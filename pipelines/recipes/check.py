@@ -45,7 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
     if spoken and not recipe.corpus.recorded and min(_cast(recipe)) < 1:
         raise InputError("casting: both splits need at least one conversation")
     if spoken:
-        recipe.place.check(recipe.casting.max_speakers)
+        recipe.place.check(recipe.casting.most_speakers)
     _ = recipe.compose.loaded_tokenizer
     for name in recipe.evaluate.recognizers:
         load_recognizer(name)

@@ -257,7 +257,24 @@ def casting_summary(plan: Plan) -> str:
     for name, counted in (("speaker", speakers), ("utterance", utterances)):
         times = np.array(list(counted.values()))
         parts.append(f"each {name} is cast {times.mean():.1f} times (sd {times.std():.1f}, at most {times.max()})")
-    return "; ".join(parts)
+    return "; ".join([*parts, *_fewer_speakers(plan)])
+
+
+def _fewer_speakers(plan: Plan) -> list[str]:
+    """Return, of splits with fewer speakers than conversations have by default, how many they have."""
+    casting = plan.recipe.casting
+    if casting.max_speakers is not None:
+        return []
+    found: dict[str, set[str]] = {}
+    for payload in plan.stage("conversations").payloads.values():
+        if isinstance(payload, SimulatedCasts):
+            for one in payload.casts:
+                found.setdefault(one.split, set()).update(one.speakers)
+    return [
+        f"the {split} split has {len(speakers)} speakers, so its conversations have no more"
+        for split, speakers in found.items()
+        if len(speakers) < casting.most_speakers
+    ]
 
 
 def remarks_on_conversations(context: RunContext, snapshot: Snapshot) -> Remarks:
