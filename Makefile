@@ -23,8 +23,9 @@ golden: setup              ## new content fingerprints where a version was raise
 demo: setup                ## the main job: a corpus, conversations, codes, packs, a trained model, cpWER
 	$(BIN)/hubbub run demo
 
+# Two processes, each with one thread for arithmetic; a file's tests stay together, for they share what they set up.
 test: setup                ## the default tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: setup           ## the tests that need servers or minutes
 	tests/servers.sh $(BIN)/python -m pytest -q -m slow

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
@@ -64,3 +64,15 @@ def postgres() -> Iterator[str]:
         connection.cursor().execute(f"CREATE DATABASE {name}")
         yield f"{server}/{name}"
         connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def more_choices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let fields have further names, as if they stood in the type of names of their family."""
+    from models.config import values
+
+    def add(*names: str) -> None:
+        real = values.options_of
+        monkeypatch.setattr(values, "options_of", lambda hint: (*real(hint), *names))
+
+    return add

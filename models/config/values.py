@@ -148,6 +148,11 @@ def value_faults(config: Any, section: str = "") -> list[str]:
     return found
 
 
+def options_of(hint: Any) -> tuple[Any, ...]:
+    """Return the values that a field of type Literal may have."""
+    return typing.get_args(hint)
+
+
 def _faults(value: Any, hint: Any, metadata: Any, name: str) -> list[str]:
     """Return what is wrong with a value, if anything."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
@@ -156,8 +161,9 @@ def _faults(value: Any, hint: Any, metadata: Any, name: str) -> list[str]:
             return []
         return _faults(value, next(option for option in options if option is not type(None)), metadata, name)
     if origin is Literal:
-        is_choice = any(value == option and type(value) is type(option) for option in options)
-        return [] if is_choice else [f"{name}: {value!r} is none of {', '.join(map(str, options))}"]
+        choices = options_of(hint)
+        is_choice = any(value == option and type(value) is type(option) for option in choices)
+        return [] if is_choice else [f"{name}: {value!r} is none of {', '.join(map(str, choices))}"]
     if origin is tuple:
         if not isinstance(value, tuple):
             return [f"{name} must be a list, not {value!r}"]

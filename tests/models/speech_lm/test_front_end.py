@@ -1,6 +1,5 @@
 """Hearing through a pretrained encoder, with small random weights: packed equals alone, frozen stays frozen."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from models.codecs import load_codec
 from models.codecs.codec import pack_codes
 from models.config.header import Header
+from models.config.intact import read_json, sealed
 from models.config.options import Training
 from models.config.shape import Vocabulary
 from models.layouts import make_layout
@@ -172,9 +172,9 @@ def test_training_goes_on_and_a_checkpoint_names_its_encoder(encoder, tmp_path):
     model, _, _ = checkpoint.load(path)
     prompt = replace(document(3), loss_spans=np.zeros((0, 3), np.int32), loss_weights=np.zeros(0, np.float32))
     assert len(greedy_text(model, [prompt], GRID, end=1, max_tokens=3)[0]) <= 3
-    text = json.loads((path / "checkpoint.json").read_text())
+    text = read_json(path / "checkpoint.json", "")
     text["vocabulary"]["encoder_digest"] = "0" * 64
-    (path / "checkpoint.json").write_text(json.dumps(text))
+    (path / "checkpoint.json").write_bytes(sealed(text))
     with pytest.raises(ValueError, match="was trained with a different encoder"):
         checkpoint.load(path)
 

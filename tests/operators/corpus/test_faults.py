@@ -265,8 +265,8 @@ def test_a_bad_local_shard_stops_by_name_or_is_skipped_as_the_policy_says(tmp_pa
 
 def test_a_remote_shard_that_is_gone_is_named_before_work_starts(server, remote, tmp_path):
     dataset, snapshot = write(remote)
-    filesystem, path = storage._remote(dataset.rows_url(snapshot.receipts[2]).replace(".arrow", ".json"))
-    filesystem.rm_file(path)
+    with storage._remote(dataset.rows_url(snapshot.receipts[2]).replace(".arrow", ".json")) as (filesystem, path):
+        filesystem.rm_file(path)
     with pytest.raises(InputError, match=r"train-asr-00002-.*is missing"):
         PackShards(dataset, snapshot)
     assert len(PackShards(dataset, snapshot, "skip")) == 8

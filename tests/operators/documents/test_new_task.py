@@ -15,6 +15,11 @@ from tests.operators.documents.support import codes_table, row_of
 DOCS = Path(__file__).parents[3] / "docs"
 
 
+@pytest.fixture(autouse=True)
+def its_name(more_choices):
+    more_choices("count")
+
+
 @pytest.fixture
 def with_count(monkeypatch):
     monkeypatch.setitem(TASKS, "count", count.Count())

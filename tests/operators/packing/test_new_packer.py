@@ -12,6 +12,11 @@ from tests.operators.packing.contract import CONTRACT
 DOCS = Path(__file__).parents[3] / "docs"
 
 
+@pytest.fixture(autouse=True)
+def its_name(more_choices):
+    more_choices("first_fit")
+
+
 @pytest.mark.parametrize("clause", CONTRACT, ids=lambda clause: clause.__name__)
 def test_a_packer_added_to_the_table_keeps_the_contract(monkeypatch, clause):
     monkeypatch.setitem(PACKERS, "first_fit", first_fit.FirstFit())

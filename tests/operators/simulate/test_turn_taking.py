@@ -179,9 +179,9 @@ def test_a_scorecard_of_conversations_against_themselves_finds_no_difference():
 )
 def test_a_prior_with_values_that_mean_nothing_is_refused_by_field_and_file(field, value, said, tmp_path):
     data = json.loads(prior_of("meeting").to_json())
-    path = tmp_path / "prior.json"
-    path.write_text(json.dumps(data))
-    assert prior_of(str(path)) == prior_of("meeting")
+    whole, path = tmp_path / "whole.json", tmp_path / "prior.json"
+    whole.write_text(json.dumps(data))
+    assert prior_of(str(whole)) == prior_of("meeting")
     path.write_text(json.dumps({**data, field: value}))
     with pytest.raises(InputError, match=said) as refused:
         prior_of(str(path))

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import sqlite3
 import traceback
 
@@ -203,7 +204,11 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_nothing_half_written(tm
             file.write(data[:2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def flushed(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", flushed)
     with pytest.raises(OSError, match="No space left"):
         storage.replace_bytes(b"new text", str(path))
     with pytest.raises(OSError, match="No space left"):

@@ -91,6 +91,7 @@ def test_verify_finds_a_flipped_bit_in_everything_that_a_run_keeps(copy, pattern
     assert path.name in str(caught.value)
 
 
+@pytest.mark.slow
 def test_repair_brings_the_same_bytes_back(recipe, copy):
     patterns = ("data/*/partitions/*.arrow", "checkpoints/*/step-*/*.safetensors")
     before, known = {p: bytes_of(copy, p) for p in patterns}, roots(copy)

@@ -205,13 +205,15 @@ def test_mlflow_holds_the_same_edges(undisturbed):
 
 
 def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed, tmp_path):
+    from models.config.intact import read_json, sealed
+
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
     path = output / "mlflow_runs.json"
-    state = json.loads(path.read_text())
+    state = read_json(path, "")
     state |= {"finished": False, "uri": f"sqlite:///{output}/mlflow.db"}
     state["stages"]["pack"]["finished"] = state["stages"]["train"]["finished"] = False
-    path.write_text(json.dumps(state))
+    path.write_bytes(sealed(state))
     database = sqlite3.connect(output / "mlflow.db")
     opened = [state["parent"], state["stages"]["pack"]["run_id"], state["stages"]["train"]["run_id"]]
     with database:
@@ -319,6 +321,7 @@ def test_audio_that_turns_out_unusable_is_quarantined_and_nothing_made_is_lost(t
     assert sum(len(receipt["quarantined"]) for receipt in snapshot["receipts"]) == len(bad)
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_go_on(recipe, undisturbed, tmp_path):
     import os
     import signal
