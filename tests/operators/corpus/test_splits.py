@@ -93,8 +93,11 @@ def test_a_validation_split_is_drawn_only_where_it_is_asked_for():
     few = replace(VALIDATED, validation_speakers=0.01, test_speakers=0.01)
     splits = split_rows(utterances, few, 0)
     assert len(speakers_of(utterances, splits)["validation"]) == few.max_speakers
+    assert len(speakers_of(utterances, splits)["test"]) == few.min_speakers
+    plan_casts(utterances, splits, few, 0)
+    many = replace(few, max_speakers=3)
     with pytest.raises(InputError, match=r"raise --casting.test-speakers"):
-        plan_casts(utterances, splits, few, 0)
+        plan_casts(utterances, split_rows(utterances, many, 0), many, 0)
 
 
 def test_every_row_is_in_one_split_at_most():

@@ -93,8 +93,24 @@ def test_a_seeded_split_shares_no_speaker_and_a_shared_one_is_reported(utterance
 
 def test_too_few_speakers_are_named(utterances):
     casting = replace(CASTING, max_speakers=5)
-    with pytest.raises(InputError, match=r"train split has 4 speaker\(s\), but conversations need up to 5"):
+    with pytest.raises(
+        InputError, match=r"train split has 4 speaker\(s\), but conversations need 5; lower --casting.max"
+    ):
         plan_casts(utterances, split_rows(utterances, casting, 0), casting, 0)
+
+
+def test_by_default_conversations_have_as_many_speakers_as_a_small_split(utterances):
+    casting = replace(CASTING, min_speakers=2, max_speakers=None, train_conversations=40)
+    splits = split_rows(utterances, casting, 0)
+    sizes = {split: set() for split in ("train", "test")}
+    for cast in plan_casts(utterances, splits, casting, 0):
+        sizes[cast.split].add(len(cast.speakers))
+    assert sizes["train"] == {2, 3, 4}
+    few = len(set(utterances["speaker"].take(splits.rows["test"]).to_pylist()))
+    assert few < 4
+    assert max(sizes["test"]) == few
+    with pytest.raises(InputError, match=r"conversations need 5; lower --casting\.min"):
+        plan_casts(utterances, splits, replace(casting, min_speakers=5), 0)
 
 
 def test_stories_keep_their_order_and_unordered_utterances_are_drawn():

@@ -6,10 +6,13 @@ import json
 import pytest
 
 from models.config.header import POSITION
+from models.config.intact import sealed
 from models.config.options import Training
 from pipelines.plan.output import Output
 from pipelines.plan.trained import evaluated_name, last_name, located, training_committed
 from pipelines.recipes.recipe import Evaluation, Recipe
+from tests.models.support import header
+from tests.models.training.test_training import GRID
 
 KEY = "0123456789abcdef"
 LOSSES = [(10, 3.0), (20, 2.0), (30, 2.5), (40, 2.2)]
@@ -21,7 +24,7 @@ def write(folder, validations, steps):
     for step in steps:
         path = folder / f"step-{step:06d}"
         path.mkdir(parents=True)
-        path.joinpath("checkpoint.json").write_text("{}")
+        path.joinpath("checkpoint.json").write_bytes(sealed({"step": step, **dataclasses.asdict(header(GRID))}))
         seen = [one for one in validations if one[0] <= step]
         path.joinpath(POSITION).write_text(json.dumps({"validations": seen}))
 
