@@ -41,7 +41,7 @@ def place(tmp_path, request):
 def test_a_training_that_ended_early_is_done_and_its_best_is_found(place):
     output, folder = place
     assert not training_committed(PATIENT, output, KEY)
-    write(folder, LOSSES[:3], [20, 30])
+    write(folder, LOSSES[:3], [0, 20, 30])
     assert not training_committed(PATIENT, output, KEY)  # one validation without a lower loss: it may go on
     write(folder, LOSSES, [40])
     assert training_committed(PATIENT, output, KEY)
@@ -57,5 +57,5 @@ def test_a_training_that_ended_early_is_done_and_its_best_is_found(place):
 
 def test_a_training_that_went_to_the_last_step_is_done(place):
     output, folder = place
-    write(folder, [], [100])
+    write(folder, [], [0, 100])
     assert training_committed(PATIENT, output, KEY)
