@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation bench-evaluate clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation bench-evaluate clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,9 @@ test: setup                ## the default tests
 
 test-slow: setup           ## the tests that need servers or minutes
 	tests/servers.sh $(BIN)/python -m pytest -q -m slow
+
+fuzz: setup                ## both fuzzers: lists of corpora, and what a run keeps (20,000 cases)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 20000
 
 check: setup               ## format, lint, types, layers
 	$(BIN)/ruff format --check --quiet .

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from operators.corpus.normalizers import normalize
+from operators.formats.text import fields_of
 
 
 def to_frames(start_sample: int, num_samples: int, hop_samples: int) -> tuple[int, int]:
@@ -47,33 +48,44 @@ def seglst(conversations: pa.Table) -> str:
     return json.dumps(list(segments(conversations)), indent=1, ensure_ascii=False) + "\n"
 
 
+def names_in_fields(conversations: pa.Table) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what conversations and speakers are called in files with white space between fields: RTTM, STM, CTM."""
+    speakers = (speaker for listed in conversations["speakers"].to_pylist() for speaker in listed)
+    return fields_of(conversations["conversation_id"].to_pylist()), fields_of(speakers)
+
+
 def rttm(conversations: pa.Table) -> str:
-    """Return the turns as an RTTM file."""
+    """Return the turns as an RTTM file; white space in names becomes `_`."""
+    sessions, speakers = names_in_fields(conversations)
     return "".join(
-        f"SPEAKER {row['conversation_id']} 1 {turn['start_sample'] / row['sample_rate_hz']:.6f} "
-        f"{turn['num_samples'] / row['sample_rate_hz']:.6f} <NA> <NA> {turn['speaker']} <NA> <NA>\n"
+        f"SPEAKER {sessions[row['conversation_id']]} 1 {turn['start_sample'] / row['sample_rate_hz']:.6f} "
+        f"{turn['num_samples'] / row['sample_rate_hz']:.6f} <NA> <NA> {speakers[turn['speaker']]} <NA> <NA>\n"
         for row in conversations.select(["conversation_id", "sample_rate_hz", "turns"]).to_pylist()
         for turn in row["turns"]
     )
 
 
 def stm(conversations: pa.Table) -> str:
-    """Return the turns as an STM file."""
+    """Return the turns as an STM file; white space in names becomes `_`."""
+    sessions, speakers = names_in_fields(conversations)
     return "".join(
-        f"{s['session_id']} 1 {s['speaker']} {s['start_time']:.6f} {s['end_time']:.6f} {s['words']}\n"
+        f"{sessions[s['session_id']]} 1 {speakers[s['speaker']]} {s['start_time']:.6f} {s['end_time']:.6f} "
+        f"{'<NA> ' if s['words'].startswith('<') else ''}{s['words']}\n"
         for s in segments(conversations)
     )
 
 
 def ctm(conversations: pa.Table) -> str:
-    """Return the words that have times as a CTM file, one channel a speaker, by arrival."""
+    """Return the words that have times as a CTM file, one channel a speaker, by arrival; white space becomes `_`."""
     lines = []
+    sessions, _ = names_in_fields(conversations)
     for row in conversations.select(["conversation_id", "sample_rate_hz", "speakers", "turns"]).to_pylist():
         channel = {speaker: number for number, speaker in enumerate(row["speakers"], 1)}
         words = [(word, channel[turn["speaker"]]) for turn in row["turns"] for word in turn["words"]]
         for word, number in sorted(words, key=lambda pair: (pair[1], pair[0]["start_sample"])):
             start_s, length_s = (word[name] / row["sample_rate_hz"] for name in ("start_sample", "num_samples"))
-            lines.append(f"{row['conversation_id']} {number} {start_s:.6f} {length_s:.6f} {word['word']}\n")
+            text = "_".join(word["word"].split()) or "_"
+            lines.append(f"{sessions[row['conversation_id']]} {number} {start_s:.6f} {length_s:.6f} {text}\n")
     return "".join(lines)
 
 

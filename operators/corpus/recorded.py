@@ -18,7 +18,7 @@ import soundfile
 from operators.corpus.formats import SUFFIXES as LIST_SUFFIXES
 from operators.corpus.formats import found_rows, plain_suffix
 from operators.corpus.forms import manifest_files, manifest_rows
-from operators.corpus.forms.fields import checked, speaker_of
+from operators.corpus.forms.fields import NOBODY, checked, speaker_of
 from operators.corpus.manifest import Manifest
 from operators.corpus.normalizers import normalize
 from operators.corpus.segments import TranscribedSegment, read_rttm, read_stm
@@ -439,6 +439,8 @@ def _turns(recording: Recording, source: dict[str, Any], length: int, defaults: 
                 f"{segment.speaker} speaks from {segment.start_s:.2f} s to {segment.end_s:.2f} s, but "
                 f"{recording.audio.name} lasts {length / own_hz:.2f} s"
             )
+        if segment.speaker.strip() in ("", *NOBODY):
+            raise ValueError(f"speaker {segment.speaker!r} is no name")
         turns.append(
             {
                 "utterance_id": f"{recording.recording_id}-{number:05d}",

@@ -31,6 +31,9 @@ def text_of(path: Path) -> str:
         raise InputError(f"{path}:{line} is not UTF-8; convert the file, for instance by iconv") from error
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+
+
 def lines_of(path: Path, comments: tuple[str, ...] = (";;",)) -> Iterator[tuple[int, str]]:
     r"""Yield number and text of the lines that hold something; they end at `\n` and `\r\n` alone.
 
@@ -39,6 +42,8 @@ def lines_of(path: Path, comments: tuple[str, ...] = (";;",)) -> Iterator[tuple[
     """
     for number, line in enumerate(text_of(path).split("\n"), 1):
         stripped = line.removesuffix("\r")
+        if _CONTROL.search(stripped):
+            raise InputError(f"{path}:{number} holds a control character; it is no text")
         if stripped.strip() and not stripped.lstrip().startswith(comments):
             yield number, stripped
 
@@ -79,14 +84,16 @@ def fields_of(names: Iterable[str]) -> dict[str, str]:
     {'ann': 'ann', 'voice one': 'voice_one', 'voice_one': 'voice_one_2', ';x': '_x', '': '_'}
     """
     found: dict[str, str] = {}
+    taken: set[str] = set()
     for name in names:
         if name in found:
             continue
         made = re.sub(r"^[<;#]", "_", re.sub(r"\s", "_", name)) or "_"
         number, unique = 2, made
-        while unique in found.values():
+        while unique in taken:
             unique, number = f"{made}_{number}", number + 1
         found[name] = unique
+        taken.add(unique)
     return found
 
 

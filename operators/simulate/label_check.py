@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from operators.corpus.annotations import rttm
+from operators.corpus.annotations import names_in_fields, rttm
 from operators.corpus.segments import Segment, read_rttm
 from operators.corpus.sources import roots_of
 from operators.errors import InputError
@@ -99,8 +99,14 @@ def check_labels(conversations: pa.Table, render: Render) -> list[Agreement]:
     for number, row in enumerate(conversations.to_pylist()):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "truth.rttm"
-            path.write_text(rttm(conversations.slice(number, 1)), encoding="utf-8")
-            segments = read_rttm([path]).get(row["conversation_id"], [])
+            labels = conversations.slice(number, 1)
+            path.write_text(rttm(labels), encoding="utf-8")
+            segments = _as_named(read_rttm([path]), *names_in_fields(labels), row["conversation_id"])
+        if row["turns"] and not segments:
+            raise InputError(
+                f"labels of {row['conversation_id']} cannot be read back from RTTM; this is a defect of how they are "
+                "written, and nothing was trained on them"
+            )
         if row["origin"] == "recorded":
             _check_recorded(row, segments, render, roots)
             continue
@@ -126,6 +132,14 @@ def check_labels(conversations: pa.Table, render: Render) -> list[Agreement]:
             )
         found.append(measured)
     return found
+
+
+def _as_named(
+    read: Mapping[str, Sequence[Segment]], sessions: Mapping[str, str], speakers: Mapping[str, str], name: str
+) -> list[Segment]:
+    """Return a conversation's segments, its speakers called as they are called elsewhere."""
+    called = {field: speaker for speaker, field in speakers.items()}
+    return [replace(one, speaker=called.get(one.speaker, one.speaker)) for one in read.get(sessions[name], [])]
 
 
 def _level_of_turns(stems: Sequence[tuple[str, str, NDArray[np.int16]]], turns: Sequence[Mapping[str, Any]]) -> float:

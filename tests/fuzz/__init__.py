@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 
-OUTCOMES = ("clear", "same", "silent", "crashed", "hung")
+OUTCOMES = ("clear", "quarantined", "same", "ended", "silent", "crashed", "hung")
+BAD = ("ended", "silent", "crashed", "hung")
 
 
 def outcome_of(case: Callable[[], str], timeout_s: float = 20.0) -> str:
@@ -18,6 +20,8 @@ def outcome_of(case: Callable[[], str], timeout_s: float = 20.0) -> str:
         code = len(OUTCOMES)
         try:
             code = OUTCOMES.index(case())
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     deadline = time.monotonic() + timeout_s
@@ -42,5 +46,5 @@ def arguments(about: str | None) -> argparse.Namespace:
 
 def tell(counts: Counter[str]) -> None:
     """Print the counts, the last line of a fuzzer; exit with 1 where anything was silent, crashed or hung."""
-    print(json.dumps({name: counts[name] for name in OUTCOMES}))
-    raise SystemExit(any(counts[name] for name in ("silent", "crashed", "hung")))
+    print(json.dumps({"cases": counts.total(), **{name: counts[name] for name in OUTCOMES}}))
+    raise SystemExit(any(counts[name] for name in BAD))

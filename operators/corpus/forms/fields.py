@@ -33,7 +33,7 @@ NAMES = {
 }
 """Our name of each field, and its names in corpora."""
 _NUMBERS = ("channel", "position", "start_s", "duration_s", "rate_hz", "byte_offset", "byte_length")
-_NOBODY = ("nan", "None", "null", "<NA>", "N/A")
+NOBODY = ("nan", "None", "null", "<NA>", "N/A")
 """What programs write where they have no value."""
 _MOST = {"channel": 2**15 - 1, "position": 2**31 - 1, "rate_hz": 2**31 - 1}
 SPEAKER_RULES = {"folder": r"([^/]+)/[^/]+$", "prefix": r"([^/_-]+)[^/]*$"}
@@ -65,6 +65,10 @@ def numbers_of(row: Mapping[str, str | None]) -> dict[str, Any]:
     return out
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+"""Letters of no text: control characters but for white space."""
+
+
 def checked(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without nulls, after checking the type and range of every field.
 
@@ -82,6 +86,8 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("text", "language", "licence", "split"):
         if name in out and not isinstance(out[name], str):
             raise UnusableRowError(f"{name} {_shown(out[name])} is no text")
+        if name in out and _CONTROL.search(out[name]):
+            raise UnusableRowError(f"{name} {_shown(out[name])} holds a control character")
     for name in ("utterance_id", "gender", "consent", "book", "chapter", "recording_id"):
         if name in out:
             out[name] = _name(out[name], name)
@@ -113,7 +119,9 @@ def speaker_of(row: Mapping[str, Any], manifest: Manifest) -> str:
         speaker = next((group for group in found.groups() if group), found[0])
     if isinstance(speaker, int) and not isinstance(speaker, bool):
         return str(speaker)
-    if isinstance(speaker, str) and speaker.strip() and speaker.strip() not in _NOBODY:
+    if isinstance(speaker, str) and speaker.strip() and speaker.strip() not in NOBODY:
+        if _CONTROL.search(speaker):
+            raise UnusableRowError(f"speaker {_shown(speaker)} holds a control character")
         return speaker
     if speaker is None or speaker == "":
         raise UnusableRowError("no speaker")

@@ -84,9 +84,9 @@ def cut_rows(cut: Mapping[str, Any], where: str, members: Mapping[str, tuple[int
         yield {"where": where, "problem": problem, "utterance_id": cut.get("id")}
         return
     for supervision in supervisions or ():
-        if cut.get("id") in members:
+        if isinstance(cut.get("id"), str) and cut["id"] in members:
             # A Shar tar's member holds only the cut's sound, so times count from the cut's start.
-            offset, length, shard = members[str(cut["id"])]
+            offset, length, shard = members[cut["id"]]
             source = {"type": "file", "source": shard, "channels": _listed(cut.get("channel", 0))}
             row = _from_supervision(supervision, {**(recording or {}), "sources": [source]}, where)
             yield {**row, "byte_offset": offset, "byte_length": length}
