@@ -136,7 +136,7 @@ def test_the_mixture_is_the_trainers_and_packs_are_not_made_again(recipe, undist
     assert roots(output) == roots(undisturbed)
     refused = hubbub("train", recipe, *short, "--train.mixture", "asrr=1", check=False)
     assert refused.returncode == 2
-    assert "no component asrr; there are asr, continue" in refused.stderr
+    assert "train.mixture names 'asrr', which is no task of compose.tasks (asr, continue)" in refused.stderr
 
 
 def test_another_recipe_does_not_write_into_the_same_folder_unless_told(recipe, undisturbed, tmp_path):
