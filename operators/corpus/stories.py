@@ -6,6 +6,7 @@ again. So each utterance is spoken in a process of its own (a fork, about 10 ms)
 
 import ctypes
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -24,9 +25,10 @@ from numpy.typing import NDArray
 from models.config.values import SEED, Checked, within
 from operators.corpus.normalizers.sentences import is_sentence
 from operators.errors import InputError
+from operators.formats.text import word_times
 from operators.rng import hash64, rng
 
-VERSION = "2"
+VERSION = "3"
 
 _NAMES = ("anna", "ben", "carla", "david", "ella", "felix")
 _ANIMALS = ("dog", "cat", "horse", "bird", "fox")
@@ -315,11 +317,13 @@ def _recording(one: dict[str, Any], rate_hz: int, num_samples: int, _: list[list
 
 def _supervision(one: dict[str, Any], rate_hz: int, num_samples: int, words: list[list[int]]) -> dict[str, Any]:
     aligned = []
-    ends = [sample for _, sample in words[1:]] + [num_samples]
-    for (position, sample), end in zip(words, ends, strict=True):
-        word = one["text"][position:].split()[0]
-        # espeak-ng reports some pairs ("to the") as one event: the audio between two events belongs to the first.
-        aligned.append([word, sample / rate_hz, max(0, min(end, num_samples) - sample) / rate_hz, None])
+    last = [len(one["text"]), num_samples]
+    for (position, sample), (following, end) in itertools.pairwise([*words, last]):
+        # espeak-ng reports some pairs ("to the") as one event: they share its time by their letters.
+        said = one["text"][position:following].split()
+        start_s, end_s = sample / rate_hz, max(sample, min(end, num_samples)) / rate_hz
+        times = word_times(said, start_s, end_s)
+        aligned += [[word, a, b - a, None] for word, (a, b) in zip(said, times, strict=True)]
     return {
         "id": one["id"],
         "recording_id": one["id"],

@@ -52,7 +52,8 @@ def test_a_spoken_corpus_is_exact_and_reads_as_lhotse_manifests(tmp_path):
     assert len(RecordingSet.from_file(tmp_path / "one/stories_recordings.jsonl.gz")) == 16
     for supervision in SupervisionSet.from_file(tmp_path / "one/stories_supervisions.jsonl.gz"):
         words = supervision.alignment["word"]
-        assert words[0].symbol == supervision.text.split()[0]
+        # espeak-ng tells the start of some pairs of words only: no word is left out for that.
+        assert [word.symbol for word in words] == supervision.text.split()
         assert all(a.end <= b.start + 1e-6 for a, b in itertools.pairwise(words))
         assert words[-1].end <= supervision.duration + 1e-6
 
