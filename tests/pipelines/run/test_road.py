@@ -319,29 +319,3 @@ def test_audio_that_turns_out_unusable_is_quarantined_and_nothing_made_is_lost(t
     assert set(arrow_files(output, "codes")) == made
     snapshot = json.loads((output / "data/codes/snapshots/000001.json").read_text())
     assert sum(len(receipt["quarantined"]) for receipt in snapshot["receipts"]) == len(bad)
-
-
-@pytest.mark.slow
-def test_an_interrupt_says_how_to_go_on(recipe, undisturbed, tmp_path):
-    import os
-    import signal
-    import subprocess
-    import time
-
-    from tests.pipelines.support import ROOT, command, in_the_middle
-
-    output = tmp_path / "out"
-    arguments = ("run", recipe, "--output", output, "--workers", 2)
-    process = subprocess.Popen(
-        command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    deadline = time.monotonic() + 200
-    while not in_the_middle("train", output) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
-    assert "run the same command again to continue" in error
-    hubbub(*arguments)
-    assert losses(output) == losses(undisturbed)
-    assert roots(output) == roots(undisturbed)
