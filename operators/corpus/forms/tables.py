@@ -1,6 +1,7 @@
 """Tables: Hugging Face audiofolders and Parquet, Common Voice, LJSpeech, and CSV or TSV with a line of column names."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +90,8 @@ def _read_metadata(manifest: Manifest, files: Sequence[Path]) -> Iterator[Row]:
                 yield {"where": where, "problem": problem}
                 continue
             made = renamed(row, manifest, where)
-            if isinstance(audio := made.get("audio"), str) and (path.parent / audio).is_file():
+            # A name that is too long for a file is no error here: it is named as missing later.
+            if isinstance(audio := made.get("audio"), str) and os.path.isfile(path.parent / audio):
                 made["audio"] = str(path.parent / audio)
             yield {"split": split_of(path, manifest.root), **made}
 
