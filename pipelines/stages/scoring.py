@@ -25,6 +25,7 @@ from operators.store import storage
 from pipelines.plan.job import PartitionRef
 from pipelines.plan.output import read_evaluation
 from pipelines.plan.stage import Plan
+from pipelines.recipes.recipe import Evaluation
 from pipelines.stages.asked import (
     OF_WINDOWS,
     WHICH,
@@ -138,8 +139,8 @@ class Scorer:
         return conversation_columns(self.plan, pa.concat_tables(parts))
 
     def unknown_slices(self) -> list[str]:
-        """Return the columns of `evaluate.slices` that no conversation has."""
-        known = {name for values in self.columns.values() for name in values} | set(MEASURED)
+        """Return the columns of `evaluate.slices`, besides its defaults, that no conversation has."""
+        known = {name for values in self.columns.values() for name in values} | set(MEASURED) | set(Evaluation().slices)
         return [name for name in self.plan.recipe.evaluate.slices if name not in known]
 
     def checkpoint(self, which: str, task: str) -> dict[str, Any]:
