@@ -118,27 +118,24 @@ def _connected(address: str | None, num_workers: int | None, temporary: str | No
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if address is None:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        ray.init(
-            address="local",
-            num_cpus=num_workers or os.cpu_count() or 1,
-            include_dashboard=False,
-            _temp_dir=temporary,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
+        options = {
+            "address": "local",
+            "num_cpus": num_workers or os.cpu_count() or 1,
+            "include_dashboard": False,
+            "_temp_dir": temporary,
+            "configure_logging": True,
             # A local Ray imports this very tree: nothing is packed or copied.
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
-        )
+            "runtime_env": {"env_vars": {"PYTHONPATH": path}},
+        }
     else:
         # A job that was submitted has been given its environment already.
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=None if in_job else {"working_dir": str(ROOT), "excludes": EXCLUDED},
-        )
-    stopping.install()  # Ray has handlers of its own, which end the process where it is
+        options = {
+            "address": address,
+            "runtime_env": None if in_job else {"working_dir": str(ROOT), "excludes": EXCLUDED},
+        }
+    with stopping.kept():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         resources = ray.cluster_resources()
         yield Session(

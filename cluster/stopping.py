@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 GRACE_S = 20.0
@@ -12,12 +14,25 @@ _RECEIVED: list[int] = []
 
 
 def install() -> None:
-    """Let SIGTERM and SIGHUP stop this process like Ctrl-C; again after anything that installs handlers of its own."""
+    """Let SIGTERM and SIGHUP stop this process like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         return
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _stop)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Keep what SIGTERM does while Ray starts, whose own handler leaves with the signal's number as exit code."""
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            _stop(signal.SIGTERM, None)
+        raise
+    finally:
+        install()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

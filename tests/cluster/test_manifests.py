@@ -199,14 +199,20 @@ def test_mlflow_lets_in_whoever_knows_the_password_of_the_file(tmp_path, monkeyp
         "--workers=1",
     ]
     command += [f"--backend-store-uri=sqlite:///{tmp_path}/mlflow.db", f"--artifacts-destination={tmp_path}/artifacts"]
-    server = subprocess.Popen([sys.executable, "-m", *command], env=env, cwd=tmp_path, start_new_session=True)
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command], env=env, cwd=tmp_path, start_new_session=True, stdout=log, stderr=log
+        )
     try:
-        uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while time.monotonic() < deadline:
+        uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 400
+        while True:
+            said = (tmp_path / "server.log").read_text()
+            assert server.poll() is None, said
+            assert time.monotonic() < deadline, said
             try:
-                if requests.get(f"{uri}/health", timeout=5).ok:
+                if requests.get(f"{uri}/health", timeout=30).ok:
                     break
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.5)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         experiments, known = (

@@ -9,15 +9,21 @@ import pytest
 from cluster.session import ROOT
 
 PROGRAM = """
-import signal, sys, time
+import contextlib, signal, sys, time
 from pipelines.cli import main as command_line
 
 def verb(arguments):
     if "ignored" in arguments:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job in the background
-    if "others" in arguments:  # Ray installs handlers of its own
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        command_line.stopping.install()
+    with contextlib.ExitStack() as stack:
+        if arguments[-1:] in (["starting"], ["started"]):  # Ray installs a handler of its own
+            stack.enter_context(command_line.stopping.kept())
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        if "started" in arguments:
+            stack.close()
+        wait(arguments)
+
+def wait(arguments):
     try:
         print("ready", flush=True)
         time.sleep(60)
@@ -52,7 +58,8 @@ def started(*arguments):
         (signal.SIGTERM, ()),
         (signal.SIGINT, ()),
         (signal.SIGHUP, ()),
-        (signal.SIGTERM, ("others",)),
+        (signal.SIGTERM, ("starting",)),
+        (signal.SIGTERM, ("started",)),
         (signal.SIGTERM, ("ignored",)),
     ],
 )
