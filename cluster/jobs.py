@@ -15,6 +15,9 @@ from cluster.session import EXCLUDED, ROOT
 
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 
+STARTING_S = 60.0
+"""How long the head of a cluster may take, once it answers, until it can start jobs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -108,15 +111,20 @@ def submit(
     name = f"hubbub-{key}-{len(before) + 1}"
     entrypoint = shlex.join(["python", "-m", "pipelines", *command])
     runtime_env = {"working_dir": str(ROOT), "excludes": EXCLUDED, "env_vars": dict(env or {})}
-    client = _client(address)
-    try:
-        client.submit_job(
-            entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env, metadata={"hubbub_key": key}
-        )
-    except RuntimeError as error:
-        if "already exists" not in str(error):
-            raise Refused(f"{address} refuses the job: {str(error).splitlines()[0]}") from error
-        # Another scheduler was faster by a moment: its job is the one.
+    client, deadline = _client(address), time.monotonic() + STARTING_S
+    while True:
+        try:
+            client.submit_job(
+                entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env, metadata={"hubbub_key": key}
+            )
+        except RuntimeError as error:
+            if "No available agent" in str(error) and time.monotonic() < deadline:
+                time.sleep(1.0)
+                continue
+            if "already exists" not in str(error):
+                raise Refused(f"{address} refuses the job: {str(error).splitlines()[0]}") from error
+            # Another scheduler was faster by a moment: its job is the one.
+        break
     return Job(key=key, submission_id=name, status="PENDING"), True
 
 

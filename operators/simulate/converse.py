@@ -50,7 +50,7 @@ class Converse(Checked, section="converse", error=InputError):
     model: TimingName = "copula"
     """Turn-taking: Hubbub's own, or another simulator's for comparison (SASC; Landini et al.; LibriSpeechMix)."""
     min_turns: int = field(default=4, metadata=within(1, 10_000))
-    """Fewest turns in a conversation, not counting backchannels."""
+    """Fewest turns in a conversation, not counting backchannels; at least one for each speaker of its cast."""
     max_turns: int = field(default=8, metadata=within(1, 10_000))
     """Most turns in a conversation, not counting backchannels."""
     max_duration_s: float = field(default=30.0, metadata=within(0, 10**7, "s", open_at="low"))
@@ -70,7 +70,7 @@ class Converse(Checked, section="converse", error=InputError):
 
     reads: ClassVar[pa.Schema] = CASTS
     writes: ClassVar[pa.Schema] = CONVERSATIONS
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
 
     def rules(self) -> Iterator[str]:
         """Check the values together, and the prior."""
@@ -103,7 +103,8 @@ class Converse(Checked, section="converse", error=InputError):
         speakers: list[str] = cast["speakers"]
         prior = timing.prior
         draw = rng(cast["seed"], "turns", cast["conversation_id"])
-        target = int(draw.integers(self.min_turns, self.max_turns + 1))
+        # Everybody in the cast is heard.
+        target = int(draw.integers(max(self.min_turns, len(speakers)), max(self.max_turns, len(speakers)) + 1))
         gains_db = np.clip(
             draw.normal(0.0, self.speaker_gain_sd_db, len(speakers)), -_LARGEST_GAIN_DB, _LARGEST_GAIN_DB
         )

@@ -44,6 +44,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError("the recipe names manifests and stories; to use manifests, start from recipe custom")
     if spoken and not recipe.corpus.recorded and min(_cast(recipe)) < 1:
         raise InputError("casting: both splits need at least one conversation")
+    if spoken and recipe.casting.most_speakers > recipe.converse.max_turns:
+        raise InputError(
+            f"conversations of up to {recipe.casting.most_speakers} speakers need as many turns, but "
+            f"converse.max_turns is {recipe.converse.max_turns}: raise it, or lower --casting.max-speakers"
+        )
     if spoken:
         recipe.place.check(recipe.casting.most_speakers)
     _ = recipe.compose.loaded_tokenizer

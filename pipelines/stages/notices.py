@@ -71,9 +71,10 @@ def turn_taking(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int 
         simulated = receipt.partition_id.startswith("train-") and not receipt.partition_id.startswith("train-recorded-")
         if simulated and sum(t.num_rows for t in tables) < most:
             tables += [batch.slice(0, most) for batch in dataset.batches(receipt)]
-    talks = analyze_conversations(pa.concat_tables(tables).slice(0, most)) if tables else []
-    if not talks:
+    looked_at = pa.concat_tables(tables).slice(0, most) if tables else pa.table({})
+    if not looked_at.num_rows:
         return "all conversations are recorded ones", {}
+    talks = analyze_conversations(looked_at)
     try:
         card = against_prior(talks, prior_of(recipe.converse.prior), draws=2)
     except (InputError, ZeroDivisionError):
@@ -85,6 +86,30 @@ def turn_taking(recipe: Recipe, dataset: Dataset, snapshot: Snapshot, most: int 
     measured |= {name: float(figures[name]) for name in ("silence_share", "overlap_share", "three_speaker_share")}
     text = (
         f"{far} from the {recipe.converse.prior} prior (KS); {figures['silence_share']:.0%} silence, "
-        f"{figures['overlap_share']:.0%} of speech overlapped"
+        f"{figures['overlap_share']:.0%} of speech overlapped; {sizes(looked_at)}"
     )
     return text, measured
+
+
+def sizes(conversations: pa.Table) -> str:
+    """Return how many speakers and turns conversations have and how long they are, from the least to the most."""
+    seconds = np.array(conversations["num_samples"]) / np.array(conversations["sample_rate_hz"])
+    counted = [pc.list_value_length(conversations[name]).to_pylist() for name in ("speakers", "turns")]
+    speakers, turns, lasting = (
+        f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        for low, high in ((min(values), max(values)) for values in (*counted, seconds.round(1).tolist()))
+    )
+    return f"each conversation has {speakers} speakers and {turns} turns in {lasting} s"
+
+
+def short_casts(recipe: Recipe, snapshot: Snapshot) -> str:
+    """Return a notice of conversations in which not everybody of the cast is heard; empty where there is none."""
+    short = sum(receipt.counts.get("short_casts", 0) for receipt in snapshot.receipts)
+    if not short:
+        return ""
+    simulated = sum(receipt.num_rows for receipt in snapshot.receipts if "short_casts" in receipt.counts)
+    return (
+        f"{short:.0f} of {simulated} conversations have fewer speakers than their cast: the others' utterances do not "
+        f"fit into {recipe.converse.max_duration_s:g} s; raise --converse.max-duration-s (and --compose.window-s), "
+        "lower --casting.max-speakers, or cut utterances (--converse.cut-above-s)"
+    )

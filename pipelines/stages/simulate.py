@@ -27,7 +27,7 @@ from pipelines.plan.planning import Planning
 from pipelines.plan.sets import is_set
 from pipelines.plan.stage import Plan, Remarks, Stage
 from pipelines.recipes.recipe import Recipe
-from pipelines.stages.notices import long_utterances, turn_taking
+from pipelines.stages.notices import long_utterances, short_casts, turn_taking
 from pipelines.stages.truth import write_truth_files
 from pipelines.stages.upstream import apply_or_quarantine, in_chunks, receipt_of, seconds_of
 
@@ -201,6 +201,10 @@ def _simulate(job: Job) -> Receipt:
                 audio_s=sum(seconds_of(conversations)),
                 turns=sum(len(turns) for turns in conversations["turns"].to_pylist()),
                 clipped_offsets=sum(conversations["num_clipped_offsets"].to_pylist()),
+                short_casts=sum(
+                    len(heard) < len(one.speakers)
+                    for one, heard in zip(casts, conversations["speakers"].to_pylist(), strict=True)
+                ),
             )
 
     metadata = {
@@ -282,13 +286,13 @@ def remarks_on_conversations(context: RunContext, snapshot: Snapshot) -> Remarks
     recipe, output = context.recipe, context.output
     text, figures = turn_taking(recipe, output.dataset("conversations"), snapshot)
     utterances = output.dataset("utterances").read(context.snapshots["utterances"])
-    notice = long_utterances(recipe, utterances)
+    notices = [long_utterances(recipe, utterances), short_casts(recipe, snapshot)]
     paths = []
     if context.options.truth:
         paths = write_truth_files(output, snapshot, context.options.truth, recipe.encode.spec.hop_samples)
     return Remarks(
         lines=[("realism", text), *(("truth", path) for path in paths)],
-        notices=[notice] if notice else [],
+        notices=list(filter(None, notices)),
         figures={f"realism.{name}": value for name, value in figures.items()},
     )
 

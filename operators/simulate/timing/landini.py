@@ -23,7 +23,10 @@ class Landini(Timing):
         prior, begins = self.prior, pool.begins
         speakers = len(begins) - 1
         # The multiset of labels is shuffled; each speaker's pieces keep their order.
-        labels = draw.permutation(np.repeat(np.arange(speakers), np.diff(begins)))[: pool.target]
+        labels = draw.permutation(np.repeat(np.arange(speakers), np.diff(begins)))
+        first = np.unique(labels, return_index=True)[1]  # everybody in the cast is heard
+        others = np.setdiff1d(np.arange(len(labels)), first)[: max(0, pool.target - len(first))]
+        labels = labels[np.sort(np.concatenate([first, others]))]
         at = begins[:-1].copy()
         offsets = np.array(prior.offset_s)
         overlapping = float((offsets < 0).mean())

@@ -39,11 +39,14 @@ class Sasc(Timing):
         order: list[tuple[int, int]] = []
         gaps = []
         last = int(draw.integers(speakers))
+        silent = {s for s in range(speakers) if at[s] < begins[s + 1]}
         hold = prior.hold_after[1]
         while len(order) < pool.target:
             ready = [s for s in range(speakers) if at[s] < begins[s + 1]]
             if not ready:
                 break
+            if len(silent) >= pool.target - len(order):  # everybody in the cast is heard
+                ready = [s for s in ready if s in silent]
             others = [s for s in ready if s != last]
             stays = last in ready and (not others or draw.random() < hold) if order else last in ready
             speaker = last if stays else others[int(draw.integers(len(others)))]
@@ -53,5 +56,6 @@ class Sasc(Timing):
             gaps.append(means[same][speaker] + deviation if order else 0.0)
             order.append((int(at[speaker]), speaker))
             at[speaker] += 1
+            silent.discard(speaker)
             last = speaker
         return place_by_gaps(order, np.array(gaps), pool, after_previous_only=True)

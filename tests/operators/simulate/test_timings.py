@@ -103,6 +103,16 @@ class TestContract:
         assert len(timeline.piece) == len(timeline.who) == len(timeline.kind) == len(timeline.start_s) > 1
         assert timeline.piece.max() < len(seconds)
 
+    @pytest.mark.parametrize("turns", [(1, 1), (1, 3), (2, 4), (3, 5)])
+    def test_everybody_in_the_cast_is_heard_however_few_turns_are_asked_for(self, name, casts, turns):
+        converse = Converse(model=name, min_turns=turns[0], max_turns=turns[1], max_duration_s=1e4)
+        counted = [(len(row["speakers"]), len(row["turns"])) for row in converse(casts).to_pylist()]
+        assert {speakers for speakers, _ in counted} == {3}
+        assert {number for _, number in counted} <= set(range(3, max(3, turns[1]) + 1))
+        for seed in range(20):
+            timeline, _ = timeline_of(TIMINGS[name], seed, speakers=4, target=4)
+            assert sorted(timeline.who) == [0, 1, 2, 3]
+
     def test_nothing_ends_after_the_limit_except_a_first_turn(self, name):
         for seed in range(5):
             timeline, seconds = timeline_of(TIMINGS[name], seed, limit_s=30.0)
