@@ -15,6 +15,7 @@ from pipelines.plan.stage import Plan, plan_stage
 from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short, is_kept, write_recipe
+from pipelines.recipes.open import settled
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -53,6 +54,7 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
     """
     if options.checkpoint is not None and is_set(recipe):
         recipe = fitted(recipe, options.checkpoint)
+    recipe = settled(recipe)
     check_recipe(recipe)
     check_stages(recipe)
     if until == "evaluate":
@@ -91,6 +93,7 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
         check_training_split(
             recipe, any(one.partition_id.startswith("train") for one in plan.stage("conversations").partitions)
         )
+    context.fit(plan.recipe, plan.fitting)
     if any(stage.stale for stage in plan.stages):
         context.expect_work()
     console.line("splits", plan.splits.describe())

@@ -17,6 +17,7 @@ from operators.errors import InputError
 from pipelines.cli.arguments import Arguments, read
 from pipelines.recipes.files import load_recipe, to_json
 from pipelines.recipes.named import RECIPES
+from pipelines.recipes.open import settled, without_given
 from pipelines.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ def parse(verb: str, arguments: Sequence[str]) -> StageArguments:
 
     # A size comes before the fields that are given beside it: --model.size small --model.num-layers 8.
     size = tyro.cli(SizeArgument, args=rest, return_unknown_args=True, add_help=False)[0].size
-    return parsed(replace(recipe, model=sized(recipe.model, size)) if size else recipe)
+    found = parsed(replace(recipe, model=sized(recipe.model, size)) if size else recipe)
+    if found.recipe.fit != recipe.fit:
+        return replace(found, recipe=settled(found.recipe))
+    given = (one[2:].partition("=")[0].replace("-", "_") for one in rest if one.startswith("--"))
+    return replace(found, recipe=settled(without_given(found.recipe, given)))
 
 
 def _printed(parsed: StageArguments) -> bool:

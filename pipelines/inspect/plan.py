@@ -30,6 +30,9 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         console.line(*missing)
         return
     plan = plan_recipe(recipe, output)
+    recipe = plan.recipe
+    if plan.fitting:
+        console.line("fit", plan.fitting)
     console.line("splits", plan.splits.describe())
     if validation := validation_words(plan):
         console.line("validation", validation)

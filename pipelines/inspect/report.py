@@ -42,6 +42,7 @@ def report(folder: Path, page: Path, examples: int) -> Path:
     if not found:
         raise InputError(f"nothing in {folder} is evaluated yet; run `hubbub run` to its end first")
     plan = plan_recipe(recipe, output)
+    recipe = plan.recipe
     own = output.evaluation(plan.evaluation_key) / "metrics.json"
     path = own if own in found else found[-1]
     metrics = read_evaluation(path)

@@ -102,7 +102,17 @@ class RunContext:
     """First and last losses, and the speed of training."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Metrics of the evaluation."""
+    _fitting: str = ""
+    """What the recipe left to the corpus, and what it became; empty before the corpus is indexed."""
     _warming: threading.Thread | None = None
+
+    def fit(self, recipe: Recipe, said: str) -> None:
+        """Continue with a recipe that has the numbers that it left to the corpus."""
+        self.recipe, self._fitting = recipe, said
+        if said:
+            console.line("fit", said)
+        if said and self._tracker is not None:
+            self._tracker.fitted(recipe, said)
 
     def expect_work(self) -> None:
         """Load the tracking client in the background, so that no stage waits for it."""
@@ -142,6 +152,8 @@ class RunContext:
             if self._warming is not None:
                 self._warming.join()
             self._tracker = Tracker(self.recipe, self.options.output, self.options.sweep)
+            if self._fitting:
+                self._tracker.fitted(self.recipe, self._fitting)
         self.did_work = True
         return self._tracker
 

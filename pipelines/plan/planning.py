@@ -14,6 +14,7 @@ from operators.digest import digest, digest_bytes
 from operators.errors import InputError
 from operators.store import storage
 from operators.store.dataset import Partition
+from pipelines.plan.fitting import Speech, fit
 from pipelines.plan.job import PartitionRef, PlannedPartition
 from pipelines.plan.output import Output
 from pipelines.recipes.recipe import Recipe
@@ -57,6 +58,27 @@ class Planning:
     def splits(self) -> Splits:
         """Rows of the utterances by split."""
         return split_rows(self.utterances, self.recipe.casting, self.recipe.seed)
+
+    def fit(self) -> str:
+        """Give the recipe the numbers that it leaves to the corpus; return a line that says them."""
+        if not self.recipe.fit or self.checkpoint is not None:
+            return ""
+        recordings = self.recordings if "recordings" in self.planned else None
+        self.recipe, said = fit(self.recipe, Speech.of(self.utterances, self.splits, recordings)["train"])
+        return said
+
+    @cached_property
+    def recordings(self) -> pa.Table:
+        """The indexed recorded conversations.
+
+        Raises:
+            InputError: they are not indexed yet.
+        """
+        dataset, index = self.output.dataset("recordings"), self.ref("recordings")
+        receipt = dataset.committed_by_key(index.partition_id, index.key)
+        if receipt is None:
+            raise InputError("the recorded conversations are not indexed yet")
+        return dataset.open(receipt).read_all()
 
     @cached_property
     def casts(self) -> list[Cast]:

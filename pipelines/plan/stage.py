@@ -136,11 +136,14 @@ class Plan:
     """What every stage must hold for one recipe and one output folder."""
 
     recipe: Recipe
+    """The recipe, with the numbers that it leaves to the corpus."""
     output: Output
     stages: tuple[StagePlan, ...]
     splits: Splits
     checkpoint: Path | None = None
     """Checkpoint to evaluate instead of the recipe's own."""
+    fitting: str = ""
+    """What the recipe leaves to the corpus, and what it became."""
 
     def stage(self, dataset: str) -> StagePlan:
         """Return a stage's plan by the name of its data set."""
@@ -228,5 +231,7 @@ def make_plan(stages: Sequence[Stage], recipe: Recipe, output: Output, checkpoin
     """
     planning = Planning(recipe, output, checkpoint)
     used = [s for s in stages if s.is_used(recipe) and not (s.for_training and checkpoint is not None)]
-    plans = tuple(plan_stage(stage, planning) for stage in used)
-    return Plan(recipe, output, plans, planning.splits, checkpoint)
+    plans = [plan_stage(stage, planning) for stage in used if stage.index is not None]
+    fitting = planning.fit()
+    plans += [plan_stage(stage, planning) for stage in used if stage.index is None]
+    return Plan(planning.recipe, output, tuple(plans), planning.splits, checkpoint, fitting)

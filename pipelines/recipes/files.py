@@ -6,7 +6,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from operators.digest import digest_bytes, to_jsonable
 from operators.errors import InputError
 from operators.store import storage
 from pipelines.recipes.named import RECIPES
+from pipelines.recipes.open import without_given
 from pipelines.recipes.recipe import Recipe
 
 _DIGESTS = ".recipe-digests"
@@ -129,7 +130,7 @@ def _read(text: str, path: str, above: tuple[Path, ...] = ()) -> Recipe:
         raise InputError(f"recipe file {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):
         raise InputError(f"recipe file {path} must hold keys and values, as `hubbub plan demo --print-recipe` shows")
-    base = None
+    base = RECIPES["custom"]()
     if "extends" in data:
         base = _extended(data.pop("extends"), path, above)
         data.setdefault("name", Path(path).stem if above else "custom")
@@ -171,7 +172,14 @@ def from_mapping(kind: Any, data: Mapping[str, Any], where: str, base: Any = Non
         made = _built(kind, data, "", base, found)
     if found:
         raise InputError(f"{where}: {'; '.join(dict.fromkeys(found))}")
+    if isinstance(made, Recipe) and "fit" not in data:
+        made = without_given(made, (f"{section}.{name}" for section, part in data.items() for name in _names(part)))
     return made
+
+
+def _names(part: Any) -> Iterable[str]:
+    """Return the fields that a part of a recipe names."""
+    return part if isinstance(part, dict) else ()
 
 
 def _built(kind: Any, data: Mapping[str, Any], path: str, base: Any, found: list[str]) -> Any:

@@ -153,6 +153,11 @@ def fsdd() -> Recipe:
     )
 
 
+def custom() -> Recipe:
+    """For corpora of your own: what is not given follows from their hours, the codec and the layout."""
+    return Recipe(fit=("window", "capacity", "conversations", "steps", "size"))
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "demo": demo,
     "stories": stories,
@@ -160,5 +165,5 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "speechocean": speechocean,
     "fsdd": fsdd,
     **SETS,
-    "custom": Recipe,
+    "custom": custom,
 }

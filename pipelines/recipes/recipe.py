@@ -138,6 +138,17 @@ class Evaluation(Checked, section="evaluate", error=InputError):
                 yield f"evaluate.slices: {name!r} is no name of a column"
 
 
+FitName = Literal["window", "capacity", "conversations", "steps", "size"]
+OPEN: dict[FitName, tuple[str, ...]] = {
+    "window": ("compose.window_s",),
+    "capacity": ("pack.capacity",),
+    "conversations": ("casting.train_conversations",),
+    "steps": ("train.steps",),
+    "size": tuple(f"model.{name}" for name in ("size", "dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim")),
+}
+"""The fields that give each number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Checked, error=InputError):
     """Everything that a result depends on, and nothing else."""
@@ -146,6 +157,10 @@ class Recipe(Checked, error=InputError):
     """Name of the recipe and of its output folder."""
     seed: int = field(default=0, metadata=SEED)
     """Root of all randomness."""
+    fit: tuple[FitName, ...] = ()
+    """Numbers that follow from the corpus, unless they are given: window (compose.window_s, from the length of
+    conversations), capacity (pack.capacity, from window, codec and layout), conversations (casting.train_conversations)
+    and steps (train.steps, both from the hours of speech) and size (model.size). The run says what they are."""
     corpus: Corpus = field(default_factory=Corpus)
     casting: Casting = field(default_factory=Casting)
     converse: Converse = field(default_factory=Converse)
@@ -166,5 +181,17 @@ class Recipe(Checked, error=InputError):
 
     @property
     def digest(self) -> str:
-        """Hash of everything in the recipe that changes results; speed and bookkeeping do not make another recipe."""
-        return digest(key_settings(self))[:32]
+        """Hash of everything in the recipe that changes results; speed and bookkeeping do not make another recipe.
+
+        Numbers that the corpus decides are left out: they follow from it and from the rest.
+        """
+        values = key_settings(self)
+        for path in self.open_fields:
+            section, _, name = path.partition(".")
+            values[section].pop(name, None)
+        return digest(values)[:32]
+
+    @property
+    def open_fields(self) -> tuple[str, ...]:
+        """Return the fields whose values are left to the corpus."""
+        return tuple(path for name in self.fit for path in OPEN[name])

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,19 @@ class Tracker:
             tags["mlflow.parentRunId"] = sweep
         parent = self._create(f"{recipe.name}-{recipe.digest[:8]}", tags)
         self._client.log_text(parent, to_json(recipe), "recipe.json")
-        flat = _flatten(to_jsonable(recipe))
-        self._client.log_batch(parent, params=[_param(k, v) for k, v in flat.items()])
+        params = [_param(k, v) for k, v in _flatten(to_jsonable(recipe)).items() if k not in recipe.open_fields]
+        self._client.log_batch(parent, params=params)
         return parent
+
+    def fitted(self, recipe: Recipe, said: str) -> None:
+        """Record what the recipe left to the corpus, once it is known."""
+        from mlflow.exceptions import MlflowException
+
+        flat = _flatten(to_jsonable(recipe))
+        self._client.set_tag(self.parent_id, "hubbub.fit", said)
+        with suppress(MlflowException):  # the corpus grew since the run was stopped: the tag says what holds now
+            params = [_param(name, flat[name]) for name in recipe.open_fields if name in flat]
+            self._client.log_batch(self.parent_id, params=params)
 
     @property
     def parent_id(self) -> str:

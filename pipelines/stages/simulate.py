@@ -138,11 +138,7 @@ def _plan_recorded(planning: Planning) -> Iterator[PlannedPartition]:
     """Yield partitions of recorded conversations, as they were indexed."""
     if "recordings" not in planning.planned:
         return
-    dataset, index = planning.output.dataset("recordings"), planning.ref("recordings")
-    receipt = dataset.committed_by_key(index.partition_id, index.key)
-    if receipt is None:
-        raise InputError("the recorded conversations are not indexed yet")
-    rows = dataset.open(receipt).read_all().to_pylist()
+    index, rows = planning.ref("recordings"), planning.recordings.to_pylist()
     indexed = [(row["split"], row["conversation_id"], digest(row)[:16]) for row in rows]
     for split in SPLITS:
         of_split = [(name, hashed) for of, name, hashed in indexed if of == split]

@@ -69,7 +69,8 @@ def impact(folder: Path, speaker: str) -> dict[str, Any]:
         if snapshot is not None and name not in ("utterances", "conversations"):
             found.append(_of_conversations(output, snapshot, talks))
     # The key proves that packs, model, mixture, steps and seed are those of the recipe in this folder.
-    training = plan_recipe(recipe, output).training_key[:12]
+    plan = plan_recipe(recipe, output)
+    recipe, training = plan.recipe, plan.training_key[:12]
     folders = sorted((folder / "checkpoints").glob("*"))
     packs = output.dataset("packs").latest()
     trained = [_training(recipe, output, path, training, packs, talks) for path in folders]

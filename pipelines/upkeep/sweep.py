@@ -12,6 +12,7 @@ from operators.errors import InputError
 from operators.store import storage
 from pipelines.plan.context import RunOptions
 from pipelines.recipes.files import from_mapping, write_recipe
+from pipelines.recipes.open import settled
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.mlflow_runs import SweepRun
@@ -60,7 +61,7 @@ def with_values(recipe: Recipe, values: Sequence[tuple[str, Any]]) -> Recipe:
             node = node.setdefault(part, {})
         node[last] = value
     made: Recipe = from_mapping(Recipe, data, "sweep", recipe)
-    return made
+    return settled(made)
 
 
 def sweep(recipe: Recipe, grid: Sequence[str], options: RunOptions) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ NOTHING_HERE = frozenset()  # counts, but only with another corpus or together w
 CHANGES = {
     "name": ("other", NOTHING),
     "seed": (8, {"recordings", *AFTER_CONVERSATIONS}),
+    "fit": (("steps",), AFTER_TRAINING),
     "corpus.manifests": ("OTHER", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.recorded": ("FEWER", {"recordings", *(AFTER_CONVERSATIONS)}),
     "corpus.layout": ("given", "REFUSED"),  # the folder holds no such list

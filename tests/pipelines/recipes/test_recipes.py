@@ -84,7 +84,10 @@ def test_differences_say_what_changed():
     ("change", "message"),
     [
         ("converse: {sample_rate_hz: 8000}", "codec dmel needs 16000 Hz"),
-        ("compose: {window_s: 60}\ncorpus: {manifests: [x]}", "makes 2400 columns, but a pack holds 2048"),
+        (
+            "compose: {window_s: 60}\npack: {capacity: 2048}\ncorpus: {manifests: [x]}",
+            "makes 2400 columns, but a pack holds 2048",
+        ),
         ("name: x\npack: {capacity: 2048}", "names no corpus"),
         ("corpus: {manifests: [x]}\nconverse: {min_turns: 1, max_turns: 3}", "up to 4 speakers need as many turns"),
         ("pack: {capacity: 2048}\ncorpus: {manifests: [x]}\ncasting: {test_conversations: 0}", "both splits need"),
