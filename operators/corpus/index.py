@@ -43,6 +43,7 @@ def index_utterances(
     licence: str | None = None,
     num_threads: int = 8,
     repairs: Counter[str] | None = None,
+    every: int = 1,
 ) -> tuple[pa.Table, list[Quarantined]]:
     """Read manifests into a table UTTERANCES, sorted by id; return it and the rows that cannot be used.
 
@@ -54,6 +55,7 @@ def index_utterances(
         licence: licence of rows that name none.
         num_threads: number of recordings whose headers are read in parallel.
         repairs: rows that were used after a repair are counted here, by what was repaired (`REPAIRS`).
+        every: the rows that are read are every so many; all by default.
 
     Raises:
         InputError: a manifest cannot be read or has no rows, or an id occurs twice.
@@ -65,6 +67,7 @@ def index_utterances(
         listed = list(manifest_rows(manifest))
         if not listed:
             raise InputError(f"manifest {manifest.path} is empty")
+        listed = listed[::every]
 
         def check(row: dict[str, Any], manifest: Manifest = manifest) -> tuple[dict[str, Any], list[str]] | Quarantined:
             row = {"language": language, "licence": licence} | {k: v for k, v in row.items() if v is not None}

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from pipelines.inspect.preview import preview
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
 from pipelines.plan.sources import made_corpus
@@ -28,6 +29,9 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         console.line("update", f"{output.folder} belongs to another recipe ({in_short(changed)}): run needs --update")
     if missing := _not_indexed(recipe, output):
         console.line(*missing)
+        if missing[0] == "index" and recipe.corpus.manifests:
+            for line in preview(recipe, output):
+                console.line(*line)
         return
     plan = plan_recipe(recipe, output)
     recipe = plan.recipe

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,6 +176,12 @@ class RunContext:
         self.journal(name, "end")
 
 
+def most_frequent(bad: Sequence[Quarantined]) -> str:
+    """Return the three most frequent reasons of rows that cannot be used, with their numbers."""
+    counted = Counter(_kind(one.reason) for one in bad)
+    return "; ".join(f"{number:,} x {kind}" for kind, number in counted.most_common(3))
+
+
 def refuse_above(bad: list[Quarantined], total: int, share: float, context: RunContext) -> None:
     """Stop if more rows are quarantined than the recipe allows, after writing all of them to quarantine.jsonl.
 
@@ -187,7 +193,7 @@ def refuse_above(bad: list[Quarantined], total: int, share: float, context: RunC
         path = write_quarantine(context)
         first = f"{bad[0].row_id}: {bad[0].reason}"
         counted = Counter(_kind(one.reason) for one in bad)
-        most = "; ".join(f"{number:,} x {kind}" for kind, number in counted.most_common(3))
+        most = most_frequent(bad)
         cures = "".join(f"; {cure}" for part, cure in _CURES.items() if any(part in kind for kind in counted))
         start = f"{len(bad)} of {total} rows cannot be used, the first being {first}"
         start += f" (most often: {most})" if len(bad) > 1 else ""

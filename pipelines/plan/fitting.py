@@ -60,10 +60,8 @@ def fit(recipe: Recipe, train: Speech) -> tuple[Recipe, str]:
         turns, lasting_s = _typical(recipe.converse, train.utterances_s / train.utterances)
         number = _rounded(TIMES_CAST * train.utterances / turns, *CONVERSATIONS)
         recipe = replace(recipe, casting=replace(recipe.casting, train_conversations=number))
-        times = number * turns / train.utterances
-        said.append(
-            f"{number} conversations (about {number * lasting_s / 3600:.3g} h, each utterance {times:.1g} times)"
-        )
+        times = float(f"{number * turns / train.utterances:.1g}")
+        said.append(f"{number} conversations (about {number * lasting_s / 3600:.3g} h, each utterance {times:g} times)")
     if "steps" in recipe.fit:
         number = _rounded(PASSES * _packs(recipe, train) / recipe.train.packs_per_step, *STEPS)
         recipe = replace(recipe, train=replace(recipe.train, steps=number))

@@ -98,6 +98,7 @@ def test_a_speaker_with_one_utterance_is_named(recipe, corpus, tmp_path):
 def test_plan_starts_nothing_and_says_what_would_run(recipe, tmp_path):
     out = hubbub("plan", recipe, "--output", tmp_path / "out").stdout
     assert "1 manifest files would be read" in out
+    assert "30 rows: 30 are used" in out
     assert not (tmp_path / "out").exists()
 
 
