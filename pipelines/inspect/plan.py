@@ -52,7 +52,9 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
     if again := why_scored_again(plan):
         console.line("evaluate", f"the transcripts would be scored again: {again}")
     if total_s:
-        console.line("time", f"about {_duration(total_s)} on {workers} workers, estimated from earlier runs here")
+        console.line(
+            "time", f"about {console.duration(total_s)} on {workers} workers, estimated from earlier runs here"
+        )
 
 
 def _not_indexed(recipe: Recipe, output: Output) -> tuple[str, str] | None:
@@ -87,7 +89,7 @@ class Estimate:
             return ["", "", ""]
         size = "?" if self.num_bytes is None else f"{self.num_bytes / 1e6:,.0f} MB"
         audio = "" if self.audio_s is None else console.hours(self.audio_s)
-        return [audio, size, "?" if self.seconds is None else _duration(self.seconds)]
+        return [audio, size, "?" if self.seconds is None else console.duration(self.seconds)]
 
 
 def estimate(stage: StagePlan, recipe: Recipe, output: Output, workers: int) -> Estimate:
@@ -111,14 +113,3 @@ def estimate(stage: StagePlan, recipe: Recipe, output: Output, workers: int) -> 
         size * todo,
         each["seconds"] * todo / at_once if timed else None,
     )
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in seconds as text.
-
-    >>> _duration(42), _duration(600), _duration(9000)
-    ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,11 @@ OUT = Console(width=_WIDTH, highlight=False)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+FIRST_LOG_S = 5.0
+LOG_EVERY_S = 30.0
+"""Until the first line of progress where there is no terminal, and between two of them."""
+
+
 def shown(text: str) -> str:
     """Return a text as it may be printed: without secrets, and with brackets that are no markup."""
     return escape(masked(text))
@@ -28,17 +34,26 @@ def shown(text: str) -> str:
 class Bar:
     """Progress of one stage, with a rate."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, description: str, total: int, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=total, rate="")
 
     def to(self, completed: float, rate: str = "") -> None:
         """Show how much is completed, and a rate."""
         self._progress.update(self._task, completed=completed, rate=rate)
 
+    def words(self) -> str:
+        """Return one line for a log: how much is completed, the rate, the time so far and what is left of it."""
+        (task,) = self._progress.tasks
+        text = f"{task.description:<9} {count(task.completed)} of {count(task.total or 0)}"
+        text += f", {rate}" if (rate := task.fields["rate"]) else ""
+        text += f", {duration(task.elapsed or 0)}"
+        return text + (f", about {duration(left)} left" if (left := task.time_remaining) is not None else "")
+
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Bar]:
-    """Show a progress bar for the duration of the block, if standard error is a terminal."""
+    """Show progress for the duration of the block: a bar on a terminal, else a line on standard error now and then."""
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(bar_width=28),
@@ -48,8 +63,28 @@ def bar(description: str, total: int) -> Iterator[Bar]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=ERR, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress, progress.add_task(description, total=total, rate=""))
+    is_terminal = sys.stderr.isatty()
+    with Progress(*columns, console=ERR, transient=True, disable=not is_terminal) as progress:
+        made = Bar(description, total, progress)
+        if is_terminal:
+            yield made
+            return
+        ended = threading.Event()
+        thread = threading.Thread(target=_log, args=(made, ended), daemon=True)
+        thread.start()
+        try:
+            yield made
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _log(shown_bar: Bar, ended: threading.Event) -> None:
+    """Print a bar's line every `LOG_EVERY_S` until it ends."""
+    wait_s = FIRST_LOG_S
+    while not ended.wait(wait_s):
+        ERR.print(shown(shown_bar.words()))
+        wait_s = LOG_EVERY_S
 
 
 def line(stage: str, text: str) -> None:
@@ -106,6 +141,17 @@ def hours(seconds: float) -> str:
     ('1.5 min', '2.0 h')
     """
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def duration(seconds: float) -> str:
+    """Write a time that something takes.
+
+    >>> duration(42), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def count(value: float) -> str:
