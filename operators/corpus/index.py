@@ -4,7 +4,6 @@ Each row is checked against its recording's header and last sample, so that a mi
 another rate, is found before any work starts. Rows that cannot be used are quarantined with the reason.
 """
 
-import itertools
 import json
 import re
 from collections import Counter
@@ -29,7 +28,7 @@ from operators.schema import UTTERANCES, table
 from operators.store.cache import Cache
 from operators.store.dataset import Quarantined
 
-VERSION = "4"
+VERSION = "5"
 
 # speaker-chapter-utterance, as LibriSpeech and LibriTTS number their files.
 _LIBRI_ID = re.compile(r"^(\d+)[-_](\d+)[-_](\d+)(?:_(\d+))?$")
@@ -58,11 +57,12 @@ def index_utterances(
         every: the rows that are read are every so many; all by default.
 
     Raises:
-        InputError: a manifest cannot be read or has no rows, or an id occurs twice.
+        InputError: a manifest cannot be read or has no rows.
     """
     names = {root: name for name, root in corpus_roots(manifests).items()}
     rows: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
+    places: dict[str, str] = {}
     for manifest in manifests:
         listed = list(manifest_rows(manifest))
         if not listed:
@@ -78,17 +78,17 @@ def index_utterances(
                 return quarantined_row(row, str(error))
 
         with ThreadPoolExecutor(num_threads) as pool:
-            for outcome in pool.map(check, listed):
+            for given, outcome in zip(listed, pool.map(check, listed), strict=True):
                 if isinstance(outcome, Quarantined):
                     quarantined.append(outcome)
+                elif (first := places.get(outcome[0]["utterance_id"])) is not None:
+                    quarantined.append(quarantined_row(given, f"its id is also that of the row at {first}"))
                 else:
                     rows.append(outcome[0])
+                    places[outcome[0]["utterance_id"]] = str(given.get("where") or manifest.path)
                     if repairs is not None:
                         repairs.update(outcome[1])
     rows.sort(key=lambda row: row["utterance_id"])
-    for row, following in itertools.pairwise(rows):
-        if row["utterance_id"] == following["utterance_id"]:
-            raise InputError(f"utterance id {row['utterance_id']} occurs twice; ids must be unique over all manifests")
     utterances = table(rows, UTTERANCES)
     return (_filter(utterances, where) if where else utterances), quarantined
 

@@ -190,8 +190,12 @@ def test_a_cut_off_gzip_is_named(tmp_path):
 
 def test_ids_must_be_unique(corpus):
     corpus.write_text(corpus.read_text() + corpus.read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match="s0-0 occurs twice"):
-        load(corpus)
+    utterances, bad = load(corpus)
+    assert utterances.num_rows == 30
+    (doubled,) = bad
+    assert doubled.row_id == "s0-0"
+    assert "manifest.jsonl:31: its id is also that of the row at" in doubled.reason
+    assert doubled.reason.endswith("manifest.jsonl:1")
 
 
 def test_where_filters_by_our_columns_and_the_users(corpus):
