@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+os.environ["HUBBUB_TRACKING"] = "output"  # what a test records is its own
 os.environ["HUBBUB_ALLOW_URLS"] = "memory://"  # object storage of tests, which is refused otherwise
 SHARED = Path(os.environ.get("HUBBUB_SHARED", Path(__file__).parents[1] / "../shared")).resolve()
 

@@ -61,7 +61,7 @@ class Planning:
 
     def fit(self) -> str:
         """Give the recipe the numbers that it leaves to the corpus; return a line that says them."""
-        if not self.recipe.fit or self.checkpoint is not None:
+        if not self.recipe.fit:
             return ""
         recordings = self.recordings if "recordings" in self.planned else None
         self.recipe, said = fit(self.recipe, Speech.of(self.utterances, self.splits, recordings)["train"])

@@ -1,6 +1,7 @@
 """Reaching MLflow: where runs are recorded, and a client that survives the loss of its server."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import socket
@@ -18,24 +19,42 @@ SOURCE_TYPE = "hubbub"
 """MLflow's source type of our data sets; it finds `pipelines.reporting.mlflow_source` by this name."""
 
 
+def database_of(folder: Path) -> Path:
+    """Return the database in which runs of an output folder are recorded where no server is named.
+
+    That is the user's own, so that all outputs stand beside each other in one MLflow; the output folder's where it has
+    one already, where HUBBUB_TRACKING is `output`, or where the user's data folder cannot be written.
+
+    Raises:
+        InputError: HUBBUB_TRACKING is neither `user` nor `output`.
+    """
+    own, where = folder.absolute() / DATABASE, os.environ.get("HUBBUB_TRACKING", "user")
+    if where not in ("user", "output"):
+        raise InputError(f"HUBBUB_TRACKING is {where!r}; it must be user (one database for all outputs) or output")
+    shared = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "hubbub"
+    nearest = next((one for one in (shared, *shared.parents) if one.exists()), shared)
+    is_ours = where == "user" and not own.exists() and shared.is_absolute() and os.access(nearest, os.W_OK)
+    return shared / DATABASE if is_ours else own
+
+
 def tracking_uri(folder: Path) -> str:
-    """Return where runs of an output folder are recorded: MLFLOW_TRACKING_URI, else SQLite in the folder."""
+    """Return where runs of an output folder are recorded: MLFLOW_TRACKING_URI, else SQLite (`database_of`)."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if named:
         return named
-    path = str(folder.absolute() / DATABASE)
+    path = str(database_of(folder))
     escaped = path.replace("%", "%25").replace("?", "%3F")  # SQLAlchemy reads %41 as A, and ? as the end of the path
     # MLflow makes the folder of what follows `sqlite:///`, as it is written.
     return f"sqlite:///{path}" if escaped == path else f"sqlite+pysqlite:///{escaped}"
 
 
 def experiment_of(client: Any, folder: Path) -> str:
-    """Return the experiment's id; without a server, artifacts are kept in the output folder."""
+    """Return the experiment's id; without a server, artifacts are kept beside the database."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found:
         return str(found.experiment_id)
     has_server = os.environ.get("MLFLOW_TRACKING_URI")
-    location = None if has_server else (folder.absolute() / "mlartifacts").as_uri()
+    location = None if has_server else (database_of(folder).parent / "mlartifacts").as_uri()
     return str(client.create_experiment(EXPERIMENT, location))
 
 
@@ -71,15 +90,37 @@ def check_database(path: Path) -> None:
         ) from error
 
 
+def _open_database(uri: str, path: Path) -> None:
+    """Open a database, made where there is none, one process at a time: two would both create its tables.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; name a server (MLFLOW_TRACKING_URI)") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        check_database(path)
+        from mlflow import MlflowClient
+
+        quiet()
+        MlflowClient(uri, uri).search_experiments(max_results=1)
+    finally:
+        os.close(lock)
+
+
 def connect(uri: str, folder: Path) -> Any:
-    """Return a client of the tracking server, or of the database in an output folder.
+    """Return a client of the tracking server, or of the database of an output folder.
 
     Raises:
         InputError: the server does not answer, or the database cannot be written.
     """
     check_reachable(uri)
     if uri == tracking_uri(folder) and not os.environ.get("MLFLOW_TRACKING_URI"):
-        check_database(folder / DATABASE)
+        _open_database(uri, database_of(folder))
     if uri.startswith("http"):  # by default a client retries for minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -100,6 +141,9 @@ def warm(folder: Path) -> None:
     """Import the client and open its database ahead of use; errors are reported when it is used."""
     with contextlib.suppress(Exception):
         uri = tracking_uri(folder)
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            _open_database(uri, database_of(folder))
+            return
         check_reachable(uri)
         from mlflow import MlflowClient
 

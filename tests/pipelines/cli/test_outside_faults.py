@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import sqlite3
+import subprocess
+import sys
 import traceback
 
 import pytest
@@ -22,9 +24,17 @@ from pipelines.plan.trained import remember_depends, why_trained
 from pipelines.recipes.files import from_mapping, to_json
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
-from pipelines.reporting.mlflow_client import check_database, check_reachable, connect, experiment_of, tracking_uri
+from pipelines.reporting.mlflow_client import (
+    check_database,
+    check_reachable,
+    connect,
+    database_of,
+    experiment_of,
+    tracking_uri,
+)
 from pipelines.reporting.mlflow_runs import Tracker
 from pipelines.reporting.run_state import read_state
+from tests.pipelines.support import ROOT
 
 SECRET = "SECRETPASS"
 ADDRESS = f"http://user:{SECRET}@127.0.0.1:1/x"
@@ -160,6 +170,51 @@ def test_runs_are_recorded_in_folders_of_any_name(name, tmp_path):
     assert list((folder / "mlartifacts").rglob("a.txt"))
     assert list(tmp_path.iterdir()) == [folder]  # nothing beside it, where a name was read as another
     console.line("MLflow", tracking_line(folder))
+
+
+def test_all_outputs_of_a_user_are_recorded_in_one_private_database(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.delenv("HUBBUB_TRACKING")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+    folders = [tmp_path / "a/x", tmp_path / "b/y"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert len({tracking_uri(folder) for folder in folders}) == 1
+    for folder in folders:
+        client = connect(tracking_uri(folder), folder)
+        run = client.create_run(experiment_of(client, folder))
+        client.log_text(run.info.run_id, "text", "a.txt")
+    assert len(client.search_runs([run.info.experiment_id])) == 2
+    assert len(list((home / "hubbub/mlartifacts").rglob("a.txt"))) == 2
+    assert (home / "hubbub").stat().st_mode & 0o777 == 0o700
+    assert not any(path for folder in folders for path in folder.iterdir())
+
+
+def test_a_database_in_the_output_folder_is_used_where_it_is_or_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HUBBUB_TRACKING", "user")
+    assert database_of(tmp_path) == tmp_path / "home/hubbub/mlflow.db"
+    (tmp_path / "mlflow.db").touch()
+    assert database_of(tmp_path) == tmp_path / "mlflow.db"
+    monkeypatch.setenv("HUBBUB_TRACKING", "output")
+    assert database_of(tmp_path / "new") == tmp_path / "new/mlflow.db"
+    monkeypatch.setenv("HUBBUB_TRACKING", "elsewhere")
+    with pytest.raises(InputError, match="must be user"):
+        database_of(tmp_path)
+
+
+def test_two_processes_may_make_the_database_at_once(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from pipelines.reporting.mlflow_client import connect, tracking_uri;"
+        "folder = Path(sys.argv[1]); print(len(connect(tracking_uri(folder), folder).search_experiments()))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [(one.communicate(timeout=120)[0], one.returncode) for one in started] == [("1\n", 0)] * 3
 
 
 def test_a_database_that_cannot_be_opened_is_told_at_once(tmp_path):
