@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from models.config.settings import BY_CONTENT, NO_RESULT
 from models.config.values import Checked, within
 
+Precision = Literal["auto", "float32", "bf16"]
 Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
 
@@ -78,8 +79,8 @@ class Training(Checked, section="train"):
     start_from: str | None = field(default=None, metadata=BY_CONTENT)
     """Initial weights: a Hubbub checkpoint, a Hugging Face folder or hub id of a Llama, Qwen2 or Qwen3 model, or
     `last` for the newest checkpoint in the output folder, if there is one. The learning rate warms up again."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Precision of the computation; weights, moments and sums stay in float32."""
+    precision: Precision = "auto"
+    """Precision of the computation: bf16 on a GPU, else float32. Weights, moments and sums stay in float32."""
     recompute: bool = field(default=False, metadata=NO_RESULT)
     """Recompute blocks in the backward pass instead of keeping their activations: less memory, a third more work."""
     compile: bool = field(default=False, metadata=NO_RESULT)

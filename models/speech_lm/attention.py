@@ -5,13 +5,22 @@ block-diagonal mask: the oracle of the tests. `varlen` is torch's own variable-l
 flash-attn package, `flex` FlexAttention: CUDA only.
 """
 
+import inspect
 import itertools
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from models.config.options import Backend
 from models.speech_lm.short_attention import is_supported, short_attention
+
+_ORACLE: Backend = "loop"
+_TRIAL_TOLERANCE = 0.05
+"""Largest difference to `loop`, relative to the largest value: both round to 16 bits on the way."""
 
 
 def available_backends(device_type: str) -> dict[Backend, str]:
@@ -36,18 +45,72 @@ def available_backends(device_type: str) -> dict[Backend, str]:
     return found
 
 
-def choose_backend(device_type: str, wanted: Backend = "auto") -> Backend:
-    """Return the backend to use.
+def why_not(backend: Backend, dtype: torch.dtype, head_width: int) -> str:
+    """Return why a backend cannot take a type of numbers or a width of heads; empty where it can."""
+    if backend not in ("flash", "varlen"):
+        return ""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"it takes 16 bits, not {str(dtype).removeprefix('torch.')} (--train.precision bf16)"
+    if head_width % 8 or head_width > 256:
+        return f"it takes heads up to 256 wide, in steps of 8, not {head_width}"
+    return ""
+
+
+def choose_backend(
+    device_type: str, wanted: Backend = "auto", dtype: torch.dtype = torch.float32, head_width: int = 64
+) -> Backend:
+    """Return the backend to use; a GPU's kernel is tried once, and the next one taken, with a warning, where it fails.
+
+    Args:
+        device_type: cpu or cuda.
+        wanted: auto for the best.
+        dtype: of queries, keys and values.
+        head_width: of each.
 
     Raises:
         ValueError: the wanted one cannot run here.
     """
     found = available_backends(device_type)
-    if wanted == "auto":
-        return next(iter(found))
-    if wanted not in found:
-        raise ValueError(f"attention {wanted} cannot run on {device_type}; there are {', '.join(found)}")
-    return wanted
+    if wanted != "auto":
+        if wanted not in found:
+            raise ValueError(f"attention {wanted} cannot run on {device_type}; there are {', '.join(found)}")
+        if reason := why_not(wanted, dtype, head_width):
+            raise ValueError(f"attention {wanted} cannot be used: {reason}")
+        return wanted
+    for backend in found:
+        if not why_not(backend, dtype, head_width) and not _failure(backend, device_type, dtype, head_width):
+            return backend
+    return "loop"
+
+
+@cache
+def _failure(backend: Backend, device_type: str, dtype: torch.dtype, head_width: int) -> str:
+    """Try a GPU's kernel against `loop`, with gradients; return what went wrong, of which a warning is given."""
+    if backend in ("loop", "mask"):
+        return ""
+    device, boundaries = torch.device(device_type), (0, 20, 21, 37)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(37, heads, head_width, generator=generator) for heads in (4, 2, 2)]
+    cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
+    failure, ways = "", (backend, _ORACLE)
+    # The first use may be in the middle of a step: under autocast, or without gradients.
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        for prompts in (None, (5, 1, 9)):
+            results = []
+            try:
+                for way in ways:
+                    q, k, v = (one.to(device, dtype).requires_grad_() for one in drawn)
+                    out = packed_attention(q, k, v, cu_seqlens, boundaries, 20, way, prompts)
+                    results.append([out.detach(), *torch.autograd.grad(out.float().square().sum(), (q, k, v))])
+                errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True)]
+                if not max(errors) < _TRIAL_TOLERANCE:
+                    failure = f"values differ by {max(errors):.2g} of the largest"
+            except Exception as error:  # noqa: BLE001 - whatever a kernel or a compiler of another build raises
+                failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if failure:
+                warnings.warn(f"attention {backend} is not used on {device_type}: {failure}", stacklevel=3)
+                break
+    return failure
 
 
 def packed_attention(
@@ -98,13 +161,7 @@ def packed_attention(
         case "varlen" | "flash" if prompts is not None:
             return _prompt_then_rest(q, k, v, boundaries, prompts, backend)
         case "varlen":
-            from torch.nn.attention.varlen import varlen_attn
-
-            varlen = varlen_attn(
-                q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=(-1, 0), enable_gqa=gqa
-            )
-            assert isinstance(varlen, torch.Tensor)
-            return varlen
+            return _varlen(q, k, v, (cu_seqlens, cu_seqlens), (max_seqlen, max_seqlen), (-1, 0))
         case "flash":
             from flash_attn import flash_attn_varlen_func
 
@@ -114,6 +171,36 @@ def packed_attention(
             return flash
         case _:
             raise ValueError(f"backend {backend} must be chosen first: choose_backend")
+
+
+def _varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    borders: tuple[torch.Tensor, torch.Tensor],
+    longest: tuple[int, int],
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """Call torch's variable-length kernel; before torch 2.12 it knows no grouped heads, which are then repeated.
+
+    Args:
+        q: queries (N, H, D).
+        k: keys (M, G, D).
+        v: values (M, G, D).
+        borders: of queries and of keys, as `cu_seqlens`.
+        longest: sequence of queries, and of keys.
+        window_size: keys that are seen before and after a query; -1 for all.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    call: Callable[..., torch.Tensor] = varlen_attn  # type: ignore[assignment]
+    options: dict[str, Any] = {"window_size": window_size}
+    if (repeats := q.shape[1] // k.shape[1]) > 1:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            options["enable_gqa"] = True
+        else:
+            k, v = (one.repeat_interleave(repeats, dim=1) for one in (k, v))
+    return call(q, k, v, *borders, *longest, **options)
 
 
 def _one_by_one(
@@ -201,15 +288,8 @@ def _prompt_then_rest(
                 queries, keys, values, borders(sizes), borders(seen), *longest, causal=causal
             )
             return flash
-        from torch.nn.attention.varlen import varlen_attn
-
         window = (-1, 0) if causal else (-1, -1)
-        gqa = q.shape[1] != k.shape[1]
-        out = varlen_attn(
-            queries, keys, values, borders(sizes), borders(seen), *longest, window_size=window, enable_gqa=gqa
-        )
-        assert isinstance(out, torch.Tensor)
-        return out
+        return _varlen(queries, keys, values, (borders(sizes), borders(seen)), longest, window)
 
     out = torch.empty_like(q)
     out = out.index_put((is_prompt,), attend(q[is_prompt], k[is_prompt], v[is_prompt], given, given, causal=False))

@@ -15,12 +15,13 @@ from models.sequence.batch import Batch, collate
 from models.sequence.documents import AUDIO, GridSpec, PackedDocuments
 from models.sequence.grammar import Grammar
 from models.sequence.tokenizer import ByteTokenizer
-from models.speech_lm.attention import choose_backend
 from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.model import SpeechLM
+from models.speech_lm.precision import in_precision_of_device
 
 
 @torch.no_grad()
+@in_precision_of_device
 def greedy_text(
     model: SpeechLM,
     prompts: Sequence[PackedDocuments],
@@ -48,7 +49,7 @@ def greedy_text(
     model.eval()
     device = next(model.parameters()).device
     batch = collate(prompts, grid).to(device)
-    hidden, cache = model.prefill(batch, room=max_tokens, backend=choose_backend(device.type))
+    hidden, cache = model.prefill(batch, room=max_tokens, backend=model.backend())
     answers: list[list[int]] = [[] for _ in prompts]
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     states = [grammar.start() for grammar in grammars or ()]
@@ -74,6 +75,7 @@ def greedy_text(
 
 
 @torch.no_grad()
+@in_precision_of_device
 def talker_probabilities(
     model: SpeechLM, prompts: Sequence[PackedDocuments], grid: GridSpec
 ) -> list[NDArray[np.float32] | None]:
@@ -89,7 +91,7 @@ def talker_probabilities(
     """
     device = next(model.parameters()).device
     batch = collate(prompts, grid).to(device)
-    hidden = model.eval().states(batch, choose_backend(device.type))
+    hidden = model.eval().states(batch, model.backend())
     rows = model.text_weight[ByteTokenizer.FIRST_SPEAKER : ByteTokenizer.FIRST_TEXT]
     found: list[NDArray[np.float32] | None] = []
     for first, prompt in zip(batch.boundaries, prompts, strict=False):
@@ -162,6 +164,7 @@ def frames_in(layout: Layout, columns: int) -> int:
 
 
 @torch.no_grad()
+@in_precision_of_device
 def generate_audio(
     model: SpeechLM,
     prompts: Sequence[PackedDocuments],
@@ -241,7 +244,7 @@ def _generate(
     """Return the answers to some prompts, column by column after those that are given."""
     most, lead, device = layout.num_columns(max_frames), given.lead, prompts.text.device
     read = prompts.with_given(given.forced[:, :, :lead].transpose(1, 2))
-    hidden, cache = model.prefill(read, most - lead, choose_backend(device.type))
+    hidden, cache = model.prefill(read, most - lead, model.backend())
     made = torch.empty((len(generators), layout.num_streams, most), dtype=torch.int64, device=device)
     made[:, :, :lead] = given.forced[:, :, :lead]
     lengths = torch.full((len(generators),), most)

@@ -6,11 +6,12 @@ import torch
 
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
-from models.speech_lm.attention import choose_backend
 from models.speech_lm.model import SpeechLM
+from models.speech_lm.precision import in_precision_of_device
 
 
 @torch.no_grad()
+@in_precision_of_device
 def negative_log_likelihoods(
     model: SpeechLM, packs: Sequence[PackedDocuments], grid: GridSpec
 ) -> list[tuple[float, float]]:
@@ -25,6 +26,6 @@ def negative_log_likelihoods(
     model.eval()
     found = []
     for pack in packs:
-        loss = model(collate([pack], grid).to(device), choose_backend(device.type))
+        loss = model(collate([pack], grid).to(device), model.backend())
         found.append((float(loss.text_total + loss.audio_total), float(loss.text_weight + loss.audio_weight)))
     return found

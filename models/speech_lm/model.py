@@ -24,11 +24,12 @@ from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss
-from models.speech_lm.attention import packed_attention
+from models.speech_lm.attention import choose_backend, packed_attention
 from models.speech_lm.ctc import ctc_loss
 from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.front_end import FrontEnd
 from models.speech_lm.lora import freeze_all_but_updates
+from models.speech_lm.precision import precision_of, type_of
 from models.speech_lm.transformer import Block, RMSNorm, rotary
 
 
@@ -195,6 +196,11 @@ class SpeechLM(nn.Module):
     def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits of the next text cell (..., V) of states (..., d)."""
         return F.linear(hidden, self.text_weight)
+
+    def backend(self) -> Backend:
+        """Return the attention that suits the model's device, and the precision that it computes in."""
+        device_type = self.norm.weight.device.type
+        return choose_backend(device_type, "auto", type_of(precision_of(device_type)), self.shape.head_dim)
 
     def states(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
         """Return the states (N, d) from which the next column is predicted."""

@@ -29,8 +29,8 @@ def broadcast_from_first_rank(number: int) -> int:
     return int(shared)
 
 
-def shard(model: SpeechLM, precision: str) -> None:
-    """Shard every parameter over ranks; whole parameters are gathered block by block when they are needed.
+def shard(model: SpeechLM, dtype: torch.dtype) -> None:
+    """Shard every parameter over ranks; whole parameters are gathered block by block, in a type, when they are needed.
 
     Gradients are summed over ranks, not averaged: the loss is divided once, by the weight of the global batch.
     Source: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277, section 3.2; `torch.distributed.fsdp.fully_shard`.
@@ -39,7 +39,7 @@ def shard(model: SpeechLM, precision: str) -> None:
 
     policy = (
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        if precision == "bf16"
+        if dtype is torch.bfloat16
         else MixedPrecisionPolicy()
     )
     for block in model.blocks:

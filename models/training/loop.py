@@ -14,6 +14,7 @@ from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.ctc import check_ctc
 from models.speech_lm.model import SpeechLM
+from models.speech_lm.precision import precision_of, type_of
 from models.training import checkpoint
 from models.training.augment import Augment
 from models.training.distributed import broadcast_from_first_rank, shard, shard_like
@@ -232,14 +233,16 @@ def restore(
         if first > 0:
             position = checkpoint.check_position(path, digest[:32], seed)
             guard.norms, validations = position["grad_norms"], position["validations"]
+    device_type = torch.device(process.device).type
+    dtype = type_of(precision_of(device_type, config.precision))
     if config.shard == "full":
-        shard(model, config.precision)
+        shard(model, dtype)
     if config.compile:
         compile_blocks(model)
     optimizers = make_optimizers(model, config)
     if first > 0:
         checkpoint.load_moments(path, model, optimizers)
-    backend = choose_backend(torch.device(process.device).type, config.attention)
+    backend = choose_backend(device_type, config.attention, dtype, model.shape.head_dim)
     state = TrainingState(model, optimizers, guard, backend, validations=validations)
     if config.ema_decay:
         state.averages = {

@@ -15,6 +15,7 @@ from models.speech_lm.activity import talking
 from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import Loss, SpeechLM
+from models.speech_lm.precision import computing
 from models.training.distributed import first_row, local_value, sum_over_ranks
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
@@ -164,7 +165,7 @@ def batch_loss(
             f"a text token is {int(batch.text.max())}, but the model knows {known}; is this another tokenizer?"
         )
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with computing(device.type, config.precision):
         loss: Loss = model(batch.to(device), backend, config.z_loss, streams, *auxiliary)
     return loss
 

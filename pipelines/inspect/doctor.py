@@ -24,6 +24,7 @@ def report(output: Path) -> None:
 
     from models.kernels.fused import tried_kernels
     from models.speech_lm.attention import available_backends, choose_backend
+    from models.speech_lm.precision import precision_of, type_of
 
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     rows = [["machine", f"{platform.machine()}, {os.cpu_count()} cores, {memory_gb:.0f} GB", ""]]
@@ -31,9 +32,11 @@ def report(output: Path) -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "no GPU that torch can use"
     rows.append(["device", device, name])
     rows.append(["torch", torch.__version__, f"{torch.get_num_threads()} threads"])
-    backends = available_backends(device)
+    backends, precision = available_backends(device), precision_of(device)
+    rows.append(["precision", precision, "by default; weights, moments and sums stay in float32"])
+    chosen = choose_backend(device, dtype=type_of(precision))
     for backend, reason in backends.items():
-        used = "used: " if backend == choose_backend(device) else ""
+        used = "used: " if backend == chosen else ""
         rows.append([f"attention {backend}", "yes", used + reason])
     needs = {"varlen": "needs CUDA", "flash": "needs CUDA and flash-attn", "flex": "needs CUDA"}
     rows += [[f"attention {backend}", "no", why] for backend, why in needs.items() if backend not in backends]

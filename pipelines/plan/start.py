@@ -28,9 +28,13 @@ def newest_checkpoint(path: Path) -> Path:
         InputError: there is none.
     """
     for pattern in ("checkpoint.json", "step-*/checkpoint.json", "checkpoints/*/step-*/checkpoint.json"):
-        found = sorted(path.glob(pattern), key=lambda one: (one.stat().st_mtime, one.parent.name))
-        if found:
-            return found[-1].parent
+        # The last step of each training, whatever the clock said when it was written; of those the newest.
+        last: dict[Path, Path] = {}
+        for one in path.glob(pattern):
+            folder = one.parent
+            last[folder.parent] = max(folder, last.get(folder.parent, folder), key=lambda step: step.name)
+        if last:
+            return max(last.values(), key=lambda folder: ((folder / "checkpoint.json").stat().st_mtime, folder.name))
     raise InputError(f"there is no checkpoint at {path}; --checkpoint takes a step-... folder or a run's output folder")
 
 

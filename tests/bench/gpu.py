@@ -22,7 +22,6 @@ from models.kernels import fused
 from models.layouts import make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
-from models.speech_lm.attention import choose_backend
 from models.speech_lm.flops import peak_flops, training_flops
 from models.speech_lm.model import SpeechLM
 from operators.packing.packers.best_fit import best_fit
@@ -83,7 +82,7 @@ class Ours(Side):
         self.batches = [collate([joined(pack)], GRID) for pack in packs]
         self.flops = [training_flops(SIZES[size], vocabulary, batch) for batch in self.batches]
         self.batches = [batch.to(device) for batch in self.batches]
-        self.backend = choose_backend(device)
+        self.backend = self.model.backend()
 
     def loss(self, number):
         made = self.model(self.batches[number], self.backend)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from operators.simulate import render
 from operators.store.shards import PackShards
 from operators.tokenize import encode
 from pipelines.plan.output import Output
+from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.files import to_json
 from pipelines.recipes.recipe import Corpus, Partitions, Recipe
 from pipelines.stages import plan_recipe
@@ -251,3 +253,14 @@ def test_a_speaker_added_or_withdrawn(tmp_path, first):
     assert 0 < len(touched) < len(after)
     expected = {"conversations": touched, "codes": touched, "packs": packs_of(touched)}
     check(recipe, tmp_path / "out", expected, tmp_path / "clean-2")
+
+
+def test_the_last_step_of_a_training_is_known_by_its_number_though_the_clock_goes_back(tmp_path):
+    for time_s, name in ((3000, "a/step-000100"), (1000, "a/step-000200"), (2000, "b/step-000050")):
+        header = tmp_path / "checkpoints" / name / "checkpoint.json"
+        header.parent.mkdir(parents=True)
+        header.touch()
+        os.utime(header, (time_s, time_s))
+    assert newest_checkpoint(tmp_path / "checkpoints/a").name == "step-000200"
+    assert newest_checkpoint(tmp_path).parts[-2:] == ("b", "step-000050")  # of two trainings, the newer one
+    assert newest_checkpoint(tmp_path / "checkpoints/b/step-000050").name == "step-000050"
