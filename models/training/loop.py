@@ -22,7 +22,7 @@ from models.training.guard import MOST_BAD_STEPS, StepGuard
 from models.training.loader import Loader, PackSource, StepPacks
 from models.training.metrics import MetricsFile, StepRecord, ValidationRecord, best_steps, is_over
 from models.training.mirror import Mirror
-from models.training.optimizers import make_optimizers
+from models.training.optimizers import decay_begins, make_optimizers
 from models.training.order import Stream
 from models.training.step import Process, StepResult, TrainingState, run_step
 from models.training.validation import Judge, Validator
@@ -130,7 +130,7 @@ def train(
             started = time.monotonic()
             if log is not None:
                 log.step(record)
-            saves = step % config.checkpoint_every == 0 or done.saves
+            saves = step % config.checkpoint_every == 0 or step == decay_begins(config) or done.saves
             best = None if validator is None else best_steps(state.validations, config.keep_best)
             if validator is not None and validator.is_due(step):
                 measured = validator(state, step)

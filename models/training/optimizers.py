@@ -20,6 +20,20 @@ def learning_rate(step: int, config: Training) -> float:
     return config.lr * (config.min_lr_share + (1.0 - config.min_lr_share) * share)
 
 
+def decay_begins(config: Training) -> int:
+    """Return the last step whose rate is the same however many steps there are: before a wsd schedule's decay, else 0.
+
+    >>> decay_begins(Training(steps=110, warmup_steps=10, schedule="wsd")), decay_begins(Training(steps=110))
+    (90, 0)
+    """
+    if config.schedule != "wsd":
+        return 0
+    step = min(config.steps, config.warmup_steps + int(0.8 * (config.steps - config.warmup_steps)) + 1)
+    while step > config.warmup_steps and learning_rate(step, config) < config.lr:
+        step -= 1
+    return max(0, step)
+
+
 def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optimizer]:
     """Return fused AdamW with decay on matrices only, and Muon for the blocks' matrices where asked.
 

@@ -13,6 +13,7 @@ from models.config.options import Training
 from models.training import checkpoint
 from models.training.metrics import read_metrics
 from models.training.mirror import Mirror
+from models.training.optimizers import decay_begins
 
 
 class CheckpointWriter:
@@ -61,7 +62,7 @@ class CheckpointWriter:
         self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition, best: Sequence[int] | None
     ) -> None:
         checkpoint.save(self._folder, step, state, self._header, position)
-        best = self._best() if best is None else best
+        best = [*(self._best() if best is None else best), decay_begins(self._config)]  # a longer training begins there
         checkpoint.prune(self._folder, self._config.keep_checkpoints, best)
         if self._mirror:
             self._mirror.send(step)

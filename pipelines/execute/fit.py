@@ -15,6 +15,7 @@ from operators.store.shards import PackShards
 from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker, validation_packs
 from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
+from pipelines.plan.longer import take_over
 from pipelines.plan.stage import Plan
 from pipelines.plan.start import decide
 from pipelines.plan.trained import remember_depends
@@ -88,7 +89,10 @@ def _job(plan: Plan, snapshot: Snapshot, lineage: dict[str, Any]) -> TrainingJob
         console.line("start", ", ".join(str(value) for value in start.values()))
         lineage = {**lineage, "started_from": start}
     (folder / FAILURE).unlink(missing_ok=True)
-    remember_depends(folder, plan.stage("training").partitions[0].depends)
+    depends = plan.stage("training").partitions[0].depends
+    if url is None and (taken := take_over(folder, depends, plan.recipe.train)):
+        console.line("start", f"step {taken} of a training that was to have fewer or more steps")
+    remember_depends(folder, depends)
     return TrainingJob(
         recipe=plan.recipe,
         packs=snapshot,

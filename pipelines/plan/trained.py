@@ -16,7 +16,8 @@ from pipelines.recipes.recipe import Recipe
 LAST, BEST = "last", "best"
 """Names of checkpoints whose steps are not known before a training is done."""
 
-_DEPENDS = "depends.json"
+DEPENDS = "depends.json"
+"""File in a training's folder with what its key is made of."""
 
 
 def last_name(recipe: Recipe) -> str:
@@ -57,7 +58,7 @@ def _validations(folder: Path, step: int) -> list[tuple[int, float]]:
 def remember_depends(folder: Path, depends: Any) -> None:
     """Keep what a training depends on in its folder, to tell later how another one differs."""
     storage.replace_bytes(
-        (json.dumps(to_jsonable(depends), indent=1, sort_keys=True) + "\n").encode(), str(folder / _DEPENDS)
+        (json.dumps(to_jsonable(depends), indent=1, sort_keys=True) + "\n").encode(), str(folder / DEPENDS)
     )
 
 
@@ -66,7 +67,7 @@ def why_trained(output: Output, partition: Partition) -> str:
     own = output.training(partition.key)
     if steps(own):
         return f"not finished: it goes on after step {steps(own)[-1]}"
-    earlier = [path for path in own.parent.glob(f"*/{_DEPENDS}") if path.parent != own]
+    earlier = [path for path in own.parent.glob(f"*/{DEPENDS}") if path.parent != own]
     if not earlier:
         return "new"
     newest = max(earlier, key=lambda path: path.stat().st_mtime_ns)
