@@ -10,6 +10,7 @@ import torch
 from models.config.header import Header
 from models.config.header import steps as complete
 from models.config.options import Training
+from models.config.schedule import decay_begins
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.ctc import check_ctc
@@ -22,7 +23,7 @@ from models.training.guard import MOST_BAD_STEPS, StepGuard
 from models.training.loader import Loader, PackSource, StepPacks
 from models.training.metrics import MetricsFile, StepRecord, ValidationRecord, best_steps, is_over
 from models.training.mirror import Mirror
-from models.training.optimizers import decay_begins, make_optimizers
+from models.training.optimizers import make_optimizers
 from models.training.order import Stream
 from models.training.step import Process, StepResult, TrainingState, run_step
 from models.training.validation import Judge, Validator

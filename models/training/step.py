@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from models.config.options import Backend, Training
+from models.config.schedule import learning_rate
 from models.sequence.batch import Batch
 from models.speech_lm.activity import talking
 from models.speech_lm.ctc import ctc_targets
@@ -19,7 +20,6 @@ from models.speech_lm.precision import computing
 from models.training.distributed import first_row, local_value, sum_over_ranks
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
-from models.training.optimizers import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)

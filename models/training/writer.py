@@ -10,10 +10,10 @@ from typing import Self
 from models.config.header import Header
 from models.config.header import steps as complete
 from models.config.options import Training
+from models.config.schedule import decay_begins
 from models.training import checkpoint
 from models.training.metrics import read_metrics
 from models.training.mirror import Mirror
-from models.training.optimizers import decay_begins
 
 
 class CheckpointWriter:

@@ -9,7 +9,7 @@ from typing import Any
 
 from models.config.header import steps
 from models.config.options import Training
-from models.training.optimizers import decay_begins
+from models.config.schedule import decay_begins
 from operators.digest import to_jsonable
 from operators.store import storage
 from pipelines.plan.trained import DEPENDS

@@ -13,11 +13,11 @@ import torch
 
 from models.config.header import steps
 from models.config.options import Training
+from models.config.schedule import learning_rate
 from models.training import checkpoint
 from models.training.augment import Augment
 from models.training.loader import Loader, share, step_cost
 from models.training.metrics import read_metrics
-from models.training.optimizers import learning_rate
 from models.training.order import Span, Stream
 from tests.models.support import Source, document, grid_spec, header, joined, model_for, train_flat
 

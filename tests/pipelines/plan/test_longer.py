@@ -7,8 +7,8 @@ import pytest
 
 from models.config.header import steps
 from models.config.options import Training
+from models.config.schedule import decay_begins, learning_rate
 from models.config.settings import key_settings
-from models.training.optimizers import decay_begins, learning_rate
 from pipelines.plan.longer import take_over
 from pipelines.plan.trained import remember_depends
 from tests.models.training.test_training import losses, run
