@@ -22,7 +22,8 @@ def decay_begins(config: Training) -> int:
     """
     if config.schedule != "wsd":
         return 0
+    full = config.lr * (config.min_lr_share + (1.0 - config.min_lr_share))  # as it is computed above, to the bit
     step = min(config.steps, config.warmup_steps + int(0.8 * (config.steps - config.warmup_steps)) + 1)
-    while step > config.warmup_steps and learning_rate(step, config) < config.lr:
+    while step > config.warmup_steps and learning_rate(step, config) < full:
         step -= 1
     return max(0, step)

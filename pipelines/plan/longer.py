@@ -48,9 +48,17 @@ def take_over(folder: Path, depends: Mapping[str, Any], config: Training) -> int
     for name in _LOGS:
         if (found[step] / name).exists():
             lines = (found[step] / name).read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
+            kept = "".join(line for line in lines if _step_of(line) <= step)
             storage.replace_bytes(kept.encode(), str(folder / name))
     return step
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of a log; infinity for the line that a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _steps_if_alike(note: Path, depends: Mapping[str, Any]) -> int | None:

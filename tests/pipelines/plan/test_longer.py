@@ -36,6 +36,8 @@ def weights(folder, step):
 @pytest.mark.parametrize(("first", "second"), [(SHORT, LONG), (replace(LONG, keep_checkpoints=9), SHORT)])
 def test_it_equals_a_training_that_was_never_shorter(tmp_path, first, second):
     trained(tmp_path / "first", first)
+    with (tmp_path / "first/metrics.jsonl").open("a") as file:
+        file.write('{"step": 1')  # cut short by a kill
     (tmp_path / "second").mkdir()
     step = take_over(tmp_path / "second", depends(second), second)
     assert 0 < step <= min(decay_begins(first), decay_begins(second))
