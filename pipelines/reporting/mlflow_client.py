@@ -31,7 +31,8 @@ def database_of(folder: Path) -> Path:
     own, where = folder.absolute() / DATABASE, os.environ.get("HUBBUB_TRACKING", "user")
     if where not in ("user", "output"):
         raise InputError(f"HUBBUB_TRACKING is {where!r}; it must be user (one database for all outputs) or output")
-    shared = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "hubbub"
+    # A user without a home, as in some containers, is left with ~, which is no absolute path.
+    shared = Path(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) / "hubbub"
     nearest = next((one for one in (shared, *shared.parents) if one.exists()), shared)
     is_ours = where == "user" and not own.exists() and shared.is_absolute() and os.access(nearest, os.W_OK)
     return shared / DATABASE if is_ours else own
