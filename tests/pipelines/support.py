@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,11 @@ def hubbub(*arguments, check=True):
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def messages(stderr):
+    """Lines on standard error without those of progress, which come or not as the machine is slow or fast."""
+    return [line for line in stderr.strip().splitlines() if not re.match(r"\w+ +[\d,]+ of [\d,]+, ", line)]
 
 
 def roots(output):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from cluster.session import ROOT
-from tests.pipelines.support import hubbub, write_recipe
+from tests.pipelines.support import hubbub, messages, write_recipe
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def refuses(*arguments):
 
 
 def one_line(text):
-    assert len(text.strip().splitlines()) == 1, text
+    assert len(messages(text)) == 1, text
     return text
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from operators.store.dataset import Dataset
-from tests.pipelines.support import hubbub, roots
+from tests.pipelines.support import hubbub, messages, roots
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -233,7 +233,7 @@ def test_data_sets_that_are_half_gone_are_named_or_made_again(recipe, copy):
     refused = hubbub("pack", recipe, "--output", copy, "--update", "--pack.capacity", 300, check=False)
     assert refused.returncode == 2
     assert gone.name in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert len(messages(refused.stderr)) == 1
 
 
 def test_object_storage_that_does_not_answer_is_named(recipe, tmp_path, monkeypatch):
@@ -249,4 +249,4 @@ def test_object_storage_that_does_not_answer_is_named(recipe, tmp_path, monkeypa
     refused = hubbub("simulate", recipe, "--output", tmp_path / "out", "--store", "s3://nowhere/x", check=False)
     assert refused.returncode == 2
     assert "AWS_ENDPOINT_URL" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert len(messages(refused.stderr)) == 1
