@@ -101,6 +101,8 @@ def connect(address: str | None, num_workers: int | None) -> Iterator[Session]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # By default a task that needs more memory than its node has is tried again for ever.
+    os.environ.setdefault("RAY_task_oom_retries", "2")
     with (
         short_temporary(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir() if address is None else "") as temporary,
         _connected(address, num_workers, temporary) as session,
@@ -114,8 +116,8 @@ def _connected(address: str | None, num_workers: int | None, temporary: str | No
         warnings.simplefilter("ignore")
         import ray
         import ray.data
-    for noisy in ("ray.data", "ray.train"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, it raises too
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
     if address is None:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         options = {

@@ -12,6 +12,7 @@ from models.training.order import Stream
 from operators.errors import InputError, disk_fault
 from operators.store.dataset import Snapshot
 from operators.store.shards import PackShards
+from pipelines.execute.memory import refused_memory
 from pipelines.execute.train_worker import FAILURE, TrainingJob, train_worker, validation_packs
 from pipelines.plan.context import resize_every_s
 from pipelines.plan.header import header_of
@@ -140,7 +141,8 @@ def _run_trainer(trainer: Any) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit()
+        with refused_memory("fewer packs in one pass (--train.packs-per-pass 1) or shorter ones (--pack.capacity) need less"):
+            trainer.fit()
     except SystemExit as error:  # Ray Train handles Ctrl-C itself, and exits
         raise KeyboardInterrupt from error
     except WorkerGroupError as error:

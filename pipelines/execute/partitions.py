@@ -8,6 +8,7 @@ import numpy as np
 
 from operators.errors import InputError
 from operators.store.dataset import Receipt, Snapshot
+from pipelines.execute.memory import refused_memory
 from pipelines.plan.context import RunContext, describe, refuse_above, report_stage, take_snapshot
 from pipelines.plan.job import Job, Made
 from pipelines.plan.sources import audio_roots
@@ -40,7 +41,8 @@ def submit(stage: StagePlan, jobs: list[Job], *, num_gpus: float = 0.0) -> Itera
     """Make partitions on the cluster; yield receipts as they are committed.
 
     Raises:
-        InputError: a worker met something that the user can fix; partitions already made stay.
+        InputError: a worker met something that the user can fix, or a node has too little memory; partitions already
+            made stay.
     """
     import ray
 
@@ -58,11 +60,12 @@ def submit(stage: StagePlan, jobs: list[Job], *, num_gpus: float = 0.0) -> Itera
         made = rows.map_batches(MakePartitions, fn_constructor_args=(make,), **options)
     else:
         made = rows.map_batches(MakePartitions(make), **options)
-    for row in made.iter_rows():
-        done: Made = row["made"]
-        if done.receipt is None:
-            raise InputError(done.error)
-        yield done.receipt
+    with refused_memory("fewer processes (--workers 1) or smaller partitions (--partitions.*) need less"):
+        for row in made.iter_rows():
+            done: Made = row["made"]
+            if done.receipt is None:
+                raise InputError(done.error)
+            yield done.receipt
 
 
 def build(context: RunContext, stage: StagePlan) -> None:

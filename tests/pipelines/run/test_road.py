@@ -226,6 +226,18 @@ def test_a_kill_between_the_work_and_its_record_is_made_good(recipe, undisturbed
 
 
 @pytest.mark.slow
+def test_a_node_without_memory_is_named_and_not_tried_for_ever(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    refused = hubbub("simulate", recipe, "--output", tmp_path / "out", check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert re.search(r"the memory of node [\d.]+ ran out, each time .*--workers 1", messages(refused.stderr)[-1])
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.99")
+    hubbub("simulate", recipe, "--output", tmp_path / "out")
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_one_line(recipe, undisturbed, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(undisturbed, output)
