@@ -141,7 +141,9 @@ def _run_trainer(trainer: Any) -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with refused_memory("fewer packs in one pass (--train.packs-per-pass 1) or shorter ones (--pack.capacity) need less"):
+        with refused_memory(
+            "fewer packs in one pass (--train.packs-per-pass 1) or shorter ones (--pack.capacity) need less"
+        ):
             trainer.fit()
     except SystemExit as error:  # Ray Train handles Ctrl-C itself, and exits
         raise KeyboardInterrupt from error

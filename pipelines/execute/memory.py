@@ -42,4 +42,6 @@ def refused_memory(advice: str) -> Iterator[None]:
     except Exception as error:
         if (fault := memory_fault(error)) is None:
             raise
-        raise InputError(f"{fault}, each time that it was tried; {advice}; what is made stays, run again to continue") from error
+        raise InputError(
+            f"{fault}, each time that it was tried; {advice}; what is made stays, run again to continue"
+        ) from error
