@@ -78,8 +78,7 @@ def first_row(tensor: torch.Tensor) -> torch.Tensor:
 
 def gather_full(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy of a tensor on the CPU, gathered from all ranks' shards: every rank must call this."""
-    full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
-    return full.detach().to("cpu", copy=True).contiguous()
+    return whole(tensor).detach().to("cpu", copy=True).contiguous()
 
 
 def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -93,6 +92,7 @@ def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def local_value(tensor: Any) -> float:
-    """Return the value of a scalar that may be sharded over ranks."""
-    return float(tensor.full_tensor() if _is_spread(tensor) else tensor)
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on its device, gathered where it is sharded over ranks: every rank must call this."""
+    full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return full

@@ -17,7 +17,7 @@ from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import Loss, SpeechLM
 from models.speech_lm.precision import computing
-from models.training.distributed import first_row, local_value, sum_over_ranks
+from models.training.distributed import first_row, sum_over_ranks, whole
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
 
@@ -52,6 +52,10 @@ class StepSums:
     flops: float
 
     NUMBER = 12
+
+
+NUM_LOSS_PARTS = 8
+"""Of `StepSums`: the first ones, which a device computes; the others are counted on the host."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ def accumulate(
 ) -> torch.Tensor:
     """Add the gradients of the summed loss of some batches; return the sums, float64 (12,), as `StepSums` names them.
 
+    The sums stay on the device: reading a value would let a GPU wait for the next pass to be launched.
+
     Args:
         model: whose gradients are added to.
         batches: of this rank, as `weighted` returns them.
@@ -135,14 +141,15 @@ def accumulate(
     Raises:
         ValueError: a text token is not in the model's vocabulary.
     """
-    sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64)
+    sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64, device=device)
+    counts = torch.zeros(StepSums.NUMBER - NUM_LOSS_PARTS, dtype=torch.float64)
     for batch in batches:
         loss = batch_loss(model, batch, backend, device, config, auxiliary)
         (loss.total if scale == 1.0 else loss.total * scale).backward()  # type: ignore[no-untyped-call]
-        parts = loss_parts(loss)
+        sums[:NUM_LOSS_PARTS] += loss_parts(loss)
         flops = training_flops(model.shape, model.vocabulary, batch)
-        counts = [len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops]
-        sums += torch.cat((parts, torch.tensor(counts, dtype=torch.float64)))
+        counts += torch.tensor([len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops])
+    sums[NUM_LOSS_PARTS:] = counts.to(device, non_blocking=True)
     return sums
 
 
@@ -171,12 +178,12 @@ def batch_loss(
 
 
 def loss_parts(loss: Loss) -> torch.Tensor:
-    """Return losses and weights of a batch, as `StepSums` begins; float64 (8,), on the CPU."""
+    """Return losses and weights of a batch, as `StepSums` begins; float64 (8,), on the model's device."""
     parts = (
         *(loss.total, loss.weight, loss.text_total, loss.text_weight, loss.audio_total, loss.audio_weight),
         *(loss.ctc_total, loss.activity_total),
     )
-    return torch.stack([part.detach() for part in parts]).double().cpu()
+    return torch.stack([part.detach() for part in parts]).double()
 
 
 def run_step(
@@ -192,29 +199,34 @@ def run_step(
         should_save: whether this rank is asked for a checkpoint after the step; every rank learns whether any was.
     """
     device = torch.device(process.device)
-    _zero_gradients(state)
+    state.model.zero_grad(set_to_none=True)  # the first pass's gradients are kept, not added to zeros
     batches = [weighted(batch, config) for batch in packs.batches]
     counts = _auxiliary_counts(state.model, batches, device, config)
     auxiliary = counts.weights(config)
     sums = accumulate(state.model, batches, state.backend, device, config, auxiliary=auxiliary)
     for filler in packs.fillers:
         accumulate(state.model, [weighted(filler, config)], state.backend, device, config, 0.0, auxiliary)
-    gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
+    gradients = _gradients(state)
     save = torch.tensor([float(should_save)], dtype=torch.float64)
-    on_device = torch.cat((sums, save)).to(device=device, dtype=torch.float32)
-    sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
+    on_device = torch.cat((sums, save.to(device, non_blocking=True)))
     if process.world_size > 1:
-        sums = on_device.double().cpu()[: StepSums.NUMBER]
-    of_step = StepSums(*sums.tolist())
+        on_device = on_device.float()
+        sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
     if (tied := state.model.pad_row_of) is not None and tied.grad is not None:
         first_row(tied.grad).zero_()
-    torch._foreach_div_(gradients, max(of_step.weight, 1e-8))
-    grad_norm = local_value(torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip_norm))
+    norm = whole(torch.nn.utils.get_total_norm(gradients))
+    # The only value that the host waits for: all of the step is launched by now, except its update.
+    *sums_of_step, saves, norm_of_sum = torch.cat((on_device.double(), norm.double()[None])).tolist()
+    of_step = StepSums(*sums_of_step)
+    divisor = max(of_step.weight, 1e-8)
+    grad_norm = norm_of_sum / divisor
     rate = learning_rate(packs.step, config)
     fault = state.guard.fault(of_step.total, grad_norm)
     if fault is None:
+        # Division and clipping in one pass over the gradients.
+        torch._foreach_mul_(gradients, min(1.0, config.clip_norm / (grad_norm + 1e-6)) / divisor)
         _update(state, packs.step, rate, config)
-    return StepResult(of_step, grad_norm, rate, fault, bool(on_device[StepSums.NUMBER]), counts)
+    return StepResult(of_step, grad_norm, rate, fault, bool(saves), counts)
 
 
 def weighted(batch: Batch, config: Training) -> Batch:
@@ -244,12 +256,14 @@ def _auxiliary_counts(
     return AuxiliaryCounts(*on_device.tolist())
 
 
-def _zero_gradients(state: TrainingState) -> None:
-    """Set every gradient to zero: one that stays None would be missing from the sums over ranks."""
-    state.model.zero_grad(set_to_none=False)
+def _gradients(state: TrainingState) -> list[torch.Tensor]:
+    """Return the gradient of every trained parameter: one that is None would be missing from the sums over ranks."""
+    gradients = []
     for parameter in state.trained.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    return gradients
 
 
 def _mean_decay(step: int, config: Training) -> float:

@@ -98,7 +98,7 @@ class Validator:
         """Return losses and weights, summed over all packs of each component and over ranks; float64 (C, 6)."""
         config, device = self._config, torch.device(self._process.device)
         self._source.prefetch([index for _, indices in self._mine for index in indices])
-        sums = torch.zeros(len(self._components), 6, dtype=torch.float64)
+        sums = torch.zeros(len(self._components), 6, dtype=torch.float64, device=device)
         for number, indices in self._mine:
             batch = collate([self._source[index] for index in indices], self._grid)
             loss = batch_loss(state.model, weighted(batch, config), state.backend, device, config)
@@ -107,10 +107,9 @@ class Validator:
             batch = collate([self._source[index] for index in indices], self._grid)
             batch_loss(state.model, weighted(batch, config), state.backend, device, config)
         if self._process.world_size > 1:
-            on_device = sums.to(device=device, dtype=torch.float32)
-            sum_over_ranks([on_device])
-            sums = on_device.double().cpu()
-        return sums
+            sums = sums.float()
+            sum_over_ranks([sums])
+        return sums.double().cpu()
 
 
 def _means(sums: torch.Tensor | list[float]) -> tuple[float, float, float]:
