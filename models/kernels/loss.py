@@ -4,6 +4,7 @@
 `full_cross_entropy` holds all logits and is the plain reference.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -67,6 +68,33 @@ def _chunk(
     return (losses[..., 0] * share).sum(), logits.flatten(1)
 
 
+def _add_product(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:
+    """Add a matrix product (A, B) to a sum (A, B) that may be of a wider type than its factors."""
+    if one.dtype == total.dtype:
+        total.addmm_(one, other)
+    elif _adds_to_wider(total.device.type, one.dtype):
+        torch.addmm(total, one, other, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(torch.mm(one, other))
+
+
+@functools.cache
+def _adds_to_wider(device_type: str, dtype: torch.dtype) -> bool:
+    """Try whether a product of 16-bit matrices can be added to a sum of 32 bits, without a product of 16 bits between.
+
+    On a GPU it is one pass over the sum, instead of one each over the product, written and read, and the sum.
+    """
+    if device_type != "cuda":
+        return False
+    one = torch.full((16, 16), 0.5, dtype=dtype, device=device_type)
+    total = torch.full((16, 16), 1.0, device=device_type)
+    try:
+        torch.addmm(total, one, one, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):  # an earlier torch, or a GPU without it
+        return False
+    return bool((total == 5.0).all())
+
+
 class _Chunked(Function):
     """Sums losses over chunks of rows; gradients are computed with them, and only scaled in the backward pass.
 
@@ -109,10 +137,8 @@ class _Chunked(Function):
                 if grad_hidden is not None:
                     torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])
                 if grad_weight is not None:
-                    if matrix.dtype == exact:
-                        grad_weight.addmm_(slope.T, hidden[part])
-                    else:
-                        grad_weight.add_(torch.mm(slope.T.to(matrix.dtype), hidden[part]))
+                    _add_product(grad_weight, slope.T.to(matrix.dtype), hidden[part])
+            ctx.scaled = False
             ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
             ctx.dtypes = hidden.dtype, weight.dtype
             return total
@@ -120,11 +146,14 @@ class _Chunked(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the gradients that the forward pass computed."""
+        """Scale the gradients that the forward pass computed, in their place: the heads' may take a gigabyte."""
+        if ctx.scaled:
+            raise RuntimeError("the gradients of linear_cross_entropy were given away by the first backward pass")
+        ctx.scaled = True
         saved = list(ctx.saved_tensors)
         gradients: list[torch.Tensor | None] = []
         for needed, dtype in zip(ctx.needs_input_grad[:2], ctx.dtypes, strict=True):
-            gradients.append((saved.pop(0) * grads[0]).to(dtype) if needed else None)
+            gradients.append(saved.pop(0).mul_(grads[0]).to(dtype) if needed else None)
         return (*gradients, None, None, None, None, None)
 
 

@@ -29,6 +29,8 @@ class Batch:
     text_from: torch.Tensor  # (Q,) column before each predicted text cell
     text_targets: torch.Tensor  # (Q,)
     text_weights: torch.Tensor  # (Q,) float32
+    text_pads: torch.Tensor  # which of them only say that audio goes on
+    text_says: torch.Tensor  # which of them say more
     audio_from: torch.Tensor  # (P,) column before each predicted audio column
     audio_targets: torch.Tensor  # (P, S); pad is the layout's vocab_size and counts for nothing
     audio_weights: torch.Tensor  # (P,) float32, of each cell
@@ -36,7 +38,11 @@ class Batch:
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
     num_frames: int = 0  # of audio, in all documents
-    num_pads: int = 0  # predicted text cells that only say that audio goes on
+
+    @property
+    def num_pads(self) -> int:
+        """Predicted text cells that only say that audio goes on."""
+        return len(self.text_pads)
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the batch with a function applied to every tensor."""
@@ -207,6 +213,8 @@ def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
         text_from=torch.from_numpy(text_at - 1),
         text_targets=torch.from_numpy(text[text_at]),
         text_weights=torch.from_numpy(text_weights),
+        text_pads=torch.from_numpy(np.flatnonzero(text[text_at] == ByteTokenizer.PAD)),
+        text_says=torch.from_numpy(np.flatnonzero(text[text_at] != ByteTokenizer.PAD)),
         audio_from=torch.from_numpy(audio_at - 1),
         audio_targets=torch.from_numpy(audio[wanted].astype(np.int64)),
         audio_weights=torch.from_numpy(audio_weights),
@@ -214,7 +222,6 @@ def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
         num_frames=found.num_frames,
-        num_pads=int((text[text_at] == ByteTokenizer.PAD).sum()),
     )
 
 

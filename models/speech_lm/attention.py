@@ -9,7 +9,8 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -113,6 +114,136 @@ def _failure(backend: Backend, device_type: str, dtype: torch.dtype, head_width:
     return failure
 
 
+@dataclass(frozen=True)
+class PackedAttention:
+    """Attention over one batch: what follows from the borders of its documents is made once, for all layers.
+
+    Attention is causal within each document, and within its prompt it may be in both directions.
+    """
+
+    cu_seqlens: torch.Tensor
+    """int32 (documents + 1,), from 0 to N."""
+    boundaries: tuple[int, ...]
+    """The same as plain integers."""
+    max_seqlen: int
+    """Longest document."""
+    backend: Backend
+    """Which way; not `auto`."""
+    prompts: tuple[int, ...] | None = None
+    """Columns of each document that every column of it sees; none where attention is causal throughout.
+    Source: Raffel et al. 2020, "T5", arXiv:1910.10683, section 3.2.1 (prefix language model)."""
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Return (N, H, D) of queries (N, H, D), keys and values (N, G, D); every H / G query heads share one."""
+        gqa = q.shape[1] != k.shape[1]
+        match self.backend:
+            case "loop":
+                return _one_by_one(q, k, v, self.boundaries, self.prompts)
+            case "mask":
+                one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+                out = F.scaled_dot_product_attention(one, keys, values, attn_mask=self._seen, enable_gqa=gqa)
+                return out[0].transpose(0, 1)
+            case "flex":
+                one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+                attended = _flex(q.device.type)(one, keys, values, block_mask=self._blocks, enable_gqa=gqa)
+                assert isinstance(attended, torch.Tensor)
+                return attended[0].transpose(0, 1)
+            case "varlen" | "flash" if self.prompts is not None:
+                return self._prompt_then_rest(q, k, v)
+            case "varlen" | "flash":
+                borders, longest = (self.cu_seqlens, self.cu_seqlens), (self.max_seqlen, self.max_seqlen)
+                return _by_kernel(self.backend, q, k, v, borders, longest, causal=True)
+            case _:
+                raise ValueError(f"backend {self.backend} must be chosen first: choose_backend")
+
+    @cached_property
+    def _document(self) -> torch.Tensor:
+        """The document of each column (N,)."""
+        numbers = torch.arange(len(self.boundaries) - 1, device=self.cu_seqlens.device)
+        lengths = self.cu_seqlens.diff().to(torch.int64)
+        return torch.repeat_interleave(numbers, lengths, output_size=self.boundaries[-1])
+
+    @cached_property
+    def _inside(self) -> torch.Tensor:
+        """The place of each column (N,) in its document."""
+        numbers = torch.arange(self.boundaries[-1], device=self.cu_seqlens.device)
+        return numbers - self.cu_seqlens[:-1].to(torch.int64)[self._document]
+
+    @cached_property
+    def _given(self) -> torch.Tensor:
+        """The columns of the prompt of each column's document (N,)."""
+        if self.prompts is None:
+            return torch.zeros_like(self._document)
+        return torch.tensor(self.prompts, device=self.cu_seqlens.device)[self._document]
+
+    @cached_property
+    def _seen(self) -> torch.Tensor:
+        """Which column (N) sees which (N)."""
+        same = self._document[:, None] == self._document[None, :]
+        return same & (torch.ones_like(same).tril() | (self._inside < self._given)[None, :])
+
+    @cached_property
+    def _blocks(self) -> Any:
+        """FlexAttention's mask: the same, by blocks."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        document, inside, given = self._document, self._inside, self._given
+
+        def seen(_b: torch.Tensor, _h: torch.Tensor, at: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return (document[at] == document[key]) & ((at >= key) | (inside[key] < given[key]))
+
+        number, device = self.boundaries[-1], self.cu_seqlens.device
+        return create_block_mask(seen, None, None, number, number, device=str(device))
+
+    @cached_property
+    def _split(self) -> "_Split":
+        """Prompts and the rest, counted on the host, so that no layer waits for the device."""
+        assert self.prompts is not None
+        lengths, given = torch.tensor(self.boundaries).diff(), torch.tensor(self.prompts)
+        inside = torch.arange(self.boundaries[-1])
+        inside = inside - torch.repeat_interleave(torch.tensor(self.boundaries[:-1]), lengths)
+        is_prompt = inside < torch.repeat_interleave(given, lengths)
+        prompt, rest = is_prompt.nonzero()[:, 0], (~is_prompt).nonzero()[:, 0]
+        back, device = torch.cat([prompt, rest]).argsort(), self.cu_seqlens.device
+
+        def borders(sizes: torch.Tensor) -> torch.Tensor:
+            return F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32).to(device, non_blocking=True)
+
+        return _Split(
+            prompt=prompt.to(device, non_blocking=True),
+            rest=rest.to(device, non_blocking=True),
+            back=back.to(device, non_blocking=True),
+            of_prompts=borders(given),
+            of_rest=borders(lengths - given),
+            longest=(int(given.max()), int((lengths - given).max())),
+        )
+
+    def _prompt_then_rest(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attend by two calls of a kernel: prompts in both directions, then the rest causally to all before."""
+        split = self._split
+        asked, keys, values = (one.index_select(0, split.prompt) for one in (q, k, v))
+        borders, longest = (split.of_prompts, split.of_prompts), (split.longest[0], split.longest[0])
+        first = _by_kernel(self.backend, asked, keys, values, borders, longest, causal=False)
+        if not len(split.rest):
+            return first.index_select(0, split.back)
+        # Where there are more keys than queries, the kernels align the causal mask at the ends.
+        borders, longest = (split.of_rest, self.cu_seqlens), (split.longest[1], self.max_seqlen)
+        second = _by_kernel(self.backend, q.index_select(0, split.rest), k, v, borders, longest, causal=True)
+        return torch.cat([first, second]).index_select(0, split.back)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Columns of prompts, and the others, of a batch."""
+
+    prompt: torch.Tensor  # (P,) columns
+    rest: torch.Tensor  # (R,) columns
+    back: torch.Tensor  # (N,) place of each column among first the ones, then the others
+    of_prompts: torch.Tensor  # int32 (documents + 1,)
+    of_rest: torch.Tensor  # int32 (documents + 1,)
+    longest: tuple[int, int]  # prompt, and rest
+
+
 def packed_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -123,84 +254,55 @@ def packed_attention(
     backend: Backend,
     prompts: tuple[int, ...] | None = None,
 ) -> torch.Tensor:
-    """Attend causally within each document; within its prompt in both directions, if asked.
-
-    Args:
-        q: queries (N, H, D).
-        k: keys (N, G, D); every H / G query heads share one.
-        v: values (N, G, D).
-        cu_seqlens: int32 (documents + 1,), from 0 to N.
-        boundaries: the same as plain integers.
-        max_seqlen: longest document.
-        backend: which way; not `auto`.
-        prompts: columns of each document that every column of it sees; none where attention is causal throughout.
-            Source: Raffel et al. 2020, "T5", arXiv:1910.10683, section 3.2.1 (prefix language model).
-
-    Returns:
-        (N, H, D).
-    """
-    gqa = q.shape[1] != k.shape[1]
-    match backend:
-        case "loop":
-            return _one_by_one(q, k, v, boundaries, prompts)
-        case "mask":
-            document = torch.repeat_interleave(
-                torch.arange(len(boundaries) - 1, device=q.device), cu_seqlens.diff().to(torch.int64)
-            )
-            same = document[:, None] == document[None, :]
-            causal = torch.ones_like(same).tril()
-            if prompts is not None:
-                begins = cu_seqlens[:-1].to(torch.int64)[document]
-                given = torch.tensor(prompts, device=q.device)[document]
-                causal |= (torch.arange(len(document), device=q.device) - begins < given)[None, :]
-            one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-            out = F.scaled_dot_product_attention(one, keys, values, attn_mask=same & causal, enable_gqa=gqa)
-            return out[0].transpose(0, 1)
-        case "flex":
-            return _flex(q, k, v, cu_seqlens, prompts)
-        case "varlen" | "flash" if prompts is not None:
-            return _prompt_then_rest(q, k, v, boundaries, prompts, backend)
-        case "varlen":
-            return _varlen(q, k, v, (cu_seqlens, cu_seqlens), (max_seqlen, max_seqlen), (-1, 0))
-        case "flash":
-            from flash_attn import flash_attn_varlen_func
-
-            flash: torch.Tensor = flash_attn_varlen_func(
-                q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, causal=True
-            )
-            return flash
-        case _:
-            raise ValueError(f"backend {backend} must be chosen first: choose_backend")
+    """Return (N, H, D) of queries (N, H, D), keys and values (N, G, D): `PackedAttention`, of one layer."""
+    return PackedAttention(cu_seqlens, boundaries, max_seqlen, backend, prompts)(q, k, v)
 
 
-def _varlen(
+def _by_kernel(
+    backend: Backend,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     borders: tuple[torch.Tensor, torch.Tensor],
     longest: tuple[int, int],
-    window_size: tuple[int, int],
+    *,
+    causal: bool,
 ) -> torch.Tensor:
-    """Call torch's variable-length kernel; before torch 2.12 it knows no grouped heads, which are then repeated.
+    """Call flash-attn's kernel, or torch's, which before 2.12 knows no grouped heads: they are repeated.
 
     Args:
+        backend: flash or varlen.
         q: queries (N, H, D).
         k: keys (M, G, D).
         v: values (M, G, D).
         borders: of queries and of keys, as `cu_seqlens`.
         longest: sequence of queries, and of keys.
-        window_size: keys that are seen before and after a query; -1 for all.
+        causal: whether a query sees only the keys up to its place, counted from the end.
     """
+    if backend == "flash":
+        from flash_attn import flash_attn_varlen_func
+
+        flash: torch.Tensor = flash_attn_varlen_func(q, k, v, *borders, *longest, causal=causal)
+        return flash
     from torch.nn.attention.varlen import varlen_attn
 
     call: Callable[..., torch.Tensor] = varlen_attn  # type: ignore[assignment]
-    options: dict[str, Any] = {"window_size": window_size}
+    options: dict[str, Any] = {"window_size": (-1, 0) if causal else (-1, -1)}
     if (repeats := q.shape[1] // k.shape[1]) > 1:
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:
             options["enable_gqa"] = True
         else:
             k, v = (one.repeat_interleave(repeats, dim=1) for one in (k, v))
     return call(q, k, v, *borders, *longest, **options)
+
+
+@cache
+def _flex(device_type: str) -> Callable[..., Any]:
+    """Return FlexAttention, compiled once for a GPU; on a CPU it has no backward pass: it is only tested there."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    attend: Callable[..., Any] = flex_attention
+    return torch.compile(attend, dynamic=True) if device_type == "cuda" else attend
 
 
 def _one_by_one(
@@ -229,70 +331,3 @@ def _one_by_one(
             out = F.scaled_dot_product_attention(rest, keys, values, attn_mask=below, enable_gqa=gqa)
             parts.append(out[0].transpose(0, 1))
     return torch.cat(parts)
-
-
-def _flex(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, prompts: tuple[int, ...] | None
-) -> torch.Tensor:
-    """Attend by FlexAttention; on a CPU it has no backward pass, and serves to be tested there."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    number, device = len(q), q.device
-    lengths = cu_seqlens.diff().to(torch.int64)
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-    inside = torch.arange(number, device=device) - cu_seqlens[:-1].to(torch.int64)[document]
-    given = torch.zeros_like(document) if prompts is None else torch.tensor(prompts, device=device)[document]
-
-    def seen(_b: torch.Tensor, _h: torch.Tensor, at: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (document[at] == document[key]) & ((at >= key) | (inside[key] < given[key]))
-
-    mask = create_block_mask(seen, None, None, number, number, device=str(device))
-    attend = torch.compile(flex_attention, dynamic=True) if device.type == "cuda" else flex_attention
-    one, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    out = attend(one, keys, values, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    assert isinstance(out, torch.Tensor)
-    return out[0].transpose(0, 1)
-
-
-def _prompt_then_rest(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    boundaries: tuple[int, ...],
-    prompts: tuple[int, ...],
-    backend: Backend,
-) -> torch.Tensor:
-    """Attend by two variable-length calls: prompts in both directions, then the rest causally to all before."""
-    lengths = torch.tensor(boundaries).diff()
-    given = torch.tensor(prompts)
-    inside = torch.arange(int(lengths.sum())) - torch.repeat_interleave(torch.tensor(boundaries[:-1]), lengths)
-    is_prompt = (inside < torch.repeat_interleave(given, lengths)).to(q.device)
-
-    def borders(sizes: torch.Tensor) -> torch.Tensor:
-        return F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32).to(q.device)
-
-    def attend(
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        sizes: torch.Tensor,
-        seen: torch.Tensor,
-        causal: bool,
-    ) -> torch.Tensor:
-        longest = int(sizes.max()), int(seen.max())
-        # Where there are more keys than queries, both kernels align the causal mask at the ends.
-        if backend == "flash":
-            from flash_attn import flash_attn_varlen_func
-
-            flash: torch.Tensor = flash_attn_varlen_func(
-                queries, keys, values, borders(sizes), borders(seen), *longest, causal=causal
-            )
-            return flash
-        window = (-1, 0) if causal else (-1, -1)
-        return _varlen(queries, keys, values, (borders(sizes), borders(seen)), longest, window)
-
-    out = torch.empty_like(q)
-    out = out.index_put((is_prompt,), attend(q[is_prompt], k[is_prompt], v[is_prompt], given, given, causal=False))
-    if not bool(is_prompt.all()):
-        out = out.index_put((~is_prompt,), attend(q[~is_prompt], k, v, lengths - given, lengths, causal=True))
-    return out

@@ -24,7 +24,7 @@ from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss
-from models.speech_lm.attention import choose_backend, packed_attention
+from models.speech_lm.attention import PackedAttention, choose_backend
 from models.speech_lm.ctc import ctc_loss
 from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.front_end import FrontEnd
@@ -210,12 +210,11 @@ class SpeechLM(nn.Module):
         self, batch: Batch, backend: Backend, keep: bool
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
         x = self.embed(batch.text, batch.audio, batch.audio_columns)
+        if torch.is_autocast_enabled(x.device.type):  # a sum of two types costs a GPU a pass over both
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         cos, sin = rotary(batch.positions, self.shape)
         prompts = batch.prompts if self.shape.prompt_attention == "both" else None
-
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return packed_attention(q, k, v, batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
-
+        attend = PackedAttention(batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
         kept = []
         readable = x
         for number, block in enumerate(self.blocks):
@@ -263,8 +262,7 @@ class SpeechLM(nn.Module):
             return losses, target_weight(targets, weights)
 
         if batch.num_pads:
-            is_pad = batch.text_targets == ByteTokenizer.PAD
-            (text_total, text_weight), (pad_total, pad_weight) = text_loss(~is_pad), text_loss(is_pad)
+            (text_total, text_weight), (pad_total, pad_weight) = text_loss(batch.text_says), text_loss(batch.text_pads)
         else:
             text_total, text_weight = text_loss(slice(None))
             pad_total, pad_weight = torch.zeros_like(text_total), torch.zeros_like(text_weight)

@@ -1,7 +1,5 @@
 """Several ranks: sums over them, and parameters sharded over them (FSDP2)."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 

@@ -167,10 +167,9 @@ def batch_loss(
         ValueError: a text token is not in the model's vocabulary.
     """
     known = model.vocabulary.text_size
-    if len(batch.text) and int(batch.text.max()) >= known:  # checked here: a GPU would only report that it stopped
-        raise ValueError(
-            f"a text token is {int(batch.text.max())}, but the model knows {known}; is this another tokenizer?"
-        )
+    # Checked here, while the batch is on the host: a GPU would only report that it stopped.
+    if not batch.text.is_cuda and (largest := batch.text.numpy().max(initial=0)) >= known:
+        raise ValueError(f"a text token is {largest}, but the model knows {known}; is this another tokenizer?")
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     with computing(device.type, config.precision):
         loss: Loss = model(batch.to(device), backend, config.z_loss, streams, *auxiliary)

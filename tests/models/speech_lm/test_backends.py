@@ -1,5 +1,6 @@
 """Which attention is used: what device, type of numbers and torch can do, tried once; and computing in 16 bits."""
 
+import importlib
 import sys
 import types
 import warnings
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from models.sequence.batch import collate
 from models.speech_lm import attention, precision
 from models.speech_lm import model as model_module
-from models.speech_lm.attention import choose_backend, packed_attention, why_not
+from models.speech_lm.attention import PackedAttention, _Split, choose_backend, packed_attention, why_not
 from models.speech_lm.generate import Sampling, generate_audio, greedy_text, talker_probabilities
 from models.speech_lm.likelihood import negative_log_likelihoods
 from tests.models.speech_lm.test_generate import END, nothing, prompt
@@ -121,6 +122,39 @@ def test_a_torch_without_grouped_heads_in_its_kernel_repeats_them(monkeypatch):
     assert calls == [(-1, 0), (-1, -1), (-1, 0)]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("backend", ["flex", "varlen", "mask"])
+def test_what_follows_from_the_borders_is_made_once_for_all_layers(monkeypatch, backend):
+    made = []
+    if backend == "flex":
+        flex = importlib.import_module("torch.nn.attention.flex_attention")
+        right = flex.create_block_mask
+        monkeypatch.setattr(flex, "create_block_mask", lambda *a, **k: made.append(1) or right(*a, **k))
+    elif backend == "varlen":
+        monkeypatch.setattr(attention, "_Split", lambda **k: made.append(1) or _Split(**k))
+        monkeypatch.setattr(attention, "_by_kernel", by_mask)
+    else:
+        right_tril = torch.Tensor.tril
+        monkeypatch.setattr(torch.Tensor, "tril", lambda *a: made.append(1) or right_tril(*a))
+    grid = grid_spec()
+    model = model_for(grid, dtype=torch.float32, num_layers=3, prompt_attention="both").eval()
+    batch = collate([joined([document(grid, 0), document(grid, 1)])], grid)
+    with torch.no_grad():
+        torch.testing.assert_close(model.states(batch, backend), model.states(batch, "loop"), rtol=1e-4, atol=1e-5)
+    assert len(made) == 1
+
+
+def by_mask(backend, q, k, v, borders, longest, *, causal):
+    """Stand in for a GPU's kernel: each sequence alone, the causal mask aligned at the ends."""
+    parts = []
+    for (a, b), (c, d) in zip(*(pairwise(one.tolist()) for one in borders), strict=True):
+        one, keys, values = (x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d]))
+        seen = torch.ones(b - a, d - c, dtype=torch.bool)
+        seen = seen.tril(d - c - (b - a)) if causal else seen
+        parts.append(F.scaled_dot_product_attention(one, keys, values, attn_mask=seen, enable_gqa=True).transpose(0, 1))
+    return torch.cat(parts)
+
+
 @pytest.mark.parametrize("layout", ["parallel", "delay", "flat"])
 def test_decoding_computes_in_16_bits_where_the_device_does(monkeypatch, layout):
     """As on a GPU: what is cached, masked and drawn goes together, and is what float32 gives, but for rounding."""
@@ -140,11 +174,12 @@ def test_decoding_computes_in_16_bits_where_the_device_does(monkeypatch, layout)
     losses, *_ = all_of_it()
     seen = []
 
-    def remembered(q, *rest):
-        seen.append(q.dtype)
-        return packed_attention(q, *rest)
+    class Remembered(PackedAttention):
+        def __call__(self, q, k, v):
+            seen.append(q.dtype)
+            return super().__call__(q, k, v)
 
-    monkeypatch.setattr(model_module, "packed_attention", remembered)
+    monkeypatch.setattr(model_module, "PackedAttention", Remembered)
     monkeypatch.setattr(model_module, "precision_of", lambda *_: "bf16")
     monkeypatch.setattr(precision, "precision_of", lambda *_: "bf16")
     rounded, tokens, made, talkers = all_of_it()
