@@ -138,7 +138,6 @@ class _Chunked(Function):
                     torch.mm(slope.to(matrix.dtype), matrix, out=grad_hidden[part])
                 if grad_weight is not None:
                     _add_product(grad_weight, slope.T.to(matrix.dtype), hidden[part])
-            ctx.scaled = False
             ctx.save_for_backward(*(grad for grad in (grad_hidden, grad_weight) if grad is not None))
             ctx.dtypes = hidden.dtype, weight.dtype
             return total
@@ -146,14 +145,13 @@ class _Chunked(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the gradients that the forward pass computed, in their place: the heads' may take a gigabyte."""
-        if ctx.scaled:
-            raise RuntimeError("the gradients of linear_cross_entropy were given away by the first backward pass")
-        ctx.scaled = True
+        """Scale the gradients that the forward pass computed; in place, unless the graph is kept for another pass."""
         saved = list(ctx.saved_tensors)
+        # Those of the heads may take a gigabyte.
+        scale = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else torch.Tensor.mul_  # noqa: SLF001
         gradients: list[torch.Tensor | None] = []
         for needed, dtype in zip(ctx.needs_input_grad[:2], ctx.dtypes, strict=True):
-            gradients.append(saved.pop(0).mul_(grads[0]).to(dtype) if needed else None)
+            gradients.append(scale(saved.pop(0), grads[0]).to(dtype) if needed else None)
         return (*gradients, None, None, None, None, None)
 
 
