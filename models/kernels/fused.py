@@ -9,49 +9,62 @@ import functools
 import logging
 import os
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from models.kernels.plain import Kind
 
-def is_supported(x: torch.Tensor) -> bool:
+if TYPE_CHECKING:
+    from models.kernels.verdict import Tried
+
+_LOG = logging.getLogger(__name__)
+
+
+def is_supported(x: torch.Tensor, kind: Kind) -> bool:
     """Return whether an input (of any shape) is computed here rather than by `plain`."""
     if torch.compiler.is_compiling():
         return False
-    return gpu_kernels(x) is not None or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
+    return gpu_kernels(x, kind) is not None or (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64))
 
 
-def gpu_kernels(x: torch.Tensor) -> ModuleType | None:
-    """Return the Triton kernels if they support an input (of any shape): on a GPU, 16- or 32-bit floats; else None."""
+def gpu_kernels(x: torch.Tensor, kind: Kind) -> ModuleType | None:
+    """Return the Triton kernels if they are to compute an operation on an input (of any shape), else None.
+
+    They are on a GPU, for 16- or 32-bit floats, where the one trial found them right, and this one faster.
+    """
     if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return None
-    return tried_kernels(str(x.device))
+    tried = tried_kernels(str(x.device))
+    return tried.kernels if tried is not None and kind in tried.faster else None
 
 
 @functools.cache
-def tried_kernels(device: str) -> ModuleType | None:
-    """Return the Triton kernels if they agree with their references on a device, else None; tested once per process.
+def tried_kernels(device: str) -> "Tried | None":
+    """Return the Triton kernels, and which are faster, if they agree with their references on a device; else None.
 
-    HUBBUB_KERNELS=plain disables them.
+    Tried once per process, and what was found is remembered by device and versions. HUBBUB_KERNELS=plain disables them;
+    HUBBUB_KERNELS=all takes those that are slower too.
     """
-    if os.environ.get("HUBBUB_KERNELS") == "plain":
+    if (wanted := os.environ.get("HUBBUB_KERNELS")) == "plain":
         return None
     try:
         from models.kernels import triton_kernels
-        from models.kernels.kernel_trial import disagreements
+        from models.kernels.verdict import Tried, verdict
     except ImportError as error:
-        logging.getLogger(__name__).warning("Triton is not available (%s); using torch's own operations", error)
+        _LOG.warning("Triton is not available (%s); using torch's own operations", error)
         return None
     try:
-        failures = disagreements(triton_kernels, torch.device(device))
+        found = verdict(triton_kernels, torch.device(device))
     except Exception as error:  # noqa: BLE001 compilers and drivers may raise anything; the references still work
-        failures = [f"{type(error).__name__}: {error}"]
-    if failures:
-        logging.getLogger(__name__).warning("not using Triton kernels on %s: %s", device, "; ".join(failures))
+        _LOG.warning("not using Triton kernels on %s: %s: %s", device, type(error).__name__, error)
         return None
-    return triton_kernels
+    if found.failures:
+        _LOG.warning("not using Triton kernels on %s: %s", device, "; ".join(found.failures))
+        return None
+    return Tried(triton_kernels, frozenset(get_args(Kind)) if wanted == "all" else frozenset(found.faster))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -59,7 +72,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, equation 4.
     """
-    if kernels := gpu_kernels(x):
+    if kernels := gpu_kernels(x, "norm"):
         return kernels.rms_norm(x, weight, eps)  # type: ignore[no-any-return]
     out: torch.Tensor = _Norm.apply(x, weight.to(x.dtype), eps)  # type: ignore[no-untyped-call]
     return out
@@ -83,7 +96,7 @@ def heads(
         counts: H and G.
         eps: epsilon of the norms.
     """
-    if kernels := gpu_kernels(qkv):
+    if kernels := gpu_kernels(qkv, "heads"):
         return kernels.heads(qkv, scales, cos, sin, counts, eps)  # type: ignore[no-any-return]
     q, k, v = _Heads.apply(qkv, *scales, cos.to(qkv.dtype), sin.to(qkv.dtype), counts, eps)  # type: ignore[no-untyped-call]
     return q, k, v
@@ -91,7 +104,7 @@ def heads(
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up (..., F) of gate and up, concatenated (..., 2 F)."""
-    if kernels := gpu_kernels(gate_up):
+    if kernels := gpu_kernels(gate_up, "swiglu"):
         return kernels.swiglu(gate_up)  # type: ignore[no-any-return]
     out: torch.Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
     return out
@@ -105,7 +118,7 @@ def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Ten
         ids: (A, S) indices of rows.
         frozen_rows: (N,) indices of rows that are zero and get no gradient.
     """
-    if kernels := gpu_kernels(table):
+    if kernels := gpu_kernels(table, "embedding sum"):
         return kernels.embedding_sum(table, ids, frozen_rows)  # type: ignore[no-any-return]
     out: torch.Tensor = _EmbeddingSum.apply(table, ids, frozen_rows)  # type: ignore[no-untyped-call]
     return out

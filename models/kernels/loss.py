@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from models.kernels import plain
 from models.kernels.fused import gpu_kernels
 
 
@@ -46,26 +47,12 @@ def _chunk(
     logits: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, z_weight: float, *, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the sum of a chunk's losses and the gradient (C, S V) of its logits (C, S, V), which are overwritten."""
-    if kernels := gpu_kernels(logits):
-        losses = kernels.cross_entropy_(
-            logits, targets.flatten(), share.flatten().contiguous(), z_weight, gradient=gradient
-        )
-        return losses.sum(), logits.flatten(1)
-    logits, targets = logits.to(share.dtype), targets[..., None]
-    peak = logits.amax(dim=-1, keepdim=True)
-    chosen = logits.gather(-1, targets) - peak
-    logits.sub_(peak).exp_()
-    mass = logits.sum(dim=-1, keepdim=True)
-    losses = mass.log() - chosen
-    scale = share[..., None]
-    if z_weight:
-        level = mass.log() + peak
-        losses = losses + z_weight * level.square()
-        scale = scale * (1.0 + 2.0 * z_weight * level)
-    if gradient:  # share (softmax - one-hot) and the z-loss's part, written over the exponentials
-        logits.mul_(scale / mass)
-        logits.scatter_add_(-1, targets, -share[..., None])
-    return (losses[..., 0] * share).sum(), logits.flatten(1)
+    kernels = gpu_kernels(logits, "cross-entropy")
+    cells = logits.flatten(0, 1) if kernels else logits.flatten(0, 1).to(share.dtype)
+    losses = (kernels or plain).cross_entropy_(
+        cells, targets.flatten(), share.flatten().contiguous(), z_weight, gradient=gradient
+    )
+    return losses.sum(), cells.view(len(logits), -1)
 
 
 def _add_product(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:

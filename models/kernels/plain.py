@@ -1,7 +1,12 @@
 """Plain references of the fused operations, in torch's own: what tests compare with, and what runs without kernels."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+
+Kind = Literal["norm", "heads", "swiglu", "embedding sum", "cross-entropy"]
+"""Which operation: on a GPU each is a kernel only where that is faster."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -66,3 +71,31 @@ def embedding_sum(table: torch.Tensor, ids: torch.Tensor, frozen_rows: torch.Ten
     """
     is_used = torch.ones(len(table), dtype=table.dtype, device=table.device).index_fill(0, frozen_rows, 0.0)
     return F.embedding_bag(ids, table, mode="sum", per_sample_weights=is_used[ids])
+
+
+def cross_entropy_(
+    logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor, z_weight: float, *, gradient: bool
+) -> torch.Tensor:
+    """Return the weighted losses (C,) of cells with logits (C, V), which their gradient may overwrite.
+
+    Args:
+        logits: (C, V), in the type of the shares, which are changed.
+        targets: (C,) ids, all in [0, V).
+        shares: (C,) weight of each cell's loss.
+        z_weight: weight of the squared logarithm of each softmax's denominator.
+        gradient: whether the logits are overwritten with the gradient of the sum of the losses.
+    """
+    chosen, share = targets[:, None], shares[:, None]
+    peak = logits.amax(dim=-1, keepdim=True)
+    of_target = logits.gather(-1, chosen) - peak
+    logits.sub_(peak).exp_()
+    mass = logits.sum(dim=-1, keepdim=True)
+    losses, scale = mass.log() - of_target, share
+    if z_weight:
+        level = mass.log() + peak
+        losses = losses + z_weight * level.square()
+        scale = scale * (1.0 + 2.0 * z_weight * level)
+    if gradient:  # share (softmax - one-hot) and the z-loss's part, written over the exponentials
+        logits.mul_(scale / mass)
+        logits.scatter_add_(-1, chosen, -share)
+    return (losses * share)[:, 0]

@@ -170,7 +170,7 @@ class SpeechLM(nn.Module):
         assert self.audio_embedding is not None
         pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
-        ops = fused if fused.is_supported(table) else plain
+        ops = fused if fused.is_supported(table, "embedding sum") else plain
         summed = ops.embedding_sum(table, audio + self.stream_offsets, self.stream_offsets + pad)
         x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
         assert isinstance(x, torch.Tensor)

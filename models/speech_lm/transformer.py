@@ -36,7 +36,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return normalized states (..., d) of states (..., d)."""
-        if fused.is_supported(x):
+        if fused.is_supported(x, "norm"):
             return fused.rms_norm(x, self.weight, self.eps or 0.0)
         return plain.rms_norm(x, self.weight, self.eps or 0.0)
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x)
         norms = (self.q_norm, self.k_norm)
         scales = tuple(norm.weight if isinstance(norm, RMSNorm) else None for norm in norms)
-        heads = fused.heads if fused.is_supported(qkv) else plain.heads
+        heads = fused.heads if fused.is_supported(qkv, "heads") else plain.heads
         return heads(qkv, scales, cos, sin, (self.num_heads, self.num_kv_heads), self.norm_eps)
 
 
@@ -87,7 +87,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return states (N, d)."""
         gate_up = self.gate_up(x)
-        ops = fused if fused.is_supported(gate_up) else plain
+        ops = fused if fused.is_supported(gate_up, "swiglu") else plain
         out: torch.Tensor = self.down(ops.swiglu(gate_up))
         return out
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.config.folders import cache_folder
 from models.config.intact import check_file, sealed, unsealed
 from models.config.secrets import masked
 from operators.digest import digest, digest_file
@@ -42,11 +43,9 @@ class Cache:
 
         The default folder is below the user's own: XDG_CACHE_HOME, or ~/.cache.
         """
-        own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = os.environ.get("HUBBUB_CACHE") or Path(own) / "hubbub"
         size = os.environ.get("HUBBUB_CACHE_GB", "100")
         try:
-            return Cache(Path(folder), int(float(size) * 1e9))
+            return Cache(cache_folder(), int(float(size) * 1e9))
         except ValueError as error:
             raise InputError(f"HUBBUB_CACHE_GB must be a number, not {size!r}") from error
 

@@ -42,9 +42,9 @@ def report(output: Path) -> None:
     rows += [[f"attention {backend}", "no", why] for backend, why in needs.items() if backend not in backends]
     rows.append(["loss", "chunked", "linear cross-entropy in chunks, plain PyTorch, on every device"])
     if device == "cuda":
-        has_kernels = tried_kernels("cuda:0") is not None
-        why = "norms, rotation, SwiGLU, embedding sums, cross-entropy; tried here against torch's own operations"
-        rows.append(["Triton kernels", "yes" if has_kernels else "no", why if has_kernels else "see the warning above"])
+        tried = tried_kernels("cuda:0")
+        used = "right, and faster than torch's own: " + (", ".join(sorted(tried.faster)) or "none") if tried else ""
+        rows.append(["Triton kernels", "yes" if tried else "no", used or "see the warning above"])
     else:
         rows.append(["Triton kernels", "no", "need CUDA; norms, rotation, SwiGLU have gradients of their own here"])
     for package, extra, use in (

@@ -1,11 +1,14 @@
 """What test_triton_kernels.py runs in a process of its own, where Triton interprets kernels and compiles none."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from models.kernels import fused, loss, triton_kernels
+from models.kernels import fused, loss, plain, triton_kernels
 from models.kernels.kernel_trial import disagreements
 from models.kernels.loss import full_cross_entropy, linear_cross_entropy
+from models.kernels.verdict import compared
 from models.sequence.batch import collate
 from tests.models.support import document, grid_spec, joined, model_for
 
@@ -35,9 +38,9 @@ def test_a_whole_model_by_kernels_is_the_model(monkeypatch, half, qk_norm):
     found = []
     for kernels in (None, triton_kernels):
         with monkeypatch.context() as patch:
-            patch.setattr(fused, "is_supported", lambda _, kernels=kernels: kernels is not None)
+            patch.setattr(fused, "is_supported", lambda *_, kernels=kernels: kernels is not None)
             for module in (fused, loss):
-                patch.setattr(module, "gpu_kernels", lambda _, kernels=kernels: kernels)
+                patch.setattr(module, "gpu_kernels", lambda *_, kernels=kernels: kernels)
             model.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 total = model(batch, z_weight=1e-3).total
@@ -74,7 +77,7 @@ def test_the_trial_finds_a_kernel_that_is_a_little_off(monkeypatch, name, kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("z_weight", [0.0, 0.01])
 def test_chunked_cross_entropy_by_kernels_is_that_of_full_logits(monkeypatch, dtype, z_weight):
-    monkeypatch.setattr(loss, "gpu_kernels", lambda _: triton_kernels)
+    monkeypatch.setattr(loss, "gpu_kernels", lambda *_: triton_kernels)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(11, 16, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(3 * 7, 16, generator=generator).to(dtype).requires_grad_()
@@ -89,3 +92,21 @@ def test_chunked_cross_entropy_by_kernels_is_that_of_full_logits(monkeypatch, dt
     share = 1e-5 if dtype == torch.float32 else 3e-2
     for one, other in zip(*([part.detach().float() for part in parts] for parts in found), strict=True):
         torch.testing.assert_close(one, other, rtol=share, atol=share * float(other.abs().max()))
+
+
+def test_the_trial_of_speed_runs_each_kernel_and_its_reference(monkeypatch):
+    used = dict.fromkeys(("rms_norm", "heads", "swiglu", "embedding_sum", "cross_entropy_"), 0)
+
+    def counted(name, right):
+        def run(*inputs, **options):
+            used[name] += 1
+            return right(*inputs, **options)
+
+        return run
+
+    for name in used:
+        monkeypatch.setattr(triton_kernels, name, counted(name, getattr(triton_kernels, name)))
+    found = dict(compared(triton_kernels, torch.device("cpu"), rows=8, width=16, ids=4, repeats=1))
+    assert tuple(found) == get_args(plain.Kind)
+    assert all(one > 0 < other for one, other in found.values())
+    assert all(number == 2 for number in used.values())

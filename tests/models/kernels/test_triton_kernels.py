@@ -24,7 +24,7 @@ def test_interpreted_each_is_its_plain_reference():
     file = "tests/models/kernels/interpreted_kernels.py"
     done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", file, TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout
-    assert "15 passed" in done.stdout
+    assert "16 passed" in done.stdout
 
 
 def test_a_device_where_they_fail_falls_back(monkeypatch, caplog):
