@@ -7,7 +7,9 @@ from typing import ClassVar, Literal
 from models.config.settings import BY_CONTENT, NO_RESULT
 from models.config.values import Checked, within
 
-Precision = Literal["auto", "float32", "bf16"]
+Precision = Literal["auto", "float32", "bf16", "fp8"]
+Recompute = Literal["none", "cheap", "all"]
+Compile = Literal["none", "blocks", "graphs"]
 Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
 
@@ -80,11 +82,14 @@ class Training(Checked, section="train"):
     """Initial weights: a Hubbub checkpoint, a Hugging Face folder or hub id of a Llama, Qwen2 or Qwen3 model, or
     `last` for the newest checkpoint in the output folder, if there is one. The learning rate warms up again."""
     precision: Precision = "auto"
-    """Precision of the computation: bf16 on a GPU, else float32. Weights, moments and sums stay in float32."""
-    recompute: bool = field(default=False, metadata=NO_RESULT)
-    """Recompute blocks in the backward pass instead of keeping their activations: less memory, a third more work."""
-    compile: bool = field(default=False, metadata=NO_RESULT)
-    """Compile each block except its attention, which would be compiled again for other lengths."""
+    """Precision of the computation: bf16 on a GPU, else float32. Weights, moments and sums stay in float32. fp8 is bf16
+    with the blocks' matrix products in 8 bits, scaled by row (torchao); needs a GPU of compute capability 8.9."""
+    recompute: Recompute = field(default="none", metadata=NO_RESULT)
+    """What the backward pass computes again instead of keeping: of each block all, which is a third more work, or only
+    what is cheap (norms, rotation, SwiGLU), and no matrix product or attention."""
+    compile: Compile = field(default="none", metadata=NO_RESULT)
+    """blocks: compile each block except its attention, which would be compiled again for other lengths. graphs: the
+    same, each captured as a CUDA graph; batches are padded to a few lengths, by up to an eighth."""
     shard: Literal["none", "full"] = field(default="none", metadata=NO_RESULT)
     """full: shard parameters, gradients and moments over ranks (FSDP2)."""
     checkpoint_every: int = field(default=100, metadata=NO_RESULT | within(1, 10**9, "steps"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.codecs.codec import unpack_codes
@@ -93,6 +94,21 @@ class Batch:
             boundaries=tuple(cu_seqlens.tolist()),
             max_seqlen=self.max_seqlen + columns,
             prompts=tuple(length + columns for length in self.prompts),
+        )
+
+    def padded(self, length: int) -> "Batch":
+        """Return the batch with columns of `<pad>` appended, up to a length, as a document that counts for nothing."""
+        added, number = length - len(self.text), len(self.text)
+        if added <= 0:
+            return self
+        return replace(
+            self,
+            text=F.pad(self.text, (0, added)),
+            positions=torch.cat([self.positions, torch.arange(added, device=self.positions.device)]),
+            cu_seqlens=F.pad(self.cu_seqlens, (0, 1), value=length),
+            boundaries=(*self.boundaries, length),
+            max_seqlen=max(self.max_seqlen, length - number),
+            prompts=(*self.prompts, added),
         )
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from models.config.options import Backend
+from models.config.options import Backend, Recompute
 from models.config.shape import Shape, Vocabulary
 from models.kernels import fused, plain
 from models.kernels.loss import linear_cross_entropy, target_weight
@@ -30,7 +29,7 @@ from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.front_end import FrontEnd
 from models.speech_lm.lora import freeze_all_but_updates
 from models.speech_lm.precision import precision_of, type_of
-from models.speech_lm.transformer import Block, RMSNorm, rotary
+from models.speech_lm.transformer import Block, RMSNorm, rotary, run_block
 
 
 @dataclass
@@ -103,8 +102,8 @@ class SpeechLM(nn.Module):
                 self.text_head.requires_grad_(False)
         self.pretrained: frozenset[str] = frozenset()
         """Names of the parameters that came from a text LLM."""
-        self.recompute = False
-        """Whether what a block does is done again in the backward pass, instead of kept."""
+        self.recompute: Recompute = "none"
+        """What of a block the backward pass computes again, instead of keeping it."""
         offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
         self.register_buffer("stream_offsets", offsets, persistent=False)
         self.stream_offsets: torch.Tensor
@@ -220,10 +219,7 @@ class SpeechLM(nn.Module):
         for number, block in enumerate(self.blocks):
             if number == self.shape.num_layers - 1:
                 readable = x
-            if self.recompute and torch.is_grad_enabled():
-                x, k, v = checkpoint(block, x, cos, sin, attend, use_reentrant=False)
-            else:
-                x, k, v = block(x, cos, sin, attend)
+            x, k, v = run_block(block, x, cos, sin, attend, self.recompute)
             if keep:
                 kept.append((k, v))
         out: torch.Tensor = self.norm(x)

@@ -6,10 +6,14 @@ Sources: Touvron et al. 2023, "LLaMA", arXiv:2302.13971, section 2.2 (RMSNorm, S
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from models.config.options import Recompute
 from models.config.shape import Shape
 from models.kernels import fused, plain
 from models.speech_lm.lora import LoRALinear
@@ -120,3 +124,35 @@ class Block(nn.Module):
         x = x + self.attention.out(attended.flatten(-2))
         out: torch.Tensor = x + self.ffn(self.ffn_norm(x))
         return out
+
+
+_KEPT = ("mm", "addmm", "_scaled_mm"), ("_scaled_dot_product", "_flash_att", "_varlen_attn")
+"""Names, and beginnings of names, of operations whose results are worth their memory: products, and attention."""
+
+
+def run_block(
+    block: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend, recompute: Recompute
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a block returns; its backward pass computes again what is not kept.
+
+    Source: Korthikanti et al. 2022, "Reducing Activation Recomputation", arXiv:2205.05198, section 5 (selective).
+    """
+    if recompute == "none" or not torch.is_grad_enabled():
+        return block(x, cos, sin, attend)  # type: ignore[no-any-return]
+    if recompute == "all":
+        return checkpoint(block, x, cos, sin, attend, use_reentrant=False)  # type: ignore[no-any-return]
+    return checkpoint(  # type: ignore[no-any-return]
+        block,
+        x,
+        cos,
+        sin,
+        attend,
+        use_reentrant=False,
+        context_fn=partial(create_selective_checkpoint_contexts, _is_kept),
+    )
+
+
+def _is_kept(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+    name = operation.__name__.partition(".")[0]
+    kept = name in _KEPT[0] or name.startswith(_KEPT[1])
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -13,9 +13,10 @@ from models.config.options import Training
 from models.config.schedule import decay_begins
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
+from models.speech_lm.compiled import compile_blocks
 from models.speech_lm.ctc import check_ctc
 from models.speech_lm.model import SpeechLM
-from models.speech_lm.precision import precision_of, type_of
+from models.speech_lm.precision import precision_of, to_fp8, type_of
 from models.training import checkpoint
 from models.training.augment import Augment
 from models.training.distributed import broadcast_from_first_rank, shard, shard_like
@@ -238,8 +239,9 @@ def restore(
     dtype = type_of(precision_of(device_type, config.precision))
     if config.shard == "full":
         shard(model, dtype)
-    if config.compile:
-        compile_blocks(model)
+    if config.precision == "fp8":
+        to_fp8(model.blocks, device_type)
+    compile_blocks(model, config.compile)
     optimizers = make_optimizers(model, config)
     if first > 0:
         checkpoint.load_moments(path, model, optimizers)
@@ -251,13 +253,6 @@ def restore(
             for name, parameter in state.trained.items()
         }
     return state, max(first, 0)
-
-
-def compile_blocks(model: SpeechLM) -> None:
-    """Compile each block before and after its attention, which is left out so that no length is compiled again."""
-    for block in model.blocks:
-        for name in ("begin", "finish"):
-            setattr(block, name, torch.compile(getattr(block, name), dynamic=True))
 
 
 def _position(step: int, config: Training, seed: int, digest: str, state: TrainingState) -> checkpoint.StreamPosition:

@@ -13,6 +13,7 @@ from models.config.options import Backend, Training
 from models.config.schedule import learning_rate
 from models.sequence.batch import Batch
 from models.speech_lm.activity import talking
+from models.speech_lm.compiled import in_a_bucket
 from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import Loss, SpeechLM
@@ -172,7 +173,7 @@ def batch_loss(
         raise ValueError(f"a text token is {largest}, but the model knows {known}; is this another tokenizer?")
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     with computing(device.type, config.precision):
-        loss: Loss = model(batch.to(device), backend, config.z_loss, streams, *auxiliary)
+        loss: Loss = model(in_a_bucket(batch, config.compile).to(device), backend, config.z_loss, streams, *auxiliary)
     return loss
 
 

@@ -78,7 +78,7 @@ class Ours(Side):
     def __init__(self, size, packs, device, recompute):
         vocabulary = Vocabulary(text_size=TEXT_SIZE, num_streams=1, codebook_size=2, ordinal=False)
         super().__init__(SpeechLM(SIZES[size], vocabulary).initialize(0), device)
-        self.model.recompute = recompute
+        self.model.recompute = "all" if recompute else "none"
         self.batches = [collate([joined(pack)], GRID) for pack in packs]
         self.flops = [training_flops(SIZES[size], vocabulary, batch) for batch in self.batches]
         self.batches = [batch.to(device) for batch in self.batches]

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.config.header import steps
 from models.config.options import Training
 from models.kernels.loss import full_cross_entropy, linear_cross_entropy
 from models.sequence.batch import collate
+from models.speech_lm.compiled import bucket, in_a_bucket
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
@@ -64,10 +66,73 @@ def test_no_rows_make_no_loss():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_blocks_done_again_change_nothing(tmp_path):
+@pytest.mark.parametrize("how", ["cheap", "all"])
+def test_blocks_done_again_change_nothing(tmp_path, how):
     run(tmp_path / "kept")
-    run(tmp_path / "again", changed(recompute=True))
+    run(tmp_path / "again", changed(recompute=how))
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of the weights, and elementwise work of the norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = self.norms = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.partition(".")[0]
+        self.products += name in ("mm", "addmm")
+        self.norms += name == "rsqrt_"
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_cheap_is_computed_again_and_no_product():
+    batch, counts = collate(packs()[:1], GRID), {}
+    for how in ("none", "cheap", "all"):
+        model = model_for(GRID, dtype=torch.float32)
+        model.recompute = how
+        with Products() as seen:
+            model(batch).total.backward()
+        counts[how] = seen
+    assert counts["none"].products == counts["cheap"].products < counts["all"].products
+    assert counts["none"].norms < counts["cheap"].norms == counts["all"].norms
+
+
+@pytest.mark.parametrize("prompts", ["causal", "both"])
+def test_a_batch_padded_to_a_bucket_is_the_batch(prompts):
+    grid = grid_spec()
+    batch = collate([joined([document(grid, 1), document(grid, 2)])], grid)
+    assert bucket(len(batch.text)) == 128 > len(batch.text)
+    found = []
+    for one in (batch, in_a_bucket(batch, "graphs")):
+        model = model_for(grid, dtype=torch.float64, prompt_attention=prompts)
+        loss = model(one)
+        loss.total.backward()
+        found.append([loss.total.detach(), loss.weight, *(p.grad for p in model.parameters())])
+    assert len(one.text) == 128
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert in_a_bucket(batch, "blocks") is batch
+
+
+def test_lengths_fall_into_few_buckets():
+    lengths = range(1, 40_000, 7)
+    assert all(n <= bucket(n) <= max(128, 1.125 * n) and bucket(bucket(n)) == bucket(n) for n in lengths)
+    assert len({bucket(n) for n in lengths}) < 80
+    assert len({bucket(n) for n in range(7_700, 8_193)}) == 1  # packs that are nearly full have one length
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_products_in_8_bits_round_and_learn(tmp_path):
+    pytest.importorskip("torchao", reason="pip install 'hubbub[lowbit]'")
+    run(tmp_path / "whole")
+    run(tmp_path / "half", changed(precision="bf16"))
+    run(tmp_path / "eighth", changed(precision="fp8"))
+    assert losses(tmp_path / "eighth") != losses(tmp_path / "half")
+    assert losses(tmp_path / "eighth") == pytest.approx(losses(tmp_path / "whole"), rel=5e-2)
+    model, _, _ = checkpoint.load(tmp_path / "eighth/step-000010")
+    assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
 
 
 def test_bf16_learns_what_float32_does(tmp_path):
