@@ -3,8 +3,10 @@
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +22,7 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment():
     """A head that does no work and a worker node, started as the guide says."""
     env = {
         **os.environ,
@@ -39,7 +41,7 @@ def environment(tmp_path_factory):
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
-    folder = tmp_path_factory.mktemp("ray")
+    folder = Path(tempfile.mkdtemp(prefix="ray-jobs-"))  # a short name: it holds sockets
     common = ["--disable-usage-stats", "--object-store-memory", "300000000"]
     head = [
         "start",
@@ -61,7 +63,9 @@ def environment(tmp_path_factory):
     ]
     assert [done.returncode for done in started] == [0, 0], started
     yield env
-    subprocess.run([*RAY, "stop", "--force"], env=env, capture_output=True, timeout=120)
+    # Not by `ray stop`, which ends every Ray on the machine, that of other tests too.
+    subprocess.run(["pkill", "--signal", "KILL", "--full", str(folder)], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def hubbub(env, *arguments):
