@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from models.config.errors import InputError
 from models.config.header import POSITION, Header, check_checkpoint_files, read_header, remedy, steps
 from models.config.intact import digest_file, read_json, sealed
+from models.parallel.sharding import gather_full, shard_like
 from models.speech_lm.front_end import encoder_digest
 from models.speech_lm.model import SpeechLM
-from models.training.distributed import gather_full, shard_like
 
 
 class StreamPosition(TypedDict):

@@ -11,6 +11,8 @@ from models.config.header import Header
 from models.config.header import steps as complete
 from models.config.options import Training
 from models.config.schedule import decay_begins
+from models.parallel.collectives import broadcast_from_first_rank
+from models.parallel.sharding import shard, shard_like
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.ctc import check_ctc
@@ -18,7 +20,6 @@ from models.speech_lm.model import SpeechLM
 from models.speech_lm.precision import precision_of, type_of
 from models.training import checkpoint
 from models.training.augment import Augment
-from models.training.distributed import broadcast_from_first_rank, shard, shard_like
 from models.training.guard import MOST_BAD_STEPS, StepGuard
 from models.training.loader import Loader, PackSource, StepPacks
 from models.training.metrics import MetricsFile, StepRecord, ValidationRecord, best_steps, is_over

@@ -11,13 +11,14 @@ import torch
 
 from models.config.options import Backend, Training
 from models.config.schedule import learning_rate
+from models.parallel.collectives import sum_over_ranks
+from models.parallel.sharding import first_row, local_value
 from models.sequence.batch import Batch
 from models.speech_lm.activity import talking
 from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import Loss, SpeechLM
 from models.speech_lm.precision import computing
-from models.training.distributed import first_row, local_value, sum_over_ranks
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
 

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import torch
 
 from models.config.options import Training
+from models.parallel.collectives import sum_over_ranks
+from models.parallel.sharding import reshard
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec
 from models.speech_lm.model import SpeechLM
-from models.training.distributed import reshard, sum_over_ranks
 from models.training.loader import PackSource
 from models.training.metrics import ValidationRecord
 from models.training.step import Process, TrainingState, batch_loss, loss_parts, weighted

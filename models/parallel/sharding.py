@@ -1,32 +1,10 @@
-"""Several ranks: sums over them, and parameters sharded over them (FSDP2)."""
+"""Parameters sharded over ranks (FSDP2)."""
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from models.speech_lm.model import SpeechLM
-
-
-def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
-    """Replace tensors of any shape by their sums over all ranks, in one collective; a single rank changes nothing."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return
-    flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.detach().copy_(part.view_as(tensor))
-
-
-def broadcast_from_first_rank(number: int) -> int:
-    """Return rank 0's number on every rank."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor([number], device=device)
-    dist.broadcast(shared, 0)
-    return int(shared)
 
 
 def shard(model: SpeechLM, dtype: torch.dtype) -> None:
