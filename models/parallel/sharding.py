@@ -1,5 +1,6 @@
 """Parameters sharded over ranks (FSDP2)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,24 +52,59 @@ def first_row(tensor: torch.Tensor) -> torch.Tensor:
 
     assert isinstance(tensor, DTensor)
     local = tensor.to_local()
-    return local[:1] if tensor.device_mesh.get_local_rank() == 0 else local[:0]
+    return local[: max(0, 1 - rows_of(tensor)[0])]
 
 
-def gather_full(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a tensor on the CPU, gathered from all ranks' shards: every rank must call this."""
-    full: torch.Tensor = tensor.full_tensor() if _is_spread(tensor) else tensor  # type: ignore[attr-defined]
-    return full.detach().to("cpu", copy=True).contiguous()
+def rows_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return which rows [first, last) of a sharded tensor this rank holds: FSDP2 cuts them as `torch.chunk` does."""
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(tensor, DTensor)
+    mesh, number = tensor.device_mesh, len(tensor)
+    size = -(-number // mesh.size(mesh.ndim - 1))
+    first = min(mesh.get_local_rank(mesh.ndim - 1) * size, number)
+    last = min(first + size, number)
+    assert len(tensor.to_local()) == last - first
+    return first, last
 
 
-def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return a whole tensor sharded as a parameter is."""
-    value = value.to(parameter.device)
-    if _is_spread(parameter):
-        from torch.distributed.tensor import DTensor, distribute_tensor
+def own_part(tensor: torch.Tensor, rank: int) -> torch.Tensor | None:
+    """Return a copy, on the CPU, of what this rank is to store of a tensor: its rows where they are sharded.
 
-        assert isinstance(parameter, DTensor)
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    return value
+    None where there are none, or another rank stores them: rank 0 what every rank has, the first of several groups of
+    ranks what each group has.
+    """
+    local = tensor.detach()
+    if _is_spread(tensor):
+        from torch.distributed.tensor import DTensor
+
+        assert isinstance(tensor, DTensor)
+        mesh, is_whole = tensor.device_mesh, not any(placement.is_shard() for placement in tensor.placements)
+        local = tensor.to_local().detach()
+        if (rank > 0) if is_whole else (rank >= mesh.size(mesh.ndim - 1) or not len(local)):
+            return None
+    elif rank > 0:
+        return None
+    return local.to("cpu", copy=True).contiguous()
+
+
+def with_rows(parameter: torch.Tensor, read: Callable[[int, int | None], torch.Tensor]) -> torch.Tensor:
+    """Return a tensor that is sharded as a parameter is, on its device.
+
+    Args:
+        parameter: whole or sharded.
+        read: returns rows [first, last) of the whole tensor; None for its end.
+    """
+    if not _is_spread(parameter):
+        return read(0, None).to(parameter.device)
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(parameter, DTensor)
+    local = read(*rows_of(parameter)).to(parameter.device)
+    shape = torch.Size((len(parameter), *local.shape[1:]))
+    return DTensor.from_local(
+        local, parameter.device_mesh, parameter.placements, run_check=False, shape=shape, stride=parameter.stride()
+    )
 
 
 def local_value(tensor: Any) -> float:

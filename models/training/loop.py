@@ -12,7 +12,8 @@ from models.config.header import steps as complete
 from models.config.options import Training
 from models.config.schedule import decay_begins
 from models.parallel.collectives import broadcast_from_first_rank
-from models.parallel.sharding import shard, shard_like
+from models.parallel.parts import PartWriters
+from models.parallel.sharding import shard
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.ctc import check_ctc
@@ -117,7 +118,8 @@ def train(
     step, bad, started = first, 0, time.monotonic()
     if is_over(state.validations, config.patience):
         return first
-    with CheckpointWriter(place.folder, place.header, config, mirror) as writer:
+    writers = make_writers(config, process)
+    with CheckpointWriter(place.folder, place.header, config, mirror, writers) as writer:
         for packs in loader.steps(first + 1, config.steps):
             step, waited = packs.step, time.monotonic() - started
             done = run_step(state, packs, config, process, should_save=hooks.should_save())
@@ -144,10 +146,10 @@ def train(
                 started = time.monotonic()
             ends = step == config.steps or is_over(state.validations, config.patience)
             if saves or ends:
-                # A copy is made on all ranks, where each holds a part.
-                copy = checkpoint.copy_state(model, state.optimizers, state.averages)
+                writes = process.rank == 0 if writers is None else writers.is_one
+                copy = checkpoint.copy_state(model, state.optimizers, state.averages, process.rank) if writes else None
                 hooks.on_checkpoint(step)
-                if process.rank == 0:
+                if copy is not None:
                     writer.write(step, copy, _position(step, config, seed, source.digest, state), best)
             if ends:
                 break
@@ -226,12 +228,11 @@ def restore(
     found = complete(place.folder)
     first = broadcast_from_first_rank(found[-1] if found else -1)  # another rank may have written while this one looked
     path = place.folder / f"step-{first:06d}"
-    guard, kept, validations = StepGuard(config.spike_factor), dict[str, torch.Tensor](), list[tuple[int, float]]()
+    guard, validations = StepGuard(config.spike_factor), list[tuple[int, float]]()
     if process.rank == 0 and 0 not in found and (first < 0 or mirror is None):
         checkpoint.save(place.folder, 0, checkpoint.copy_state(model), place.header)
     if first >= 0:
-        model.load_state_dict(checkpoint.load(path, process.device, raw=True)[0].state_dict())
-        kept = checkpoint.load(path, process.device)[0].state_dict()
+        checkpoint.check_encoder(path)
         if first > 0:
             position = checkpoint.check_position(path, digest[:32], seed)
             guard.norms, validations = position["grad_norms"], position["validations"]
@@ -239,6 +240,8 @@ def restore(
     dtype = type_of(precision_of(device_type, config.precision))
     if config.shard == "full":
         shard(model, dtype)
+    if first >= 0:
+        checkpoint.load_weights(path, model, raw=True)
     if config.compile:
         compile_blocks(model)
     optimizers = make_optimizers(model, config)
@@ -247,11 +250,19 @@ def restore(
     backend = choose_backend(device_type, config.attention, dtype, model.shape.head_dim)
     state = TrainingState(model, optimizers, guard, backend, validations=validations)
     if config.ema_decay:
+        kept = checkpoint.open_tensors(path) if first >= 0 else None
         state.averages = {
-            name: shard_like(kept[name], parameter) if name in kept else parameter.detach().clone()
+            name: kept.like(name, parameter) if kept and name in kept else parameter.detach().clone()
             for name, parameter in state.trained.items()
         }
     return state, max(first, 0)
+
+
+def make_writers(config: Training, process: Process) -> PartWriters | None:
+    """Return the ranks that write a part each of a checkpoint; None where rank 0 writes all of it."""
+    if config.shard == "none" or process.world_size == 1:
+        return None
+    return PartWriters(process.world_size)
 
 
 def compile_blocks(model: SpeechLM) -> None:
