@@ -87,6 +87,9 @@ class Training(Checked, section="train"):
     """Compile each block except its attention, which would be compiled again for other lengths."""
     shard: Literal["none", "full"] = field(default="none", metadata=NO_RESULT)
     """full: shard parameters, gradients and moments over ranks (FSDP2)."""
+    bucket_mb: float = field(default=25.0, metadata=NO_RESULT | within(0, 1e6, "MiB"))
+    """Gradients that are summed over ranks in one collective, while the backward pass goes on, with shard none. With 0
+    all of them are summed after it."""
     checkpoint_every: int = field(default=100, metadata=NO_RESULT | within(1, 10**9, "steps"))
     """Steps between checkpoints."""
     keep_checkpoints: int = field(default=2, metadata=NO_RESULT | within(1, 10**6))

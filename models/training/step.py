@@ -5,13 +5,15 @@ gradient is that of the weighted mean over the whole global batch, however it wa
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
 from models.config.options import Backend, Training
 from models.config.schedule import learning_rate
-from models.parallel.collectives import sum_over_ranks
+from models.parallel.collectives import has_others, sum_over_ranks
+from models.parallel.overlap import OverlappedSums
 from models.parallel.sharding import first_row, local_value
 from models.sequence.batch import Batch
 from models.speech_lm.activity import talking
@@ -197,13 +199,18 @@ def run_step(
     batches = [weighted(batch, config) for batch in packs.batches]
     counts = _auxiliary_counts(state.model, batches, device, config)
     auxiliary = counts.weights(config)
-    sums = accumulate(state.model, batches, state.backend, device, config, auxiliary=auxiliary)
+    overlapped = _overlapped(state, config)
+    sums = accumulate(state.model, batches[:-1], state.backend, device, config, auxiliary=auxiliary)
+    with overlapped.during_backward() if overlapped else nullcontext():
+        sums += accumulate(state.model, batches[-1:], state.backend, device, config, auxiliary=auxiliary)
     for filler in packs.fillers:
         accumulate(state.model, [weighted(filler, config)], state.backend, device, config, 0.0, auxiliary)
     gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
     save = torch.tensor([float(should_save)], dtype=torch.float64)
     on_device = torch.cat((sums, save)).to(device=device, dtype=torch.float32)
-    sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
+    if overlapped:
+        overlapped.finish()
+    sum_over_ranks([on_device] if overlapped or config.shard == "full" else [*gradients, on_device])
     if process.world_size > 1:
         sums = on_device.double().cpu()[: StepSums.NUMBER]
     of_step = StepSums(*sums.tolist())
@@ -243,6 +250,13 @@ def _auxiliary_counts(
     on_device = local.to(device)
     sum_over_ranks([on_device])
     return AuxiliaryCounts(*on_device.tolist())
+
+
+def _overlapped(state: TrainingState, config: Training) -> OverlappedSums | None:
+    """Return what sums a step's gradients in its last backward pass; None where they are summed in another way."""
+    if config.shard == "full" or not config.bucket_mb or not has_others():
+        return None
+    return OverlappedSums(state.trained.values(), config.bucket_mb * 2**20)
 
 
 def _zero_gradients(state: TrainingState) -> None:
