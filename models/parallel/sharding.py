@@ -4,16 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from models.speech_lm.model import SpeechLM
 
 
-def shard(model: SpeechLM, dtype: torch.dtype) -> None:
+def shard(model: SpeechLM, dtype: torch.dtype, size: int = 0) -> None:
     """Shard every parameter over ranks; whole parameters are gathered block by block, in a type, when they are needed.
 
     Gradients are summed over ranks, not averaged: the loss is divided once, by the weight of the global batch.
+
+    Args:
+        model: on its device.
+        dtype: that is computed in.
+        size: ranks that hold all parameters together, 0 for all; every group of so many neighbours has a copy (HSDP).
+
     Source: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277, section 3.2; `torch.distributed.fsdp.fully_shard`.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     policy = (
@@ -21,9 +29,14 @@ def shard(model: SpeechLM, dtype: torch.dtype) -> None:
         if dtype is torch.bfloat16
         else MixedPrecisionPolicy()
     )
+    ranks = dist.get_world_size()
+    mesh = None
+    if 0 < size < ranks:
+        device_type = model.norm.weight.device.type
+        mesh = init_device_mesh(device_type, (ranks // size, size), mesh_dim_names=("replicate", "shard"))
     for block in model.blocks:
-        fully_shard(block, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

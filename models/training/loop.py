@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from models.config.groups import check_context, check_groups
 from models.config.header import Header
 from models.config.header import steps as complete
 from models.config.options import Training
 from models.config.schedule import decay_begins
 from models.parallel.collectives import broadcast_from_first_rank
+from models.parallel.context import make_context
 from models.parallel.parts import PartWriters
 from models.parallel.sharding import shard
 from models.sequence.documents import GridSpec
@@ -93,6 +95,7 @@ def train(
         hooks: what is called on the way.
 
     Raises:
+        InputError: the ranks cannot be cut into the groups that are asked for, or the heads not dealt out to them.
         FloatingPointError: a step was bad and the policy is to stop, or 20 in a row were.
         ValueError: the mixture cannot be read, there is a patience but no validation, or the checkpoint to continue
             from was trained on other packs.
@@ -104,6 +107,8 @@ def train(
         raise ValueError(f"train.stream_weights: the layout has {grid.layout.num_streams} streams")
     if validation is None and config.patience:
         raise ValueError("train.patience counts validations, but there are no validation packs")
+    check_groups(config, process.world_size)
+    check_context(config, model.shape)
     model.to(process.device).train()
     model.recompute = config.recompute
     loader = make_loader(source, grid, config, model.shape.dim, seed, process)
@@ -183,14 +188,15 @@ def make_loader(source: PackSource, grid: GridSpec, config: Training, dim: int, 
     Raises:
         ValueError: the mixture cannot be read.
     """
+    readers = process.readers(config)
     return Loader(
         source,
         Stream(source.components, seed, config.mixture, config.packs_per_step, config.steps),
         grid,
         config.packs_per_step,
         config.packs_per_pass,
-        rank=process.rank,
-        world_size=process.world_size,
+        rank=readers.rank,
+        world_size=readers.world_size,
         dim=dim,
         augment=Augment(config.hide_bands, config.hide_spans, config.shift_bands),
         seed=seed,
@@ -239,7 +245,7 @@ def restore(
     device_type = torch.device(process.device).type
     dtype = type_of(precision_of(device_type, config.precision))
     if config.shard == "full":
-        shard(model, dtype)
+        shard(model, dtype, config.shard_size)
     if first >= 0:
         checkpoint.load_weights(path, model, raw=True)
     if config.compile:
@@ -248,7 +254,9 @@ def restore(
     if first > 0:
         checkpoint.load_moments(path, model, optimizers)
     backend = choose_backend(device_type, config.attention, dtype, model.shape.head_dim)
-    state = TrainingState(model, optimizers, guard, backend, validations=validations)
+    state = TrainingState(
+        model, optimizers, guard, backend, validations=validations, context=make_context(config.context_size)
+    )
     if config.ema_decay:
         kept = checkpoint.open_tensors(path) if first >= 0 else None
         state.averages = {
@@ -262,7 +270,7 @@ def make_writers(config: Training, process: Process) -> PartWriters | None:
     """Return the ranks that write a part each of a checkpoint; None where rank 0 writes all of it."""
     if config.shard == "none" or process.world_size == 1:
         return None
-    return PartWriters(process.world_size)
+    return PartWriters(config.shard_size or process.world_size)
 
 
 def compile_blocks(model: SpeechLM) -> None:

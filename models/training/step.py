@@ -6,13 +6,15 @@ gradient is that of the weighted mean over the whole global batch, however it wa
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
 from models.config.options import Backend, Training
 from models.config.schedule import learning_rate
 from models.parallel.collectives import has_others, sum_over_ranks
+from models.parallel.context import ContextGroup
 from models.parallel.overlap import OverlappedSums
 from models.parallel.sharding import first_row, local_value
 from models.sequence.batch import Batch
@@ -35,6 +37,11 @@ class Process:
     """Their number."""
     device: str = "cpu"
     """Where its model runs."""
+
+    def readers(self, config: Training) -> "Process":
+        """Return this process among the groups that read packs: those of a context group read the same ones."""
+        size = config.context_size
+        return replace(self, rank=self.rank // size, world_size=self.world_size // size)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ class TrainingState:
     """Running mean of the trained parameters by name; empty where none is kept."""
     validations: list[tuple[int, float]] = field(default_factory=list)
     """Step and loss of each validation so far."""
+    context: ContextGroup | None = None
+    """The ranks that split columns with this one, where there are any."""
 
     def __post_init__(self) -> None:
         """Collect the trained parameters."""
@@ -123,6 +132,7 @@ def accumulate(
     config: Training,
     scale: float = 1.0,
     auxiliary: tuple[float, float] = (0.0, 0.0),
+    context: ContextGroup | None = None,
 ) -> torch.Tensor:
     """Add the gradients of the summed loss of some batches; return the sums, float64 (12,), as `StepSums` names them.
 
@@ -134,18 +144,20 @@ def accumulate(
         config: how to train.
         scale: of the gradients; 0 makes the passes without adding anything.
         auxiliary: factors of the summed CTC and activity losses.
+        context: the ranks that split the columns with this one; its first one counts columns and documents.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
     """
     sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64)
     for batch in batches:
-        loss = batch_loss(model, batch, backend, device, config, auxiliary)
+        loss = batch_loss(model, batch, backend, device, config, auxiliary, context)
         (loss.total if scale == 1.0 else loss.total * scale).backward()  # type: ignore[no-untyped-call]
         parts = loss_parts(loss)
         flops = training_flops(model.shape, model.vocabulary, batch)
         counts = [len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops]
-        sums += torch.cat((parts, torch.tensor(counts, dtype=torch.float64)))
+        counted = torch.tensor(counts, dtype=torch.float64)
+        sums += torch.cat((parts, counted if context is None or context.rank == 0 else torch.zeros_like(counted)))
     return sums
 
 
@@ -156,8 +168,9 @@ def batch_loss(
     device: torch.device,
     config: Training,
     auxiliary: tuple[float, float] = (0.0, 0.0),
+    context: ContextGroup | None = None,
 ) -> Loss:
-    """Return the summed loss of a batch, as `weighted` returns it.
+    """Return the summed loss of a batch, as `weighted` returns it; of this rank's columns where they are split.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
@@ -168,8 +181,10 @@ def batch_loss(
             f"a text token is {int(batch.text.max())}, but the model knows {known}; is this another tokenizer?"
         )
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
+    part = batch if context is None else context.part(batch)
+    spread = None if context is None else partial(context.spread, num_columns=len(batch.text))
     with computing(device.type, config.precision):
-        loss: Loss = model(batch.to(device), backend, config.z_loss, streams, *auxiliary)
+        loss: Loss = model(part.to(device), backend, config.z_loss, streams, *auxiliary, spread=spread)
     return loss
 
 
@@ -200,11 +215,12 @@ def run_step(
     counts = _auxiliary_counts(state.model, batches, device, config)
     auxiliary = counts.weights(config)
     overlapped = _overlapped(state, config)
-    sums = accumulate(state.model, batches[:-1], state.backend, device, config, auxiliary=auxiliary)
+    add = partial(accumulate, state.model, backend=state.backend, device=device, config=config, context=state.context)
+    sums = add(batches[:-1], auxiliary=auxiliary)
     with overlapped.during_backward() if overlapped else nullcontext():
-        sums += accumulate(state.model, batches[-1:], state.backend, device, config, auxiliary=auxiliary)
+        sums += add(batches[-1:], auxiliary=auxiliary)
     for filler in packs.fillers:
-        accumulate(state.model, [weighted(filler, config)], state.backend, device, config, 0.0, auxiliary)
+        add([weighted(filler, config)], scale=0.0, auxiliary=auxiliary)
     gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
     save = torch.tensor([float(should_save)], dtype=torch.float64)
     on_device = torch.cat((sums, save)).to(device=device, dtype=torch.float32)
