@@ -40,8 +40,10 @@ class ContextGroup:
     def part(self, batch: Batch) -> Batch:
         """Return this rank's columns of a batch, and the cells that are predicted from them.
 
-        Documents' borders and prompts stay those of the whole batch: attention is over all of its columns.
+        Documents' borders and prompts stay those of the whole batch: attention is over all of its columns. A batch of
+        fewer columns than ranks is followed by an empty document, so that each has one.
         """
+        batch = _lengthened(batch, self.size)
         begin, end = self.borders(len(batch.text))[self.rank :][:2]
 
         def inside(columns: torch.Tensor) -> torch.Tensor:
@@ -86,6 +88,23 @@ class ContextGroup:
             return back.view(self.size, number, heads[0], width).transpose(0, 1).flatten(1, 2)
 
         return spread_attend
+
+
+def _lengthened(batch: Batch, fewest: int) -> Batch:
+    """Return a batch with at least so many columns: what is added predicts nothing, and nothing sees it."""
+    number = len(batch.text)
+    if number >= fewest:
+        return batch
+    added = torch.arange(fewest - number, device=batch.text.device)
+    return replace(
+        batch,
+        text=torch.cat([batch.text, torch.full_like(added, ByteTokenizer.PAD)]),
+        positions=torch.cat([batch.positions, added]),
+        cu_seqlens=torch.cat([batch.cu_seqlens, batch.cu_seqlens.new_tensor([fewest])]),
+        max_seqlen=max(batch.max_seqlen, len(added)),
+        boundaries=(*batch.boundaries, fewest),
+        prompts=(*batch.prompts, len(added)),
+    )
 
 
 def make_context(size: int) -> ContextGroup | None:

@@ -182,7 +182,7 @@ def batch_loss(
         )
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     part = batch if context is None else context.part(batch)
-    spread = None if context is None else partial(context.spread, num_columns=len(batch.text))
+    spread = None if context is None else partial(context.spread, num_columns=part.boundaries[-1])
     with computing(device.type, config.precision):
         loss: Loss = model(part.to(device), backend, config.z_loss, streams, *auxiliary, spread=spread)
     return loss
