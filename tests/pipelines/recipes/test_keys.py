@@ -169,6 +169,9 @@ CHANGES = {
     "train.recompute": (True, NOTHING),
     "train.compile": (True, NOTHING),
     "train.shard": ("full", NOTHING),
+    "train.shard_size": (2, "REFUSED"),  # nothing is sharded
+    "train.context_size": (2, NOTHING),
+    "train.bucket_mb": (0.0, NOTHING),
     "train.checkpoint_every": (2, NOTHING),
     "train.keep_checkpoints": (3, NOTHING),
     "train.keep_best": (1, NOTHING),
