@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from models.config.groups import check_groups
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.execute.partitions import run_partitions
@@ -59,6 +60,9 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
     check_stages(recipe)
     if until == "evaluate":
         check_tasks(recipe)
+    if until in ("train", "evaluate") and options.checkpoint is None:
+        for number in range(options.min_train_workers or options.train_workers, options.train_workers + 1):
+            check_groups(recipe.train, number)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.store:
         Output(options.output).remember(options.store)

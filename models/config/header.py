@@ -1,5 +1,6 @@
 """The header of a checkpoint, and listing checkpoints. Does not import torch; `models.training.checkpoint` does."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from models.codecs.codec import CodecSpec
 from models.config.errors import InputError
-from models.config.intact import check_file, read_json
+from models.config.intact import check_file, digest_bytes, digest_file, read_json
 from models.config.shape import Shape, Vocabulary
 
 POSITION = "loader.json"
@@ -86,6 +87,32 @@ def read_header(path: Path) -> tuple[int, Header]:
     """
     step, header, _ = _read(path)
     return step, header
+
+
+def tensor_files(path: Path, kind: str) -> list[str]:
+    """Return the names of a checkpoint's files of tensors of a kind, in the order of their rows.
+
+    It is one, or one of each rank that held a part. Checkpoints of earlier versions do not list their files.
+
+    Args:
+        path: of the checkpoint.
+        kind: `model`, `raw` or `optimizer`.
+
+    Raises:
+        InputError: the folder is not a checkpoint, or its header is damaged.
+    """
+    of_kind = re.compile(rf"{kind}(-\d+-of-\d+)?\.safetensors")
+    return sorted(name for name in _read(path)[2] if of_kind.fullmatch(name)) or [f"{kind}.safetensors"]
+
+
+def weights_digest(path: Path) -> str:
+    """Return the digest of the file of weights that a user takes; that of its parts' digests where there are parts.
+
+    Raises:
+        InputError: the folder is not a checkpoint, or its header is damaged.
+    """
+    digests = [digest_file(path / name) for name in tensor_files(path, "model")]
+    return digests[0] if len(digests) == 1 else digest_bytes("".join(digests).encode())
 
 
 def check_checkpoint_files(path: Path, *names: str) -> None:

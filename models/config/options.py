@@ -92,6 +92,15 @@ class Training(Checked, section="train"):
     same, each captured as a CUDA graph; batches are padded to a few lengths, by up to an eighth."""
     shard: Literal["none", "full"] = field(default="none", metadata=NO_RESULT)
     """full: shard parameters, gradients and moments over ranks (FSDP2)."""
+    shard_size: int = field(default=0, metadata=NO_RESULT | within(0, 100_000, "ranks"))
+    """Ranks that hold all parameters together, with shard full: the GPUs of a machine, for example. Each group of so
+    many has all of them (HSDP); must divide the number of ranks. 0 for all ranks."""
+    context_size: int = field(default=1, metadata=NO_RESULT | within(1, 1024, "ranks"))
+    """Ranks that split the columns of a batch among them, for packs that are too long for one device (Ulysses); must
+    divide the number of ranks, and that of heads."""
+    bucket_mb: float = field(default=25.0, metadata=NO_RESULT | within(0, 1e6, "MiB"))
+    """Gradients that are summed over ranks in one collective, while the backward pass goes on, with shard none. With 0
+    all of them are summed after it."""
     checkpoint_every: int = field(default=100, metadata=NO_RESULT | within(1, 10**9, "steps"))
     """Steps between checkpoints."""
     keep_checkpoints: int = field(default=2, metadata=NO_RESULT | within(1, 10**6))
@@ -123,6 +132,13 @@ class Training(Checked, section="train"):
             yield "train.best_by cpwer needs --train.validate-conversations and --train.validate-every above 0"
         if self.validate_conversations and self.shard == "full":
             yield "train.validate_conversations decodes with whole weights, which train.shard full splits; set 0"
+        if self.shard_size and self.shard == "none":
+            yield "train.shard_size is of train.shard full; set that, or 0"
+        if self.context_size > 1 and (self.ctc_weight or self.activity_weight):
+            yield (
+                "train.context_size splits the columns of documents, which the CTC and activity losses need whole; "
+                "set ctc_weight 0 and activity_weight 0"
+            )
         if self.patience and not self.validate_every:
             yield "train.patience counts validations, and train.validate_every 0 makes none"
         if self.optimizer == "muon" and self.shard == "full":

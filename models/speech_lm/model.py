@@ -10,6 +10,7 @@ Sources: those of its parts (`transformer.py`); Copet et al. 2023, "MusicGen", a
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.front_end import FrontEnd
 from models.speech_lm.lora import freeze_all_but_updates
 from models.speech_lm.precision import precision_of, type_of
-from models.speech_lm.transformer import Block, RMSNorm, rotary, run_block
+from models.speech_lm.transformer import Attend, Block, RMSNorm, rotary, run_block
 
 
 @dataclass
@@ -206,14 +207,16 @@ class SpeechLM(nn.Module):
         return self._run(batch, backend, keep=False)[0]
 
     def _run(
-        self, batch: Batch, backend: Backend, keep: bool
+        self, batch: Batch, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
         x = self.embed(batch.text, batch.audio, batch.audio_columns)
         if torch.is_autocast_enabled(x.device.type):  # a sum of two types costs a GPU a pass over both
             x = x.to(torch.get_autocast_dtype(x.device.type))
         cos, sin = rotary(batch.positions, self.shape)
         prompts = batch.prompts if self.shape.prompt_attention == "both" else None
-        attend = PackedAttention(batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
+        attend: Attend = PackedAttention(batch.cu_seqlens, batch.boundaries, batch.max_seqlen, backend, prompts)
+        if spread is not None:
+            attend = spread(attend)
         kept = []
         readable = x
         for number, block in enumerate(self.blocks):
@@ -233,6 +236,7 @@ class SpeechLM(nn.Module):
         stream_weights: torch.Tensor | None = None,
         ctc_weight: float = 0.0,
         activity_weight: float = 0.0,
+        spread: Callable[[Attend], Attend] | None = None,
     ) -> Loss:
         """Return the summed loss of a batch; see `operators.schema` for which cells count.
 
@@ -244,8 +248,9 @@ class SpeechLM(nn.Module):
             ctc_weight: weight of the summed CTC loss on prompt audio (`ctc.py`).
             activity_weight: weight of the summed loss on who talks where (`activity.py`), computed on the input of the
                 last block, because nothing attends to what that block makes of a prompt.
+            spread: makes attention one over several ranks, where the batch holds this rank's columns alone.
         """
-        hidden, _, readable = self._run(batch, backend, keep=False)
+        hidden, _, readable = self._run(batch, backend, keep=False, spread=spread)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         pad = self.vocabulary.codebook_size

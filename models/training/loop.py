@@ -7,10 +7,15 @@ from pathlib import Path
 
 import torch
 
+from models.config.groups import check_context, check_groups
 from models.config.header import Header
 from models.config.header import steps as complete
 from models.config.options import Training
 from models.config.schedule import decay_begins
+from models.parallel.collectives import broadcast_from_first_rank
+from models.parallel.context import make_context
+from models.parallel.parts import PartWriters
+from models.parallel.sharding import shard
 from models.sequence.documents import GridSpec
 from models.speech_lm.attention import choose_backend
 from models.speech_lm.compiled import compile_blocks
@@ -19,7 +24,6 @@ from models.speech_lm.model import SpeechLM
 from models.speech_lm.precision import precision_of, to_fp8, type_of
 from models.training import checkpoint
 from models.training.augment import Augment
-from models.training.distributed import broadcast_from_first_rank, shard, shard_like
 from models.training.guard import MOST_BAD_STEPS, StepGuard
 from models.training.loader import Loader, PackSource, StepPacks
 from models.training.metrics import MetricsFile, StepRecord, ValidationRecord, best_steps, is_over
@@ -92,6 +96,7 @@ def train(
         hooks: what is called on the way.
 
     Raises:
+        InputError: the ranks cannot be cut into the groups that are asked for, or the heads not dealt out to them.
         FloatingPointError: a step was bad and the policy is to stop, or 20 in a row were.
         ValueError: the mixture cannot be read, there is a patience but no validation, or the checkpoint to continue
             from was trained on other packs.
@@ -103,6 +108,8 @@ def train(
         raise ValueError(f"train.stream_weights: the layout has {grid.layout.num_streams} streams")
     if validation is None and config.patience:
         raise ValueError("train.patience counts validations, but there are no validation packs")
+    check_groups(config, process.world_size)
+    check_context(config, model.shape)
     model.to(process.device).train()
     model.recompute = config.recompute
     loader = make_loader(source, grid, config, model.shape.dim, seed, process)
@@ -117,7 +124,8 @@ def train(
     step, bad, started = first, 0, time.monotonic()
     if is_over(state.validations, config.patience):
         return first
-    with CheckpointWriter(place.folder, place.header, config, mirror) as writer:
+    writers = make_writers(config, process)
+    with CheckpointWriter(place.folder, place.header, config, mirror, writers) as writer:
         for packs in loader.steps(first + 1, config.steps):
             step, waited = packs.step, time.monotonic() - started
             done = run_step(state, packs, config, process, should_save=hooks.should_save())
@@ -144,10 +152,10 @@ def train(
                 started = time.monotonic()
             ends = step == config.steps or is_over(state.validations, config.patience)
             if saves or ends:
-                # A copy is made on all ranks, where each holds a part.
-                copy = checkpoint.copy_state(model, state.optimizers, state.averages)
+                writes = process.rank == 0 if writers is None else writers.is_one
+                copy = checkpoint.copy_state(model, state.optimizers, state.averages, process.rank) if writes else None
                 hooks.on_checkpoint(step)
-                if process.rank == 0:
+                if copy is not None:
                     writer.write(step, copy, _position(step, config, seed, source.digest, state), best)
             if ends:
                 break
@@ -181,14 +189,15 @@ def make_loader(source: PackSource, grid: GridSpec, config: Training, dim: int, 
     Raises:
         ValueError: the mixture cannot be read.
     """
+    readers = process.readers(config)
     return Loader(
         source,
         Stream(source.components, seed, config.mixture, config.packs_per_step, config.steps),
         grid,
         config.packs_per_step,
         config.packs_per_pass,
-        rank=process.rank,
-        world_size=process.world_size,
+        rank=readers.rank,
+        world_size=readers.world_size,
         dim=dim,
         augment=Augment(config.hide_bands, config.hide_spans, config.shift_bands),
         seed=seed,
@@ -226,33 +235,44 @@ def restore(
     found = complete(place.folder)
     first = broadcast_from_first_rank(found[-1] if found else -1)  # another rank may have written while this one looked
     path = place.folder / f"step-{first:06d}"
-    guard, kept, validations = StepGuard(config.spike_factor), dict[str, torch.Tensor](), list[tuple[int, float]]()
+    guard, validations = StepGuard(config.spike_factor), list[tuple[int, float]]()
     if process.rank == 0 and 0 not in found and (first < 0 or mirror is None):
         checkpoint.save(place.folder, 0, checkpoint.copy_state(model), place.header)
     if first >= 0:
-        model.load_state_dict(checkpoint.load(path, process.device, raw=True)[0].state_dict())
-        kept = checkpoint.load(path, process.device)[0].state_dict()
+        checkpoint.check_encoder(path)
         if first > 0:
             position = checkpoint.check_position(path, digest[:32], seed)
             guard.norms, validations = position["grad_norms"], position["validations"]
     device_type = torch.device(process.device).type
     dtype = type_of(precision_of(device_type, config.precision))
-    if config.shard == "full":
-        shard(model, dtype)
     if config.precision == "fp8":
         to_fp8(model.blocks, device_type)
+    if config.shard == "full":
+        shard(model, dtype, config.shard_size)
+    if first >= 0:
+        checkpoint.load_weights(path, model, raw=True)
     compile_blocks(model, config.compile)
     optimizers = make_optimizers(model, config)
     if first > 0:
         checkpoint.load_moments(path, model, optimizers)
     backend = choose_backend(device_type, config.attention, dtype, model.shape.head_dim)
-    state = TrainingState(model, optimizers, guard, backend, validations=validations)
+    state = TrainingState(
+        model, optimizers, guard, backend, validations=validations, context=make_context(config.context_size)
+    )
     if config.ema_decay:
+        kept = checkpoint.open_tensors(path) if first >= 0 else None
         state.averages = {
-            name: shard_like(kept[name], parameter) if name in kept else parameter.detach().clone()
+            name: kept.like(name, parameter) if kept and name in kept else parameter.detach().clone()
             for name, parameter in state.trained.items()
         }
     return state, max(first, 0)
+
+
+def make_writers(config: Training, process: Process) -> PartWriters | None:
+    """Return the ranks that write a part each of a checkpoint; None where rank 0 writes all of it."""
+    if config.shard == "none" or process.world_size == 1:
+        return None
+    return PartWriters(config.shard_size or process.world_size)
 
 
 def _position(step: int, config: Training, seed: int, digest: str, state: TrainingState) -> checkpoint.StreamPosition:

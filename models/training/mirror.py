@@ -113,12 +113,19 @@ class Mirror:
         Raises:
             OSError: the server refuses; training's own copy stays.
         """
-        filesystem, path = self._remote()
         folder = self.folder / f"step-{step:06d}"
-        names = sorted((one.name for one in folder.iterdir()), key=lambda name: name == "checkpoint.json")
         self.send_loose()
+        self.send_files(folder, step, sorted((one.name for one in folder.iterdir()), key="checkpoint.json".__eq__))
+
+    def send_files(self, folder: Path, step: int, names: Iterable[str]) -> None:
+        """Copy some files of a folder to a checkpoint at the URL, in this order.
+
+        Raises:
+            OSError: the server refuses.
+        """
+        filesystem, path = self._remote()
         for name in names:
-            filesystem.put_file(str(folder / name), f"{path}/{folder.name}/{name}")
+            filesystem.put_file(str(folder / name), f"{path}/step-{step:06d}/{name}")
 
     def drop(self, steps: Iterable[int]) -> None:
         """Remove checkpoints from the URL, the file that makes them one first."""

@@ -5,12 +5,18 @@ gradient is that of the weighted mean over the whole global batch, however it wa
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
 from models.config.options import Backend, Training
 from models.config.schedule import learning_rate
+from models.parallel.collectives import has_others, sum_over_ranks
+from models.parallel.context import ContextGroup
+from models.parallel.overlap import OverlappedSums
+from models.parallel.sharding import first_row, whole
 from models.sequence.batch import Batch
 from models.speech_lm.activity import talking
 from models.speech_lm.compiled import in_a_bucket
@@ -18,7 +24,6 @@ from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import Loss, SpeechLM
 from models.speech_lm.precision import computing
-from models.training.distributed import first_row, sum_over_ranks, whole
 from models.training.guard import StepGuard
 from models.training.loader import StepPacks
 
@@ -33,6 +38,11 @@ class Process:
     """Their number."""
     device: str = "cpu"
     """Where its model runs."""
+
+    def readers(self, config: Training) -> "Process":
+        """Return this process among the groups that read packs: those of a context group read the same ones."""
+        size = config.context_size
+        return replace(self, rank=self.rank // size, world_size=self.world_size // size)
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,8 @@ class TrainingState:
     """Running mean of the trained parameters by name; empty where none is kept."""
     validations: list[tuple[int, float]] = field(default_factory=list)
     """Step and loss of each validation so far."""
+    context: ContextGroup | None = None
+    """The ranks that split columns with this one, where there are any."""
 
     def __post_init__(self) -> None:
         """Collect the trained parameters."""
@@ -125,6 +137,7 @@ def accumulate(
     config: Training,
     scale: float = 1.0,
     auxiliary: tuple[float, float] = (0.0, 0.0),
+    context: ContextGroup | None = None,
 ) -> torch.Tensor:
     """Add the gradients of the summed loss of some batches; return the sums, float64 (12,), as `StepSums` names them.
 
@@ -138,6 +151,7 @@ def accumulate(
         config: how to train.
         scale: of the gradients; 0 makes the passes without adding anything.
         auxiliary: factors of the summed CTC and activity losses.
+        context: the ranks that split the columns with this one; its first one counts columns and documents.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
@@ -145,11 +159,12 @@ def accumulate(
     sums = torch.zeros(StepSums.NUMBER, dtype=torch.float64, device=device)
     counts = torch.zeros(StepSums.NUMBER - NUM_LOSS_PARTS, dtype=torch.float64)
     for batch in batches:
-        loss = batch_loss(model, batch, backend, device, config, auxiliary)
+        loss = batch_loss(model, batch, backend, device, config, auxiliary, context)
         (loss.total if scale == 1.0 else loss.total * scale).backward()  # type: ignore[no-untyped-call]
         sums[:NUM_LOSS_PARTS] += loss_parts(loss)
         flops = training_flops(model.shape, model.vocabulary, batch)
-        counts += torch.tensor([len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops])
+        if context is None or context.rank == 0:
+            counts += torch.tensor([len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops])
     sums[NUM_LOSS_PARTS:] = counts.to(device, non_blocking=True)
     return sums
 
@@ -161,8 +176,9 @@ def batch_loss(
     device: torch.device,
     config: Training,
     auxiliary: tuple[float, float] = (0.0, 0.0),
+    context: ContextGroup | None = None,
 ) -> Loss:
-    """Return the summed loss of a batch, as `weighted` returns it.
+    """Return the summed loss of a batch, as `weighted` returns it; of this rank's columns where they are split.
 
     Raises:
         ValueError: a text token is not in the model's vocabulary.
@@ -172,8 +188,12 @@ def batch_loss(
     if not batch.text.is_cuda and (largest := batch.text.numpy().max(initial=0)) >= known:
         raise ValueError(f"a text token is {largest}, but the model knows {known}; is this another tokenizer?")
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
+    part = batch = in_a_bucket(batch, config.compile)
+    if context is not None:
+        part = context.part(batch)
+    spread = None if context is None else partial(context.spread, num_columns=part.boundaries[-1])
     with computing(device.type, config.precision):
-        loss: Loss = model(in_a_bucket(batch, config.compile).to(device), backend, config.z_loss, streams, *auxiliary)
+        loss: Loss = model(part.to(device), backend, config.z_loss, streams, *auxiliary, spread=spread)
     return loss
 
 
@@ -203,15 +223,21 @@ def run_step(
     batches = [weighted(batch, config) for batch in packs.batches]
     counts = _auxiliary_counts(state.model, batches, device, config)
     auxiliary = counts.weights(config)
-    sums = accumulate(state.model, batches, state.backend, device, config, auxiliary=auxiliary)
+    overlapped = _overlapped(state, config)
+    add = partial(accumulate, state.model, backend=state.backend, device=device, config=config, context=state.context)
+    sums = add(batches[:-1], auxiliary=auxiliary)
+    with overlapped.during_backward() if overlapped else nullcontext():
+        sums += add(batches[-1:], auxiliary=auxiliary)
     for filler in packs.fillers:
-        accumulate(state.model, [weighted(filler, config)], state.backend, device, config, 0.0, auxiliary)
+        add([weighted(filler, config)], scale=0.0, auxiliary=auxiliary)
     gradients = _gradients(state)
+    if overlapped:
+        overlapped.finish()
     save = torch.tensor([float(should_save)], dtype=torch.float64)
     on_device = torch.cat((sums, save.to(device, non_blocking=True)))
     if process.world_size > 1:
         on_device = on_device.float()
-        sum_over_ranks([on_device] if config.shard == "full" else [*gradients, on_device])
+        sum_over_ranks([on_device] if overlapped or config.shard == "full" else [*gradients, on_device])
     if (tied := state.model.pad_row_of) is not None and tied.grad is not None:
         first_row(tied.grad).zero_()
     norm = whole(torch.nn.utils.get_total_norm(gradients))
@@ -254,6 +280,13 @@ def _auxiliary_counts(
     on_device = local.to(device)
     sum_over_ranks([on_device])
     return AuxiliaryCounts(*on_device.tolist())
+
+
+def _overlapped(state: TrainingState, config: Training) -> OverlappedSums | None:
+    """Return what sums a step's gradients in its last backward pass; None where they are summed in another way."""
+    if config.shard == "full" or not config.bucket_mb or not has_others():
+        return None
+    return OverlappedSums(state.trained.values(), config.bucket_mb * 2**20)
 
 
 def _gradients(state: TrainingState) -> list[torch.Tensor]:

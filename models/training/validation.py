@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import torch
 
 from models.config.options import Training
+from models.parallel.collectives import sum_over_ranks
+from models.parallel.sharding import reshard
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec
 from models.speech_lm.model import SpeechLM
-from models.training.distributed import reshard, sum_over_ranks
 from models.training.loader import PackSource
 from models.training.metrics import ValidationRecord
 from models.training.step import Process, TrainingState, batch_loss, loss_parts, weighted
@@ -46,8 +47,9 @@ class Validator:
             packs = [i for span in source.components[name] for i in range(span.first, span.first + span.size)]
             size = config.packs_per_pass
             passes += [(number, packs[start : start + size]) for start in range(0, len(packs), size)]
-        self._mine = passes[process.rank :: process.world_size]
-        most = -(-len(passes) // process.world_size)
+        readers = process.readers(config)
+        self._mine = passes[readers.rank :: readers.world_size]
+        most = -(-len(passes) // readers.world_size)
         fillers = most - len(self._mine) if config.shard == "full" else 0
         self._fillers = [passes[0][1]] * fillers
 
@@ -101,11 +103,13 @@ class Validator:
         sums = torch.zeros(len(self._components), 6, dtype=torch.float64, device=device)
         for number, indices in self._mine:
             batch = collate([self._source[index] for index in indices], self._grid)
-            loss = batch_loss(state.model, weighted(batch, config), state.backend, device, config)
+            loss = batch_loss(
+                state.model, weighted(batch, config), state.backend, device, config, context=state.context
+            )
             sums[number] += loss_parts(loss)[:6]
         for indices in self._fillers:
             batch = collate([self._source[index] for index in indices], self._grid)
-            batch_loss(state.model, weighted(batch, config), state.backend, device, config)
+            batch_loss(state.model, weighted(batch, config), state.backend, device, config, context=state.context)
         if self._process.world_size > 1:
             sums = sums.float()
             sum_over_ranks([sums])

@@ -11,6 +11,7 @@ from models.config.header import Header
 from models.config.header import steps as complete
 from models.config.options import Training
 from models.config.schedule import decay_begins
+from models.parallel.parts import PartWriters
 from models.training import checkpoint
 from models.training.metrics import read_metrics
 from models.training.mirror import Mirror
@@ -19,9 +20,17 @@ from models.training.mirror import Mirror
 class CheckpointWriter:
     """Writes checkpoints while the next steps run; errors are raised at the next checkpoint, or at the end."""
 
-    def __init__(self, folder: Path, header: Header, config: Training, mirror: Mirror | None = None) -> None:
-        """Start a thread that writes."""
+    def __init__(
+        self,
+        folder: Path,
+        header: Header,
+        config: Training,
+        mirror: Mirror | None = None,
+        writers: PartWriters | None = None,
+    ) -> None:
+        """Start a thread that writes; `writers` are the ranks that hold a part each, None where rank 0 holds all."""
         self._folder, self._header, self._config, self._mirror = folder, header, config, mirror
+        self._writers = writers
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -61,11 +70,17 @@ class CheckpointWriter:
     def _write(
         self, step: int, state: checkpoint.State, position: checkpoint.StreamPosition, best: Sequence[int] | None
     ) -> None:
-        checkpoint.save(self._folder, step, state, self._header, position)
+        if self._writers:
+            checkpoint.save_part(self._folder, step, state, self._header, position, self._writers, self._mirror)
+            if self._writers.rank:
+                return
+        else:
+            checkpoint.save(self._folder, step, state, self._header, position)
         best = [*(self._best() if best is None else best), decay_begins(self._config)]  # a longer training begins there
         checkpoint.prune(self._folder, self._config.keep_checkpoints, best)
         if self._mirror:
-            self._mirror.send(step)
+            if not self._writers:
+                self._mirror.send(step)
             kept = complete(self._folder)
             copied = [number for number in self._mirror.steps() if number]
             # This machine may not hold the best ones, which another wrote.

@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from models.codecs.codec import CodecSpec
-from models.config.header import Header, read_header
+from models.config.header import Header, read_header, weights_digest
 from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
-from operators.digest import digest_file
 from operators.documents.compose import Compose, codec_of
 from operators.documents.task import TranscribedTurn
 from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
@@ -120,7 +119,7 @@ class Transcribe:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the checkpoint's weights."""
-        return digest_file(Path(self.checkpoint) / "model.safetensors")[:32]
+        return weights_digest(Path(self.checkpoint))[:32]
 
     @property
     def most_tokens(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.config.header import Header, read_header
+from models.config.header import Header, read_header, weights_digest
 from operators.digest import digest_file
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
@@ -109,7 +109,7 @@ def _nodes(output: Output) -> Iterator[dict[str, Any]]:
             )
     for path in sorted((output.folder / "checkpoints").glob("*/step-*")):
         step, header = read_header(path)
-        weights = digest_file(path / "model.safetensors")
+        weights = weights_digest(path)
         run = header.lineage.get("mlflow_run", "")
         yield node(
             "checkpoint",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.config.header import Header, read_header, steps
+from models.config.header import Header, read_header, steps, weights_digest
 from models.config.intact import read_json, sealed
 from models.config.shape import Shape
 from models.training.mirror import Mirror
@@ -98,7 +98,7 @@ def start_digest(recipe: Recipe) -> str | None:
         return name
     ours = _ours(name)
     if ours is not None:
-        return digest_file(ours / "model.safetensors")
+        return weights_digest(ours)
     from models.speech_lm.pretrained import find
 
     return digest([digest_file(path) for path in sorted(find(name).glob("*.safetensors"))])
@@ -128,7 +128,7 @@ def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None)
     chosen = _last(folder, header) if name == "last" else _ours(name) if name else None
     if chosen is not None:
         step, _ = read_header(chosen)
-        weights = digest_file(chosen / "model.safetensors")
+        weights = weights_digest(chosen)
         made = {"kind": "checkpoint", "path": str(chosen.absolute()), "weights_digest": weights, "step": step}
     elif name is None or name == "last":
         made = {"kind": "scratch", "why": "requested" if name is None else "no matching checkpoint here yet"}

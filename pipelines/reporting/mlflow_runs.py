@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.config.header import read_header
+from models.config.header import read_header, weights_digest
 from models.config.intact import read_json
 from models.config.secrets import masked, without_login
-from operators.digest import digest_file, to_jsonable
+from operators.digest import to_jsonable
 from operators.errors import InputError
 from operators.store.dataset import Snapshot
 from pipelines.recipes.files import to_json
@@ -243,7 +243,7 @@ class StageRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         known = self._client.search_model_versions(f"name = '{name}'") or []
-        weights = digest_file(folder / "model.safetensors")[:32]
+        weights = weights_digest(folder)[:32]
         if any(version.tags.get("hubbub.weights_digest") == weights for version in known):
             return
         tags = {"hubbub.weights_digest": weights, **{key: f"{value:.4f}" for key, value in figures.items()}}
@@ -283,7 +283,7 @@ class StageRun:
         """Record a checkpoint as a LoggedModel and as this run's output; return its id."""
         from mlflow.entities import LoggedModelOutput
 
-        weights = digest_file(folder / "model.safetensors")[:32]
+        weights = weights_digest(folder)[:32]
         known = self._client.search_logged_models(
             [self._experiment], filter_string=f"tags.`hubbub.weights_digest` = '{weights}'"
         )

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.config.header import read_header
+from models.config.header import read_header, weights_digest
 from models.config.settings import key_settings
 from operators.corpus.sources import with_roots
-from operators.digest import canonical_json, digest, digest_file
+from operators.digest import canonical_json, digest
 from operators.documents.tasks import TASKS
 from operators.errors import InputError
 from operators.evaluate.ask import Ask
@@ -122,7 +122,7 @@ def _checkpoints(planning: Planning) -> list[tuple[str, Path, dict[str, Any]]]:
     if given is not None:
         _, header = read_header(given)
         identity = {
-            "weights": digest_file(given / "model.safetensors")[:32],
+            "weights": weights_digest(given)[:32],
             "header": digest({name: value for name, value in vars(header).items() if name != "lineage"})[:32],
         }
         return [("trained", given, identity)]
