@@ -34,8 +34,9 @@ class Training(Checked, section="train"):
     """Largest number of codebooks that prompt audio is shifted up or down by."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
     """What to do if a shard is missing or altered: stop and name it, or print a notice and train without it."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for all parameters, or Muon for the matrices of the blocks: slower steps, of which fewer are needed."""
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """AdamW for all parameters, the same with moments in 8 bits (torchao), or Muon for the matrices of the blocks:
+    slower steps, of which fewer are needed."""
     lr: float = field(default=2e-3, metadata=within(0, 100, open_at="low"))
     """Peak learning rate."""
     pretrained_lr: float = field(default=1e-4, metadata=within(0, 100, open_at="low"))
@@ -141,8 +142,8 @@ class Training(Checked, section="train"):
             )
         if self.patience and not self.validate_every:
             yield "train.patience counts validations, and train.validate_every 0 makes none"
-        if self.optimizer == "muon" and self.shard == "full":
-            yield "train: muon needs whole matrices, which train.shard full splits; use adamw"
+        if self.optimizer != "adamw" and self.shard == "full":
+            yield f"train: {self.optimizer} needs whole matrices, which train.shard full splits; use adamw"
         if not self.document_mask and (self.ctc_weight or self.activity_weight):
             yield (
                 "train: without the document mask, the CTC and activity losses cannot separate the audio of documents; "

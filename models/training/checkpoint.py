@@ -57,7 +57,7 @@ def copy_state(
         f"{names[id(parameter)]}:{key}": value
         for optimizer in optimizers
         for parameter, values in optimizer.state.items()
-        for key, value in values.items()
+        for key, value in (optimizer.kept(parameter) if hasattr(optimizer, "kept") else values).items()
     }
 
     def own(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -309,9 +309,13 @@ def load_moments(path: Path, model: SpeechLM, optimizers: Sequence[torch.optim.O
             name, _, moment = key.rpartition(":")
             if name in parameters:
                 parameter = parameters[name]
-                owner[id(parameter)].state[parameter][moment] = (
-                    stored.rows(key).to(parameter.device) if moment == "step" else stored.like(key, parameter)
-                )
+                optimizer = owner[id(parameter)]
+                if hasattr(optimizer, "restore"):
+                    optimizer.restore(parameter, moment, stored.rows(key).to(parameter.device))
+                elif moment == "step":
+                    optimizer.state[parameter][moment] = stored.rows(key).to(parameter.device)
+                else:
+                    optimizer.state[parameter][moment] = stored.like(key, parameter)
     except (OSError, SafetensorError) as error:
         file = path / "optimizer.safetensors"
         raise InputError(f"{file} does not load: {str(error).splitlines()[0]}; {remedy(path)}") from error

@@ -11,7 +11,7 @@ from models.training.muon import Muon
 
 
 def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optimizer]:
-    """Return fused AdamW with decay on matrices only, and Muon for the blocks' matrices where asked.
+    """Return AdamW with decay on matrices only, fused or in 8 bits, and Muon for the blocks' matrices where asked.
 
     What came from a text LLM has groups of its own, whose rate is a `share` of that of what is new.
 
@@ -20,7 +20,7 @@ def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optim
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     by_muon = [p for name, p in trained.items() if name.startswith("blocks.") and p.dim() == 2]
-    if config.optimizer == "adamw":
+    if config.optimizer != "muon":
         by_muon = []
     muon_ids = {id(p) for p in by_muon}
     old_ids = {id(p) for name, p in trained.items() if name in model.pretrained}
@@ -36,14 +36,12 @@ def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optim
 
     by_adamw = [p for p in trained.values() if id(p) not in muon_ids]
     matrices, vectors = ([p for p in by_adamw if (p.dim() >= 2) == is_matrix] for is_matrix in (True, False))
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [*groups(matrices, config.weight_decay), *groups(vectors, 0.0)],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
-    ]
+    by_decay, betas = [*groups(matrices, config.weight_decay), *groups(vectors, 0.0)], (config.beta1, config.beta2)
+    if config.optimizer == "adamw8bit":
+        from models.training.low_bit import AdamW8bit
+
+        return [AdamW8bit(by_decay, lr=config.lr, betas=betas)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(by_decay, lr=config.lr, betas=betas, fused=True)]
     if by_muon:
         muon = groups(by_muon, config.weight_decay)
         optimizers.append(Muon(muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))

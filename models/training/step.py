@@ -314,7 +314,11 @@ def _mean_decay(step: int, config: Training) -> float:
 def _update(state: TrainingState, step: int, rate: float, config: Training) -> None:
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("share", 1.0)
+            own_rate = rate * group.get("share", 1.0)
+            if isinstance(group["lr"], torch.Tensor):  # of an optimizer that is compiled
+                group["lr"].fill_(own_rate)
+            else:
+                group["lr"] = own_rate
         optimizer.step()
     if state.averages:
         values = [parameter.detach() for parameter in state.trained.values()]

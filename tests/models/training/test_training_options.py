@@ -20,6 +20,7 @@ from models.training import checkpoint
 from models.training.guard import StepGuard
 from models.training.metrics import read_metrics
 from models.training.muon import Muon
+from models.training.optimizers import make_optimizers
 from models.training.order import Span
 from tests.models.support import (
     SHAPE,
@@ -71,6 +72,61 @@ def test_blocks_done_again_change_nothing(tmp_path, how):
     run(tmp_path / "kept")
     run(tmp_path / "again", changed(recompute=how))
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+@pytest.fixture
+def eager_optimizer():
+    """An optimizer that is compiled for each shape is run as it is written: compiling takes a minute."""
+    pytest.importorskip("torchao", reason="pip install 'hubbub[lowbit]'")
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("eager_optimizer")
+def test_moments_in_8_bits_learn_and_go_on_as_if_never_stopped(tmp_path):
+    wide = replace(header(GRID), shape=replace(SHAPE, dim=64, ffn_dim=96))
+
+    def run_wide(folder, config, **options):
+        model = model_for(GRID, dtype=torch.float32, dim=64, ffn_dim=96)
+        train_flat(model, Source(packs(), (4, 5)), GRID, config, seed=7, folder=folder, header=wide, **options)
+        return model
+
+    config = changed(optimizer="adamw8bit", steps=12, checkpoint_every=5)
+    whole = run_wide(tmp_path / "whole", config)
+    run_wide(tmp_path / "plain", replace(config, optimizer="adamw"))
+    assert losses(tmp_path / "whole") != losses(tmp_path / "plain")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "plain"), rel=3e-2)
+
+    def stop(record):
+        if record.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_wide(tmp_path / "cut", config, on_step=stop)
+    cut = run_wide(tmp_path / "cut", config)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    for one, other in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("eager_optimizer")
+def test_moments_in_8_bits_take_a_quarter_of_the_memory():
+    def held(kind):
+        model = model_for(GRID, dtype=torch.float32, dim=128, ffn_dim=256)
+        (optimizer,) = make_optimizers(model, Training(optimizer=kind))
+        model(collate(packs()[:1], GRID)).total.backward()
+        optimizer.step()
+        found = 0
+        for state in optimizer.state.values():
+            for value in state.values():
+                parts = [getattr(value, name) for name in ("codes", "scale") if hasattr(value, name)] or [value]
+                found += sum(part.numel() * part.element_size() for part in parts)
+        return found
+
+    assert held("adamw8bit") < 0.3 * held("adamw")
 
 
 class Products(TorchDispatchMode):
