@@ -1,6 +1,7 @@
 """What is checked of a recipe before anything is started: rules that involve several of its sections."""
 
 import re
+from importlib.util import find_spec
 
 from models.codecs import codec_entry
 from models.training.order import mixture_names
@@ -51,6 +52,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if spoken:
         recipe.place.check(recipe.casting.most_speakers)
+    _check_low_bits(recipe)
     _ = recipe.compose.loaded_tokenizer
     for name in recipe.evaluate.recognizers:
         load_recognizer(name)
@@ -91,6 +93,20 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.encode.stems and recipe.render.stems == "none":
         raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
+
+
+def _check_low_bits(recipe: Recipe) -> None:
+    """Check what training in 8 bits needs.
+
+    Raises:
+        InputError: torchao is not installed, or the model trains low-rank updates.
+    """
+    wanted = [f"--train.precision {recipe.train.precision}"] * (recipe.train.precision == "fp8")
+    wanted += [f"--train.optimizer {recipe.train.optimizer}"] * (recipe.train.optimizer == "adamw8bit")
+    if wanted and find_spec("torchao") is None:
+        raise InputError(f"{wanted[0]} needs torchao: pip install 'hubbub[lowbit]'")
+    if recipe.train.precision == "fp8" and recipe.model.lora_rank:
+        raise InputError("train.precision fp8: low-rank updates (model.lora_rank) are trained in bf16")
 
 
 def _check_mixture(recipe: Recipe) -> None:

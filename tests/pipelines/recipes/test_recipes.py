@@ -134,12 +134,21 @@ def test_the_tiny_recipe_is_tiny():
             "grow goes from short packs to long ones, but pack.packer best_fit",
         ),
         ({"encode": {"stems": True}}, "encode.stems encodes what --render.stems makes"),
+        ({"train": {"precision": "fp8"}, "model": {"lora_rank": 4}}, "low-rank updates (model.lora_rank) are trained"),
     ],
 )
 def test_recipes_that_lack_what_they_need_are_refused(change, said):
     recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, **change}
     with pytest.raises(InputError, match=re.escape(said)):
         check_recipe(from_mapping(Recipe, recipe, "recipe"))
+
+
+def test_training_in_8_bits_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("pipelines.recipes.check.find_spec", lambda _: None)
+    for change, said in (({"precision": "fp8"}, "precision fp8"), ({"optimizer": "adamw8bit"}, "optimizer adamw8bit")):
+        recipe = {"corpus": {"manifests": ["x"]}, "pack": {"capacity": 4096}, "train": change}
+        with pytest.raises(InputError, match=re.escape(f"--train.{said} needs torchao: pip install 'hubbub[lowbit]'")):
+            check_recipe(from_mapping(Recipe, recipe, "recipe"))
 
 
 def test_scripts_are_read_or_named():
