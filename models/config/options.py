@@ -134,7 +134,7 @@ class Training(Checked, section="train"):
         if self.validate_conversations and self.shard == "full":
             yield "train.validate_conversations decodes with whole weights, which train.shard full splits; set 0"
         if self.shard_size and self.shard == "none":
-            yield "train.shard_size is of train.shard full; set that, or 0"
+            yield "train.shard_size needs --train.shard full; without it, set 0"
         if self.context_size > 1 and (self.ctc_weight or self.activity_weight):
             yield (
                 "train.context_size splits the columns of documents, which the CTC and activity losses need whole; "

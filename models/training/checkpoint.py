@@ -129,11 +129,13 @@ def save_part(
 
     def agree(work: Callable[[], None]) -> list[dict[str, Any]]:
         """Do a part of the work; learn of all ranks' files, or that one has failed."""
+        message: dict[str, Any] = {}
         try:
             work()
-            said = writers.exchange({"files": files, "exists": target.exists()})
-        except OSError as error:
-            said = writers.exchange({"fault": str(error)})
+            message |= {"files": files, "exists": target.exists()}
+        except Exception as error:  # noqa: BLE001 - whatever it is: the others wait for a word
+            message["fault"] = str(error) or type(error).__name__
+        said = writers.exchange(message)
         if faults := [f"rank {rank}: {one['fault']}" for rank, one in enumerate(said) if "fault" in one]:
             raise OSError(f"the checkpoint of step {step} cannot be written: {'; '.join(faults)}")
         return said

@@ -97,7 +97,10 @@ class CheckpointWriter:
         def before(step: int) -> float:
             return statistics.fmean(r.loss for r in records if step - every < r.step <= step)
 
-        measured = [step for step in complete(self._folder)[1:] if any(r.step == step for r in records)]
+        known = set(complete(self._folder))
+        if self._writers and self._mirror:  # this machine may hold parts alone
+            known |= set(self._mirror.steps())
+        measured = [step for step in sorted(known)[1:] if any(r.step == step for r in records)]
         return sorted(measured, key=before)[: self._config.keep_best]
 
     def log_bad_step(self, fault: dict[str, object]) -> None:

@@ -67,5 +67,27 @@ def test_two_groups_of_two_ranks_make_the_steps_of_one_rank(tmp_path):
 
 
 def test_a_size_of_groups_without_sharding_is_refused():
-    with pytest.raises(ValueError, match=r"shard_size is of train\.shard full"):
+    with pytest.raises(ValueError, match="shard_size needs --train"):
         Training(shard_size=2)
+
+
+def _on_gpus(rank, world_size, folder, options):
+    config = replace(CONFIG, precision="float32", attention="loop", checkpoint_every=5, **options)
+    run(folder, replace(config, steps=5, schedule="wsd"), rank=rank, world_size=world_size, device="cuda")
+    run(folder, replace(config, schedule="wsd"), rank=rank, world_size=world_size, device="cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"bucket_mb": 2e-3}, {"shard": "full"}, {"context_size": 2}])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_on_gpus_train_and_go_on_as_one_on_a_cpu_does(tmp_path, ranks, options):
+    """With NCCL, stopped after 5 steps; on one GPU too, where there are no others."""
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"needs {ranks} CUDA devices")
+    if ranks == 1 and "context_size" in options:
+        pytest.skip("one rank is no group")
+    run(tmp_path / "cpu", replace(CONFIG, schedule="wsd", steps=5))
+    run(tmp_path / "cpu", replace(CONFIG, schedule="wsd"))
+    on_ranks(ranks, _on_gpus, tmp_path / "gpu", options, backend="nccl")
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=5e-3)
