@@ -98,6 +98,11 @@ def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArr
     return [codec.encode(wav) for wav in wavs] if batched is None else batched(wavs)
 
 
+def takes_any_lengths(codec: Codec) -> bool:
+    """Return whether a codec's `encode_many` takes waveforms of any lengths together without padding them."""
+    return bool(getattr(codec, "takes_any_lengths", False))
+
+
 def pack_codes(codes: NDArray[Any], bits: int) -> bytes:
     """Pack codes (K, T) frame by frame, so that a span of frames is a span of bytes.
 
