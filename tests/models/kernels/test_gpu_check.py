@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import re
 import subprocess
@@ -29,7 +30,8 @@ class OnlyThese:
     find_distributions = real.find_distributions
     @staticmethod
     def find_spec(name, path=None, target=None):
-        return real.find_spec(name, path, target) if path is not None or name in allowed else None
+        may = path is not None or name in allowed or name.startswith("_sysconfigdata")
+        return real.find_spec(name, path, target) if may else None
 
 kept = (importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter)
 sys.meta_path = [finder for finder in sys.meta_path if finder in kept]
@@ -53,7 +55,11 @@ def needed_by(names):
             found.add(name)
             wanted += [re.match(r"[\w.-]+", one)[0] for one in required if "extra ==" not in one]
     by_module = importlib.metadata.packages_distributions().items()
-    return sorted(module for module, of in by_module if found & {re.sub(r"[-_.]+", "-", one).lower() for one in of})
+    modules = {module for module, of in by_module if found & {re.sub(r"[-_.]+", "-", one).lower() for one in of}}
+    if "setuptools" in modules:  # torch.compile imports it, and it brings packages along
+        place = importlib.util.find_spec("setuptools").submodule_search_locations[0]
+        modules |= {path.stem for path in Path(place, "_vendor").iterdir()}
+    return sorted(modules)
 
 
 @pytest.mark.slow
