@@ -194,3 +194,8 @@ def test_synthetic_packs_are_full_and_their_text_follows_from_itself():
 
 def test_parts_together_stay_within_six_minutes():
     assert sum(budget for budget, _ in PARTS.values()) <= gpu_check.TOTAL_S == 360
+
+
+def test_the_page_has_a_row_for_every_part():
+    page = (ROOT / "docs/training.md").read_text()
+    assert [name for name in PARTS if f"\n| `{name}` |" not in page] == []
