@@ -233,15 +233,16 @@ def compare(size, capacity, steps, device, recompute, rounds=5, number=8):
         how = f" by {sides[name].how}" if name in sides else ""
         say(f"{size}: {name}{how} {statistics.median(found):,.0f} tokens/s ({min(found):,.0f} to {max(found):,.0f})")
 
-    def over(name, other):
-        pairs = zip(rates.get(name, []), rates.get(other, []), strict=False)
-        return {key: round(value, 3) for key, value in spread([a / b for a, b in pairs]).items()} if times else None
+    def over(other):
+        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[other], strict=True)]
+        return {key: round(value, 3) for key, value in spread(ratios).items()}
 
     def middle(name):
         return statistics.median(rates[name]) if name in rates else None
 
-    both = {name: over("ours", name) for name in ("transformers", "transformers_packed", "plain") if name in rates}
-    ratios = {name: found and found["median"] for name, found in both.items()} if "ours" in rates else {}
+    peers = ("transformers", "transformers_packed", "plain")
+    both = {name: over(name) for name in peers if name in rates and "ours" in rates}
+    ratios = {name: found["median"] for name, found in both.items()}
     result = {
         "tokens_per_s": middle("ours"),
         "mfu": None,
@@ -253,7 +254,7 @@ def compare(size, capacity, steps, device, recompute, rounds=5, number=8):
         "over_transformers": ratios.get("transformers"),
         "over_transformers_packed": ratios.get("transformers_packed"),
         "triton_over_plain": ratios.get("plain"),
-        "spreads": {name: spread(found) for name, found in rates.items()} | ({"over": both} if ratios else {}),
+        "spreads": {name: spread(found) for name, found in rates.items()} | {"over": both},
         "rounds": rounds,
         "steps_per_round": steps,
         "columns_per_pack": [sum(one.num_columns for one in pack) for pack in packs],

@@ -89,11 +89,19 @@ def _collect(part: Part, setting: Setting, budget_s: float, into: list[Figure]) 
             raise OverBudgetError
 
 
-def run_part(name: str, part: Part, setting: Setting, budget_s: float) -> Outcome:
-    """Run a part; what it has yielded is kept, however it ends."""
+def run_part(name: str, part: Part, setting: Setting, budget_s: float, left_s: float = float("inf")) -> Outcome:
+    """Run a part; what it has yielded is kept, however it ends.
+
+    Args:
+        name: of the part.
+        part: the function.
+        setting: what it is given.
+        budget_s: seconds after which no further figure is asked for.
+        left_s: seconds that are left for all parts.
+    """
     done, started = Outcome(name), time.monotonic()
     try:
-        with interrupted_after(GRACE * budget_s):
+        with interrupted_after(min(GRACE * budget_s, left_s)):
             _collect(part, setting, budget_s, done.figures)
     except OverBudgetError:
         done.status, done.reason = "over budget", f"stopped after {budget_s:.0f} s; what is missing was not measured"
@@ -132,7 +140,7 @@ def check(
         if left < min(5.0, budget_s):
             done = Outcome(name, "skipped", f"the {total_s:.0f} s of all parts are used up (--total-s)")
         else:
-            done = run_part(name, part, setting, min(budget_s, left))
+            done = run_part(name, part, setting, min(budget_s, left), left)
         free(setting.device)
         outcomes.append(done)
         tell(done)
