@@ -98,6 +98,24 @@ def encode_many(codec: Codec, wavs: Sequence[NDArray[np.float32]]) -> list[NDArr
     return [codec.encode(wav) for wav in wavs] if batched is None else batched(wavs)
 
 
+def in_bf16(codec: Codec) -> Codec:
+    """Return a codec that computes in bf16.
+
+    Raises:
+        ValueError: it has no such precision, or too many codes would be others.
+    """
+    made = getattr(codec, "in_bf16", None)
+    if made is None:
+        raise ValueError(f"codec {codec.spec.name} computes in float32 only; use --encode.precision float32")
+    other: Codec = made()
+    return other
+
+
+def takes_any_lengths(codec: Codec) -> bool:
+    """Return whether a codec's `encode_many` takes waveforms of any lengths together without padding them."""
+    return bool(getattr(codec, "takes_any_lengths", False))
+
+
 def pack_codes(codes: NDArray[Any], bits: int) -> bytes:
     """Pack codes (K, T) frame by frame, so that a span of frames is a span of bytes.
 

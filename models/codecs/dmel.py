@@ -6,14 +6,17 @@ everywhere.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import scipy  # its modules are loaded when they are used
 from numpy.typing import NDArray
 
 from models.codecs.codec import CodecEntry, CodecSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 def mel_filterbank(num_channels: int, num_bins: int, sample_rate_hz: int) -> NDArray[np.float32]:
@@ -100,12 +103,16 @@ class DMel:
         Raises:
             ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
         """
-        scale = np.float32(self.NUM_LEVELS / (self.LOG_MAX - self.LOG_MIN))
         codes = np.empty((self.num_frames(len(wav)), self.NUM_CHANNELS), dtype=np.uint16)
         for start, block in self._blocks(wav):
-            level = (block - np.float32(self.LOG_MIN)) * scale
-            codes[start : start + len(block)] = np.clip(level, 0, self.NUM_LEVELS - 1)
+            codes[start : start + len(block)] = self.quantized(block)
         return codes.T  # a view: frames are contiguous, as they are stored
+
+    def quantized(self, energies: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return log10 mel energies (T, 80) as levels from 0 to 15, not yet cut to whole numbers."""
+        scale = np.float32(self.NUM_LEVELS / (self.LOG_MAX - self.LOG_MIN))
+        level = (energies - np.float32(self.LOG_MIN)) * scale
+        return np.asarray(np.clip(level, 0, self.NUM_LEVELS - 1), np.float32)
 
     def log_mel(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log10 mel energies (T, 80) of a 16 kHz waveform (N,) in [-1, 1].
@@ -116,26 +123,38 @@ class DMel:
         blocks = [block for _, block in self._blocks(wav)]
         return np.concatenate([np.zeros((0, self.NUM_CHANNELS), np.float32), *blocks])
 
-    def _blocks(self, wav: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the first frame and the log10 mel energies (B, 80) of each block of frames."""
+    def checked(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a waveform (N,) as it is.
+
+        Raises:
+            ValueError: it is not one-dimensional, or holds NaN or infinity.
+        """
         if wav.ndim != 1:
             raise ValueError(f"dmel takes one channel (N,), not {wav.shape}")
         if not np.isfinite(wav).all():
             raise ValueError("the waveform holds NaN or infinity")
-        num_frames = self.num_frames(len(wav))
-        if not num_frames:
+        return wav
+
+    def _blocks(self, wav: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the first frame and the log10 mel energies (B, 80) of each block of frames."""
+        if not len(self.checked(wav)):
             return
         frames = np.lib.stride_tricks.sliding_window_view(self._pad(wav.astype(np.float32)), self.WINDOW_SAMPLES)
-        frames = frames[:: self.HOP_SAMPLES]
+        yield from self._energies(frames[:: self.HOP_SAMPLES])
+
+    def _energies(self, frames: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the first frame and the log10 mel energies (B, 80) of each block of frames (T, 800)."""
+        from scipy.fft import rfft
+
         # The matrix product always has the same shape, so that its rounding does not depend on the length of the
         # recording: the same samples have the same codes in any recording.
         # Buffers are reused: page faults of new ones take longer than the transform.
         power = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES // 2 + 1), dtype=np.float32)
         windowed = np.zeros((self.BLOCK_FRAMES, self.FFT_SAMPLES), dtype=np.float32)
-        for start in range(0, num_frames, self.BLOCK_FRAMES):
+        for start in range(0, len(frames), self.BLOCK_FRAMES):
             rows = frames[start : start + self.BLOCK_FRAMES]
             np.multiply(rows, self._window, out=windowed[: len(rows), : self.WINDOW_SAMPLES])
-            spectrum = scipy.fft.rfft(windowed[: len(rows)], axis=1)
+            spectrum = rfft(windowed[: len(rows)], axis=1)
             np.multiply(spectrum.real, spectrum.real, out=power[: len(rows)])
             power[: len(rows)] += spectrum.imag * spectrum.imag
             energy = (power @ self._filterbank)[: len(rows)]
@@ -179,11 +198,15 @@ class DMel:
         return np.clip(wav, -1.0, 1.0).astype(np.float32)
 
     def _spectrum(self, padded: NDArray[np.float64]) -> NDArray[np.complex128]:
+        from scipy.fft import rfft
+
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.WINDOW_SAMPLES)[:: self.HOP_SAMPLES]
-        return np.asarray(scipy.fft.rfft(frames * self._window, n=self.FFT_SAMPLES, axis=1))
+        return np.asarray(rfft(frames * self._window, n=self.FFT_SAMPLES, axis=1))
 
     def _overlap_add(self, spectrum: NDArray[np.complex128]) -> NDArray[np.float64]:
-        frames = scipy.fft.irfft(spectrum, n=self.FFT_SAMPLES, axis=1)[:, : self.WINDOW_SAMPLES] * self._window
+        from scipy.fft import irfft
+
+        frames = irfft(spectrum, n=self.FFT_SAMPLES, axis=1)[:, : self.WINDOW_SAMPLES] * self._window
         length = (len(frames) - 1) * self.HOP_SAMPLES + self.WINDOW_SAMPLES
         wav, weight = np.zeros(length), np.zeros(length)
         for t, frame in enumerate(frames):
@@ -193,10 +216,78 @@ class DMel:
         return wav / np.maximum(weight, 1e-3)
 
 
-def _load(_: str, num_codebooks: int | None, __: str) -> DMel:
+class DMelOnDevice(DMel):
+    """dMel of many waveforms at once on a torch device, with the codes of `DMel` in every cell.
+
+    The device computes in float64. A cell whose value is so near the border of two levels that float32's rounding may
+    have put it on either side is decided by `DMel` itself, on the CPU: one to some frames in a hundred.
+    """
+
+    takes_any_lengths: ClassVar[bool] = True
+
+    def __init__(self, device: str, dtype: "torch.dtype | None" = None, *, decides_borders: bool = True) -> None:
+        """Take the device.
+
+        Args:
+            device: torch device.
+            dtype: of the transform and the sums over bins; float64 by default.
+            decides_borders: whether cells near a border are decided by `DMel`; without, a few codes are off by one.
+        """
+        self.device, self.dtype, self.decides_borders = device, dtype, decides_borders
+
+    def encode(self, wav: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Return codes (80, T) of a 16 kHz waveform (N,) in [-1, 1].
+
+        Raises:
+            ValueError: the waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        return self.encode_many([wav])[0]
+
+    def encode_many(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+        """Return the codes (80, T) of each 16 kHz waveform (N,) in [-1, 1], of any lengths.
+
+        Raises:
+            ValueError: a waveform is not one-dimensional, or holds NaN or infinity.
+        """
+        import torch
+
+        from models.codecs.dmel_torch import MelScale, quantized_on
+
+        counts = [self.num_frames(len(self.checked(wav))) for wav in wavs]
+        if not sum(counts):
+            return [np.zeros((self.NUM_CHANNELS, 0), np.uint16) for _ in wavs]
+        # Padded waveforms are whole hops long, so that the frames of all of them are equally spaced when they are
+        # concatenated: T of a waveform, and one across the border to the next, which is dropped.
+        samples = np.concatenate([self._pad(wav.astype(np.float32)) for wav in wavs if len(wav)])
+        scale = MelScale(
+            window=self._window,
+            filterbank=self._filterbank,
+            hop_samples=self.HOP_SAMPLES,
+            fft_samples=self.FFT_SAMPLES,
+            log_min=self.LOG_MIN,
+            levels_per_decade=self.NUM_LEVELS / (self.LOG_MAX - self.LOG_MIN),
+            num_levels=self.NUM_LEVELS,
+        )
+        blocks = quantized_on(self.device, samples, scale, self.dtype or torch.float64)
+        codes, is_near = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        if self.decides_borders and is_near.any():
+            frames = np.lib.stride_tricks.sliding_window_view(samples, self.WINDOW_SAMPLES)[:: self.HOP_SAMPLES]
+            rows = np.flatnonzero(is_near)
+            for first, block in self._energies(frames[rows]):
+                codes[rows[first : first + len(block)]] = self.quantized(block)
+        found, start = [], 0
+        for count in counts:
+            found.append(codes[start : start + count].T)
+            start += count + bool(count)
+        return found
+
+
+def _load(_: str, num_codebooks: int | None, device: str) -> DMel:
     if num_codebooks not in (None, DMel.NUM_CHANNELS):
         raise ValueError(f"dmel has {DMel.NUM_CHANNELS} channels; num_codebooks cannot be {num_codebooks}")
-    return DMel()
+    return DMel() if device == "cpu" else DMelOnDevice(device)
 
 
-CODEC = CodecEntry(load=_load, about="80 log-mel channels in 16 levels, 40 frames/s", needs_weights=False)
+CODEC = CodecEntry(
+    load=_load, about="80 log-mel channels in 16 levels, 40 frames/s", needs_weights=False, runs_on_gpu=True
+)

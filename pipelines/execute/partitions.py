@@ -68,14 +68,14 @@ def submit(stage: StagePlan, jobs: list[Job], *, num_gpus: float = 0.0) -> Itera
             yield done.receipt
 
 
-def build(context: RunContext, stage: StagePlan) -> None:
-    """Make a stage's stale partitions, with a progress bar.
+def build(context: RunContext, stage: StagePlan) -> float:
+    """Make a stage's stale partitions, with a progress bar; return the seconds of audio in what was made.
 
     Raises:
         InputError: a worker met something that the user can fix; partitions already made stay.
     """
     if not stage.stale:
-        return
+        return 0.0
     session = context.session()
     jobs = stage.jobs(context.recipe, context.output, audio_roots(context.recipe, context.output))
     num_gpus = 1.0 if session.num_gpus and stage.stage.uses_gpu(context.recipe) else 0.0
@@ -89,6 +89,7 @@ def build(context: RunContext, stage: StagePlan) -> None:
                 f"{audio_s / 3600 / minutes:.2f} h of audio/min" if audio_s else f"{num_rows / minutes:.0f} rows/min"
             )
             bar.to(done, speed)
+    return audio_s
 
 
 def run_partitions(context: RunContext, _: Plan, stage: StagePlan) -> None:
@@ -99,7 +100,10 @@ def run_partitions(context: RunContext, _: Plan, stage: StagePlan) -> None:
     if stale or stage.name in context.unrecorded:
         with context.stage(stage.name) as run:
             started = time.monotonic()
-            build(context, stage)
+            audio_s = build(context, stage)
+            seconds = time.monotonic() - started
+            if audio_s:
+                run.metrics({"audio_hours_per_s": audio_s / 3600 / seconds})
             snapshot = close(context, stage, inputs)
             remarks = _remarks(context, stage, snapshot)
             run.reads([(context.snapshots[name], context.output.dataset(name).url()) for name in read])

@@ -31,7 +31,7 @@ class Mimi(TransformersCodec):
         return True
 
     def encode_pieces(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a waveform (T hop,) longer than `piece` frames, encoded in pieces with state."""
+        """Return codes (B, K, T) of waveforms (B, T hop) longer than `piece` frames, encoded in pieces with state."""
         # transformers 5.24 renamed the transformer's cache
         names = inspect.signature(self.model.encode).parameters
         cache = "encoder_cache" if "encoder_cache" in names else "encoder_past_key_values"
@@ -40,10 +40,10 @@ class Mimi(TransformersCodec):
         hop = self.hop_samples
         for start in range(0, frames, piece):
             end = min(frames, start + piece)
-            out = self.run_encoder(self.to_tensor(padded[start * hop : end * hop]), use_streaming=True, **state)
+            out = self.encoded(padded[:, start * hop : end * hop], use_streaming=True, **state)
             state = {name: out[name] for name in state}
-            pieces.append(self.codes_of(out, end - start)[0])
-        return np.concatenate(pieces, axis=1)
+            pieces.append(self.codes_of(out, end - start))
+        return np.concatenate(pieces, axis=2)
 
 
 def _example(folder: Path) -> str:

@@ -40,7 +40,7 @@ def interleaved_order(strides: tuple[int, ...]) -> list[tuple[int, int]]:
 class Snac:
     """Runs the `snac` package's model from a local folder with config.json and safetensors."""
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, device: str = "cpu") -> None:
         """Load the weights.
 
         Raises:
@@ -62,6 +62,7 @@ class Snac:
         self.model: Any = SNAC(**json.loads((folder / "config.json").read_text()))
         self.model.load_state_dict(load_file(str(folder / "model.safetensors")))
         self.model.eval()
+        self.device = device
         self.strides = tuple(int(stride) for stride in self.model.vq_strides)
         if any(a % b for a, b in zip(self.strides, self.strides[1:], strict=False)):
             raise ValueError(f"codec snac: each of the strides {self.strides} must be a multiple of the next")
@@ -77,7 +78,7 @@ class Snac:
         state = hashlib.blake2b(digest_size=32)
         for name, tensor in sorted(self.model.state_dict().items()):
             state.update(name.encode())
-            state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+            state.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
         return CodecSpec(
             name="snac",
             sample_rate_hz=int(self.model.sampling_rate),
@@ -107,10 +108,12 @@ class Snac:
         frames = self.num_frames(len(wav))
         if not frames:
             return np.zeros((len(self.order), 0), np.uint16)
-        levels = self.model.encode(torch.from_numpy(wav.astype(np.float32))[None, None])
+        self.model.to(self.device)  # not before: a machine that only plans may have no GPU
+        levels = self.model.encode(torch.from_numpy(wav.astype(np.float32))[None, None].to(self.device))
         codes_per_frame = [self.strides[0] // stride for stride in self.strides]
         grids = [
-            level[0].numpy().reshape(-1, number)[:frames] for level, number in zip(levels, codes_per_frame, strict=True)
+            level[0].cpu().numpy().reshape(-1, number)[:frames]
+            for level, number in zip(levels, codes_per_frame, strict=True)
         ]
         return np.stack([grids[level][:, place] for level, place in self.order]).astype(np.uint16)
 
@@ -127,8 +130,9 @@ class Snac:
         levels = [np.zeros((frames, self.strides[0] // stride), np.int64) for stride in self.strides]
         for row, (level, place) in zip(padded, self.order, strict=True):
             levels[level][:, place] = row
-        waveform = self.model.decode([torch.from_numpy(level.reshape(1, -1)) for level in levels])
-        wav = waveform.reshape(-1).numpy()
+        self.model.to(self.device)
+        waveform = self.model.decode([torch.from_numpy(level.reshape(1, -1)).to(self.device) for level in levels])
+        wav = waveform.reshape(-1).cpu().numpy()
         return np.asarray(np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples], dtype=np.float32)
 
 
@@ -157,8 +161,9 @@ def _example(folder: Path) -> str:
 
 
 CODEC = CodecEntry(
-    load=lambda weights, _, __: Snac(weights),
+    load=lambda weights, _, device: Snac(weights, device),
     about="codes at three rates, interleaved 1, 2a, 3a, 3b, 2b, 3c, 3d",
+    runs_on_gpu=True,
     package="snac",
     example=_example,
 )

@@ -6,12 +6,13 @@ encoded in pieces: exactly where a codec keeps its state from one piece to the n
 side of each piece.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import soxr
@@ -24,6 +25,10 @@ PIECE_S = 60.0
 """Longer recordings are encoded in pieces of this length."""
 CONTEXT_S = 4.0
 """Context on either side of a piece, for codecs that keep no state."""
+PIECES_AT_ONCE = 4
+"""Pieces of one recording that a GPU encodes together, where a codec keeps no state."""
+LEAST_EQUAL = 0.99
+"""Least share of codes that bf16 must leave as they are to be used."""
 
 
 class TransformersCodec:
@@ -48,10 +53,11 @@ class TransformersCodec:
         try:
             kind = getattr(transformers, self.class_name)
             self.model: Any = kind.from_pretrained(weights, use_safetensors=True, local_files_only=local)
-            self.model.eval().to(device)
+            self.model.eval()
         except (OSError, ValueError) as error:
             raise ValueError(f"codec {self.name}: {weights} does not load: {str(error).splitlines()[0]}") from error
         self.device, self.weights = device, weights
+        self.precision: torch.dtype = torch.float32
         self._check_config()
         available = self.available_codebooks
         self.num_codebooks = num_codebooks or available
@@ -93,14 +99,26 @@ class TransformersCodec:
         return waveforms
 
     def encode_pieces(self, padded: NDArray[np.float32], frames: int, piece: int) -> NDArray[np.uint16]:
-        """Return codes (K, T) of a waveform (T hop,) longer than `piece` frames, encoded in pieces with context."""
+        """Return codes (B, K, T) of waveforms (B, T hop) longer than `piece` frames, encoded in pieces with context.
+
+        On a GPU pieces of equal length are encoded together.
+        """
         context = round(CONTEXT_S * self.rate_hz / self.hop_samples)
-        pieces, hop = [], self.hop_samples
-        for start in range(0, frames, piece):
-            low, high = max(0, start - context), min(frames, start + piece + context)
-            codes = self.codes_of(self.run_encoder(self.to_tensor(padded[low * hop : high * hop])), high - low)[0]
-            pieces.append(codes[:, start - low : min(frames, start + piece) - low])
-        return np.concatenate(pieces, axis=1)
+        spans = [
+            (start, max(0, start - context), min(frames, start + piece + context)) for start in range(0, frames, piece)
+        ]
+        at_once = 1 if self.device == "cpu" else PIECES_AT_ONCE
+        pieces, hop, number = [], self.hop_samples, len(padded)
+        while spans:
+            length = spans[0][2] - spans[0][1]
+            together = [span for span in spans[:at_once] if span[2] - span[1] == length]
+            spans = spans[len(together) :]
+            rows = np.concatenate([padded[:, low * hop : high * hop] for _, low, high in together])
+            codes = self.codes_of(self.encoded(rows), length)
+            for at, (start, low, _) in enumerate(together):
+                own = codes[at * number : (at + 1) * number]
+                pieces.append(own[:, :, start - low : min(frames, start + piece) - low])
+        return np.concatenate(pieces, axis=2)
 
     # ------------------------------------------------------------------------------------------- the same for all
 
@@ -141,9 +159,37 @@ class TransformersCodec:
         """Return ceil(num_samples / hop)."""
         return -(-num_samples // self.hop_samples)
 
-    def to_tensor(self, wav: NDArray[np.float32]) -> torch.Tensor:
-        """Return a waveform (N,) as a batch (1, 1, N) on the codec's device."""
-        return torch.from_numpy(wav)[None, None].to(self.device)
+    def encoded(self, wavs: NDArray[np.float32], **state: Any) -> Any:
+        """Return what the library's `encode` returns for waveforms (B, N), on the codec's device and in its precision.
+
+        The model goes to the device when it is first used: a machine that only plans may have none.
+        """
+        self.model.to(self.device)
+        with torch.autocast(torch.device(self.device).type, self.precision, enabled=self.precision != torch.float32):
+            return self.run_encoder(torch.from_numpy(wavs)[:, None].to(self.device), **state)
+
+    def in_bf16(self) -> Self:
+        """Return the codec with its encoder's matrix products and convolutions in bf16, by autocast.
+
+        Raises:
+            ValueError: on a test sound less than 99 % of the codes stay as they are in float32.
+        """
+        other = copy.copy(self)
+        other.precision = torch.bfloat16
+        # Where only a plan is made there may be no GPU: then a CPU, which rounds as often, decides.
+        probed = [copy.copy(one) for one in (self, other)]
+        for one in probed:
+            is_here = torch.device(self.device).type != "cuda" or torch.cuda.is_available()
+            one.device = self.device if is_here else "cpu"
+        sound = _test_sound(self.rate_hz)
+        exact, found = (one.encode(sound) for one in probed)
+        equal = float((exact == found).mean())
+        if equal < LEAST_EQUAL:
+            raise ValueError(
+                f"codec {self.name}: in bf16 only {equal:.1%} of the codes of a test sound are those of float32, and "
+                f"{LEAST_EQUAL:.0%} are needed; use --encode.precision float32"
+            )
+        return other
 
     def codes_of(self, output: Any, frames: int) -> NDArray[np.uint16]:
         """Return codes (B, K, T), T being `frames`, from the library's output."""
@@ -174,8 +220,8 @@ class TransformersCodec:
             return np.zeros((self.num_codebooks, 0), np.uint16)
         piece = max(1, round(PIECE_S * self.rate_hz / self.hop_samples))
         if frames > piece:
-            return self.encode_pieces(padded, frames, piece)
-        return np.asarray(self.codes_of(self.run_encoder(self.to_tensor(padded)), frames)[0])
+            return np.asarray(self.encode_pieces(padded[None], frames, piece)[0])
+        return np.asarray(self.codes_of(self.encoded(padded[None]), frames)[0])
 
     def encode_many(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
         """Return the codes (K, T) of each waveform (N,) in [-1, 1], batched only where that cannot change a code.
@@ -185,11 +231,19 @@ class TransformersCodec:
         """
         lengths = [self.num_frames(len(wav)) for wav in wavs]
         longest, hop = max(lengths, default=0), self.hop_samples
-        can_batch = self.spec.causal or len(set(lengths)) == 1
-        if not can_batch or longest * hop > PIECE_S * self.rate_hz or not min(lengths, default=0):
+        can_batch = self.is_causal or len(set(lengths)) == 1
+        if not can_batch or not min(lengths, default=0):
             return [self.encode(wav) for wav in wavs]
-        rows = [np.pad(self._padded(wav), (0, (longest - n) * hop)) for wav, n in zip(wavs, lengths, strict=True)]
-        codes = self.codes_of(self.run_encoder(torch.from_numpy(np.stack(rows))[:, None].to(self.device)), longest)
+        rows = np.stack(
+            [np.pad(self._padded(wav), (0, (longest - n) * hop)) for wav, n in zip(wavs, lengths, strict=True)]
+        )
+        piece = max(1, round(PIECE_S * self.rate_hz / hop))
+        if longest > piece >= min(lengths):  # alone, the shorter ones are not cut
+            return [self.encode(wav) for wav in wavs]
+        if longest > piece:
+            codes = self.encode_pieces(rows, longest, piece)
+        else:
+            codes = self.codes_of(self.encoded(rows), longest)
         return [one[:, :number] for one, number in zip(codes, lengths, strict=True)]
 
     @torch.no_grad()
@@ -205,12 +259,23 @@ class TransformersCodec:
             )
         if not codes.shape[1]:
             return np.zeros(num_samples, np.float32)
+        self.model.to(self.device)
         waveform = self.run_decoder(torch.from_numpy(codes.astype(np.int64))[None].to(self.device))
         wav = waveform.reshape(-1).float().cpu().numpy()
         out_hz = int(getattr(self.model.config, "output_sampling_rate", 0) or self.rate_hz)
         if out_hz != self.rate_hz:
             wav = soxr.resample(wav, out_hz, self.rate_hz, quality="HQ")
         return np.asarray(np.pad(wav, (0, max(0, num_samples - len(wav))))[:num_samples], dtype=np.float32)
+
+
+def _test_sound(rate_hz: int) -> NDArray[np.float32]:
+    """Return two seconds (N,) of a gliding tone with overtones, in noise: what a codec's precision is tested on."""
+    times = np.arange(2 * rate_hz) / rate_hz
+    phase = 2 * np.pi * (120 * times + 40 * times**2)
+    tone = sum(np.sin(number * phase) / number for number in range(1, 12))
+    noise = np.random.Generator(np.random.Philox(key=0)).standard_normal(len(times))
+    loudness = 0.5 + 0.5 * np.sin(2 * np.pi * 3 * times)
+    return np.asarray(0.1 * loudness * tone + 0.01 * noise, dtype=np.float32)
 
 
 def _check_weights(name: str, weights: str) -> bool:

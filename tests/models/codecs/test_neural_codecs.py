@@ -200,3 +200,90 @@ def test_units_of_the_users_own_encoder(tmp_path):
     assert codec.encode(wav).shape == (1, codec.num_frames(len(wav)))
     with pytest.raises(ValueError, match="has layers 0 to 2; not 3"):
         features_of({**description, "layer": 3})
+
+
+def fresh(codec, folder, device="cpu"):
+    return type(codec)(str(folder), device=device)
+
+
+def test_on_a_device_pieces_are_encoded_together_and_codes_stay(loaded, monkeypatch):
+    codec, folder = loaded
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.PIECE_S", 1.0)
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.CONTEXT_S", 0.3)
+    wav = noise(codec, 7.3)
+    sizes = []
+
+    def counted(one):
+        original = one.run_encoder
+        monkeypatch.setattr(
+            one, "run_encoder", lambda batch, **state: sizes.append(len(batch)) or original(batch, **state)
+        )
+        return one
+
+    expected = counted(fresh(codec, folder)).encode(wav)
+    assert set(sizes) == {1}
+    alone = len(sizes)
+    sizes.clear()
+    found = counted(fresh(codec, folder, "cpu:0")).encode(wav)  # a device, by the same arithmetic
+    if codec.name == "mimi":  # a piece begins with the state of the one before
+        assert set(sizes) == {1}
+    else:
+        assert max(sizes) == 4
+        assert len(sizes) < alone
+    assert (found == expected).mean() > 0.999
+
+
+def test_long_recordings_of_one_length_are_encoded_together(loaded, monkeypatch):
+    codec, folder = loaded
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.PIECE_S", 1.0)
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.CONTEXT_S", 0.3)
+    seconds = (2.5, 2.2, 2.4) if codec.is_causal else (2.5, 2.5)
+    wavs = [noise(codec, length, seed) for seed, length in enumerate(seconds)]
+    found = fresh(codec, folder).encode_many(wavs)
+    for one, wav in zip(found, wavs, strict=True):
+        expected = codec.encode(wav)
+        assert one.shape == expected.shape
+        assert (one == expected).mean() > 0.999
+
+
+def test_bf16_is_used_where_codes_stay_and_refused_elsewhere(loaded, monkeypatch):
+    codec, folder = loaded
+    one, types = fresh(codec, folder), []
+    module = next(m for m in one.model.modules() if isinstance(m, torch.nn.Conv1d))
+    module.register_forward_hook(lambda _, __, out: types.append(out.dtype))
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.LEAST_EQUAL", 0.0)
+    rounded = one.in_bf16()
+    assert rounded.spec == one.spec
+    types.clear()
+    rounded.encode(noise(codec, 0.5))
+    assert types[0] == torch.bfloat16
+    types.clear()
+    one.encode(noise(codec, 0.5))
+    assert types[0] == torch.float32
+    monkeypatch.setattr("models.codecs.neural.transformers_codec.LEAST_EQUAL", 1.1)
+    with pytest.raises(ValueError, match=r"in bf16 only .*% of the codes .* use --encode.precision float32"):
+        one.in_bf16()
+
+
+def test_a_machine_without_a_gpu_knows_the_spec_of_a_codec_for_one(loaded):
+    codec, folder = loaded
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert fresh(codec, folder, "cuda").spec == codec.spec
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_nearly_all_codes_are_those_of_a_cpu(loaded):
+    codec, folder = loaded
+    wav = noise(codec, 1.0)
+    assert (fresh(codec, folder, "cuda").encode(wav) == codec.encode(wav)).mean() > 0.98
+
+
+def test_snac_has_the_same_codes_through_a_device(tmp_path):
+    pytest.importorskip("snac", reason="snac (extra `codecs`) is not installed")
+    weights = codec_entry("snac").example(tmp_path)
+    on_device, codec = load_codec("snac", weights, device="cpu:0"), load_codec("snac", weights)
+    wav = noise(codec, 1.0)
+    assert on_device.device == "cpu:0"
+    assert np.array_equal(on_device.encode(wav), codec.encode(wav))
+    assert load_codec("snac", weights, device="meta").spec == codec.spec

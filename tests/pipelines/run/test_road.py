@@ -186,6 +186,8 @@ def test_mlflow_holds_the_same_edges(undisturbed):
     tags = dict(database.execute("select key, value from tags where key like 'hubbub.%'"))
     recipe_digest = json.loads(Path(next(undisturbed.glob("checkpoints/*/step-000120/checkpoint.json"))).read_text())
     assert tags["hubbub.recipe_digest"] == recipe_digest["lineage"]["recipe_digest"]
+    speeds = "select name, value from metrics join runs using (run_uuid) where key = 'audio_hours_per_s'"
+    assert dict(database.execute(speeds))["tokenize"] > 0
     assert tags["hubbub.output.packs"] == expected["packs"]
     assert "hubbub.code.commit" in tags or "hubbub.code.tree" in tags
     models = database.execute("select name from logged_models").fetchall()
