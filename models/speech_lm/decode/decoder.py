@@ -76,7 +76,7 @@ class Decoder:
             return _columns(batch)
 
         look_every = 1 if rules is not None and rules.on_host else self._pace.look_every
-        answers, steps = decode_all(kept.slots, number, fill, len(prompts), kept.runner, look_every, max_tokens)
+        answers, steps = decode_all(kept.slots, number, fill, len(prompts), kept.runner, look_every, max_tokens - 1)
         self.steps += steps
         return answers
 
@@ -120,7 +120,9 @@ class Decoder:
                 columns |= dict(zip(some, _columns(batch), strict=True))
             return [columns[n] for n in numbers]
 
-        answers, steps = decode_all(made, number, fill, len(prompts), runner, self._pace.look_every, task.num_columns)
+        answers, steps = decode_all(
+            made, number, fill, len(prompts), runner, self._pace.look_every, task.num_columns - 1
+        )
         self.steps += steps
         return answers
 

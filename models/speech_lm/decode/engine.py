@@ -42,7 +42,7 @@ def decode_all(
         number_of_prompts: to be answered, in order.
         runner: runs a step of all slots.
         look_every: steps between looks at what has ended.
-        most_steps: that an answer can take.
+        most_steps: that an answer can take after its prompt is read.
 
     Returns:
         The answers in the order of the prompts, and the number of steps.
