@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-pipeline bench-nodes bench-ablation bench-evaluate clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate clean
 
 setup: $(STAMP)
 
@@ -77,6 +77,9 @@ bench-pipeline: setup      ## what Ray, MLflow and planning cost; growth to 100,
 
 bench-gpu: setup           ## one GPU: MFU, tokens a second and memory against transformers' own model (10 minutes)
 	$(BIN)/python -m tests.bench.gpu
+
+bench-decode: setup        ## decoding: steps a second alone and in 32 slots, against a cache that grows (3 minutes)
+	$(BIN)/python -m tests.bench.decode
 
 bench-evaluate: setup      ## scores against meeteval's and pyannote.metrics' own on 500 sessions; an hour of 8 speakers
 	$(BIN)/python -m tests.bench.evaluate

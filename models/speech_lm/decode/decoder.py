@@ -28,7 +28,7 @@ class _Kept:
 
     slots: TextSlots
     runner: Runner
-    key: tuple[int, int, int]  # slots, end and limit
+    key: tuple[int, int]  # slots and end
 
 
 class Decoder:
@@ -64,7 +64,7 @@ class Decoder:
         if not prompts or not max_tokens:
             return [[] for _ in prompts]
         weights, backend = self._decoding_weights(), self._model.backend()
-        number = self._number_of(min(slots, len(prompts)))
+        number = slot_bucket(slots) if self._pace.in_buckets else min(slots, len(prompts))
         longest = max(prompt.num_columns for prompt in prompts)
         kept = self._text_slots(weights, number, longest + max_tokens, end, max_tokens, grammars)
         rules = kept.slots.rules
@@ -100,7 +100,7 @@ class Decoder:
         if not prompts or not task.num_columns:
             return [(one.forced, 0) for one in given]
         weights, backend = self._decoding_weights(), self._model.backend()
-        number = self._number_of(min(slots, len(prompts)))
+        number = slot_bucket(slots) if self._pace.in_buckets else min(slots, len(prompts))
         longest = max(prompt.num_columns for prompt in prompts)
         made = AudioSlots(weights, self._cache(number, longest + task.num_columns), task)
         runner = Runner(self._in_precision(weights, made.step), self._pace, made.cache.capacity)
@@ -138,9 +138,6 @@ class Decoder:
             self._versions = versions
         return self._weights
 
-    def _number_of(self, slots: int) -> int:
-        return slot_bucket(slots) if self._pace.in_buckets else slots
-
     def _cache(self, slots: int, capacity: int) -> StaticCache:
         """Return an empty cache, in the type that keys and values are computed in."""
         kind = self._device.type
@@ -159,10 +156,15 @@ class Decoder:
         grammars: Sequence[Grammar[Any]] | None,
     ) -> _Kept:
         """Return slots for a call: those of the call before, with what was captured of them, where they serve."""
-        key, kept = (number, end, limit), self._kept
+        key, kept = (number, end), self._kept
         if kept is not None and kept.key == key and kept.slots.cache.capacity >= capacity:
             rules = kept.slots.rules
-            if (rules is None) == (not grammars) and (rules is None or rules.renew(grammars or ())):
+            if (
+                kept.slots.most_tokens >= limit
+                and (rules is None) == (not grammars)
+                and (rules is None or rules.renew(grammars or ()))
+            ):
+                kept.slots.limit_to(limit)
                 return kept
         self._kept = None  # its memory is free before more is taken
         made_rules = Rules(grammars, number, self._device) if grammars else None

@@ -101,15 +101,25 @@ class TextSlots:
             model: the speech-LLM.
             cache: with a row for each slot.
             end: the token that ends an answer.
-            limit: an answer's greatest length.
+            limit: an answer's greatest length; `limit_to` lowers it.
             rules: what may be said.
         """
-        self._model, self.cache, self._end, self._limit, self.rules = model, cache, end, limit, rules
+        self._model, self.cache, self._end, self.rules = model, cache, end, rules
+        self._limit = torch.tensor(limit, device=cache.rows.device)
         self.tokens = torch.zeros_like(cache.rows)
         self.counts = torch.zeros_like(cache.rows)
         self.running = torch.zeros_like(cache.rows, dtype=torch.bool)
         self.answers = torch.zeros((len(cache.rows), limit + 1), dtype=torch.int64, device=cache.rows.device)
         self._hidden: torch.Tensor | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        """What an answer's greatest length can be set to."""
+        return self.answers.shape[1] - 1
+
+    def limit_to(self, limit: int) -> None:
+        """Set an answer's greatest length, up to `most_tokens`."""
+        self._limit.fill_(limit)
 
     def fill(
         self,

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from models.sequence.grammar import ArrivalGrammar, TimedGrammar
 from models.sequence.grammar_table import GrammarTable
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.decode.decoder import Decoder
-from models.speech_lm.decode.graphs import Pace
+from models.speech_lm.decode.graphs import Pace, pace_of
 from models.speech_lm.decode.sampling import Sampling
 from models.speech_lm.generate import generate_audio, greedy_text
 from models.speech_lm.model import SpeechLM
@@ -212,10 +213,14 @@ def watched(step, number):
     found = []
     with torch.no_grad():
         for _ in range(number):
-            with Watch() as watch:
+            with Watch() as watch, mock.patch.multiple(torch.Tensor, tolist=waits, cpu=waits, numpy=waits, item=waits):
                 step()
             found.append(watch.seen)
     return found
+
+
+def waits(*_):
+    raise AssertionError("this waits for the device")
 
 
 def slots_of(decode):
@@ -261,6 +266,12 @@ def test_the_plain_way_would_be_found_out():
     tokens = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(AssertionError, match="waits"):
         watched(lambda: growing.step(model, tokens, cache), 1)
+
+
+def test_reading_in_a_step_would_be_found_out():
+    for read in (lambda x: x.tolist(), lambda x: x.cpu(), lambda x: x.item(), bool, lambda x: x[x > 0]):
+        with pytest.raises(AssertionError, match="waits"):
+            watched(lambda read=read: read(torch.ones(1)), 1)
 
 
 def test_nothing_is_allocated_anew_from_step_to_step():
@@ -313,3 +324,27 @@ def test_without_captures_decoding_goes_on_with_one_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         greedy_text(model, prompts, grid, end=9, max_tokens=60, decoder=decoder)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, to capture graphs of steps")
+
+
+@needs_cuda
+@pytest.mark.parametrize("kind", ["text", *LAYOUTS])
+def test_captured_steps_make_what_plain_ones_make_on_a_gpu(kind):
+    grid = grid_spec(kind if kind in LAYOUTS else "parallel")
+    model = lively(grid, seed=2, dtype=torch.float32).cuda()
+    prompts = random_prompts(9)
+    made = []
+    for pace in (replace(pace_of("cuda"), capture=None), pace_of("cuda")):
+        decoder = Decoder(model, pace)
+        options = {"end": 9, "slots": 4, "decoder": decoder}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="decoding without CUDA graphs")
+            if kind == "text":
+                made.append(greedy_text(model, prompts, grid, max_tokens=60, **options))
+            else:
+                options |= {"given": [nothing()] * 9, "max_frames": 20, "sampling": Sampling(seed=1)}
+                made.append([one.tolist() for one in generate_audio(model, prompts, grid, **options)])
+    assert made[0] == made[1]
+    assert any(made[0])
