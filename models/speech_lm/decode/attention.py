@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Queries (B, H, D), keys and values (B, W, G, D), and the columns before (B,), to outputs (B, H, D)."""
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Queries (B, H, D), keys and values (B, G, D) of the newest column, those of a window (B, W, G, D), which they are
+written to, and the columns before (B,), to outputs (B, H, D)."""
 
 _TRIAL_TOLERANCE = 0.03
 """Largest difference to SDPA, relative to the largest value: both round to 16 bits on the way."""
@@ -88,9 +89,21 @@ def disagreement(kernel: Kernel, device: str, size: tuple[int, int, int, int], d
     window = 320
     q = torch.randn(rows, heads, width, generator=generator).to(device, dtype)
     stored = [torch.randn(rows, window + 64, groups, width, generator=generator).to(device, dtype) for _ in range(2)]
-    keys, values = (one[:, :window] for one in stored)
     lengths = (torch.arange(rows) * 67 % window).to(device)
     lengths[-1] = window - 1
-    ours = kernel(q, keys, values, lengths).float()
-    plain = attend(q, keys, values, bias_of(lengths, window, dtype), folded=True).float()
-    return float((ours - plain).abs().max() / plain.abs().max())
+    k, v = (torch.randn(rows, groups, width, generator=generator).to(device, dtype) for _ in range(2))
+    found = []
+    for way in (kernel, plain_step):
+        kept = [one.clone() for one in stored]
+        out = way(q, k, v, kept[0][:, :window], kept[1][:, :window], lengths)
+        found.append([out.float(), *(one.float() for one in kept)])
+    return max(float((ours - plain).abs().max() / plain.abs().max()) for ours, plain in zip(*found, strict=True))
+
+
+def plain_step(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Do by SDPA what a `Kernel` does."""
+    rows = torch.arange(len(q), device=q.device)
+    keys[rows, lengths], values[rows, lengths] = k, v
+    return attend(q, keys, values, bias_of(lengths, keys.shape[1], q.dtype), folded=True)

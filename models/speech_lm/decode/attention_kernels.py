@@ -19,11 +19,14 @@ _MOST_PARTS = 32
 
 @triton.jit
 def _attend_part(
-    q, keys, values, lengths, sums, tops, weights, scale, parts, groups, share, width,
+    q, new_keys, new_values, keys, values, lengths, sums, tops, weights, scale, parts, groups, share, width,
     row_stride, column_stride, group_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Attend with the heads that share keys to one part of a row's columns; keep sums, maxima and sums of weights."""
+    """Attend with the heads that share keys to one part of a row's columns; keep sums, maxima and sums of weights.
+
+    The part that the newest column falls in also writes its key and value to the cache.
+    """
     place, part = tl.program_id(0), tl.program_id(1)
     row, group = (place // groups).to(tl.int64), place % groups
     head, at, column = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, COLUMNS)
@@ -34,15 +37,23 @@ def _attend_part(
     inside = (head < share)[:, None] & (at < width)[None, :]
     query = tl.load(q + (place * share + head)[:, None] * width + at[None, :], mask=inside, other=0.0)
     first = row * row_stride + group * group_stride
+    new_key = tl.load(new_keys + place * width + at, mask=at < width, other=0.0)
+    new_value = tl.load(new_values + place * width + at, mask=at < width, other=0.0)
+    newest = length - 1
+    if (begin <= newest) & (newest < end):
+        there = first + newest.to(tl.int64) * column_stride + at
+        tl.store(keys + there, new_key, mask=at < width)
+        tl.store(values + there, new_value, mask=at < width)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     weight = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(begin, end, COLUMNS):
         seen = start + column < end
-        there = first + (start + column)[:, None].to(tl.int64) * column_stride + at[None, :]
-        is_cell = seen[:, None] & (at < width)[None, :]
-        key = tl.load(keys + there, mask=is_cell, other=0.0)
-        value = tl.load(values + there, mask=is_cell, other=0.0)
+        cells = first + (start + column)[:, None].to(tl.int64) * column_stride + at[None, :]
+        is_old = (start + column < newest)[:, None] & (at < width)[None, :]
+        is_new = (start + column == newest)[:, None]  # what was just written may not be seen in memory yet
+        key = tl.where(is_new, new_key[None, :], tl.load(keys + cells, mask=is_old, other=0.0))
+        value = tl.where(is_new, new_value[None, :], tl.load(values + cells, mask=is_old, other=0.0))
         score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
         score = tl.where(seen[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, axis=1))
@@ -74,17 +85,27 @@ def _add_parts(
     tl.store(out + (place * share + head) * width + at, total.to(out.dtype.element_ty), mask=at < width)
 
 
-def attend_in_parts(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return attention (B, H, D) of the newest column of each row to all of its columns.
+def attend_in_parts(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Write the newest column of each row to the cache; return its attention (B, H, D) to all columns of its row.
 
     Args:
-        q: queries (B, H, D), contiguous.
+        q: queries (B, H, D).
+        k: keys (B, G, D).
+        v: values (B, G, D).
         keys: (B, W, G, D), heads next to each other in memory; every H / G query heads share one.
         values: (B, W, G, D), with the strides of keys.
         lengths: (B,) columns before the newest one, fewer than W.
     """
     assert keys.stride() == values.stride()
     rows, columns, groups, width = keys.shape
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     share = q.shape[1] // groups
     padded_rows, padded_width = max(16, triton.next_power_of_2(share)), max(16, triton.next_power_of_2(width))
     parts = max(1, min(_MOST_PARTS, _PROGRAMS // (rows * groups), triton.cdiv(columns, _COLUMNS)))
@@ -93,7 +114,7 @@ def attend_in_parts(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, l
     tops, weights = (torch.empty(size, dtype=torch.float32, device=q.device) for _ in range(2))
     out = torch.empty_like(q)
     _attend_part[rows * groups, parts](
-        q, keys, values, lengths, sums, tops, weights, width**-0.5, parts, groups, share, width,
+        q, k, v, keys, values, lengths, sums, tops, weights, width**-0.5, parts, groups, share, width,
         keys.stride(0), keys.stride(1), keys.stride(2),
         ROWS=padded_rows, WIDTH=padded_width, COLUMNS=_COLUMNS,
     )  # fmt: skip

@@ -15,7 +15,7 @@ def test_parts_add_up_to_sdpa(size):
 
 
 def test_a_column_left_out_would_be_seen():
-    def short(q, keys, values, lengths):
-        return attend_in_parts(q, keys, values, (lengths - 1).clamp(min=0))
+    def short(q, k, v, keys, values, lengths):
+        return attend_in_parts(q, k, v, keys, values, (lengths - 1).clamp(min=0))
 
     assert disagreement(short, "cpu", (3, 8, 2, 16), torch.float32) > 1e-3

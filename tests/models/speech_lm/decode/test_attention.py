@@ -52,7 +52,8 @@ from models.speech_lm.decode import attention_kernels as k
 
 sizes = {"ROWS": 16, "WIDTH": 64, "COLUMNS": 64, "PARTS": 32}
 kinds = {"lengths": "*i64", "scale": "fp32"} | dict.fromkeys(("sums", "tops", "weights"), "*fp32")
-kinds |= dict.fromkeys(("q", "keys", "values", "out"), "*bf16") | dict.fromkeys(sizes, "constexpr")
+kinds |= dict.fromkeys(("q", "new_keys", "new_values", "keys", "values", "out"), "*bf16")
+kinds |= dict.fromkeys(sizes, "constexpr")
 for name in ("_attend_part", "_add_parts"):
     kernel = getattr(k, name)
     used = {arg: sizes[arg] for arg in kernel.arg_names if arg in sizes}
