@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-pipeline bench-nodes bench-ablation bench-evaluate clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate clean
 
 setup: $(STAMP)
 
@@ -81,6 +81,9 @@ bench-gpu: setup           ## one GPU: MFU, tokens a second and memory against t
 # Where nothing can be installed, any Python with torch and transformers runs it: PYTHON=python3 make -o setup gpu-check
 gpu-check: setup           ## one GPU: right, resumable, and how fast, part by part (6 minutes); a table in runs/gpu-check.md
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.bench.gpu_check $(GPU_CHECK)
+
+bench-decode: setup        ## decoding: steps a second alone and in 32 slots, against a cache that grows (3 minutes)
+	$(BIN)/python -m tests.bench.decode
 
 bench-evaluate: setup      ## scores against meeteval's and pyannote.metrics' own on 500 sessions; an hour of 8 speakers
 	$(BIN)/python -m tests.bench.evaluate

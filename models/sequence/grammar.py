@@ -6,10 +6,11 @@ follow is given in the task's file (operators/documents/tasks).
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from models.sequence.grammar_table import GrammarTable, arrival_table, timed_table
 from models.sequence.tokenizer import ByteTokenizer, FileTokenizer
 
 _State = TypeVar("_State")
@@ -31,6 +32,18 @@ class Grammar(Protocol[_State]):
         ...
 
 
+@runtime_checkable
+class TableGrammar(Protocol):
+    """A grammar that is also a table, which a device can follow by itself."""
+
+    carried: int
+    """Speakers who came in in earlier windows."""
+
+    def table(self) -> GrammarTable:
+        """Return the table; answers begin in its phase 0, at time 0, with the carried speakers."""
+        ...
+
+
 @dataclass(frozen=True)
 class ArrivalState:
     """State within an answer of speakers' tags and text."""
@@ -49,11 +62,15 @@ class ArrivalGrammar:
 
     def __init__(self, tokenizer: ByteTokenizer, carried: int = 0) -> None:
         """Take the tokenizer and the number of speakers who came in in earlier windows."""
-        self._tokenizer, self._carried = tokenizer, carried
+        self._tokenizer, self.carried = tokenizer, carried
+
+    def table(self) -> GrammarTable:
+        """Return the grammar as a table."""
+        return arrival_table(self._tokenizer.vocab_size)
 
     def start(self) -> ArrivalState:
         """Return the state before the first token."""
-        return ArrivalState(self._carried, 0)
+        return ArrivalState(self.carried, 0)
 
     def mask(self, state: ArrivalState) -> torch.Tensor:
         """Return a mask (V,) bool of the tokens allowed in a state."""
@@ -111,13 +128,17 @@ class TimedGrammar:
         """
         if isinstance(tokenizer, FileTokenizer):
             raise TypeError("times are constrained digit by digit, which needs the byte tokenizer")
-        self._carried = carried
+        self.carried = carried
         self._latest_cs = int(window_s * 100 + 0.5)
         self._size = tokenizer.vocab_size
 
+    def table(self) -> GrammarTable:
+        """Return the grammar as a table."""
+        return timed_table(self._size, self._latest_cs)
+
     def start(self) -> TimedState:
         """Return the state before the first token."""
-        return TimedState("open", num_speakers=self._carried)
+        return TimedState("open", num_speakers=self.carried)
 
     def mask(self, state: TimedState) -> torch.Tensor:
         """Return a mask (V,) bool of the tokens allowed in a state."""

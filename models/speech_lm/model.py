@@ -33,15 +33,6 @@ from models.speech_lm.precision import precision_of, type_of
 from models.speech_lm.transformer import Attend, Block, RMSNorm, rotary, run_block
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values of the sequences being generated, one padded row each."""
-
-    keys: list[torch.Tensor]  # per layer (B, L, G, D)
-    values: list[torch.Tensor]  # per layer (B, L, G, D)
-    lengths: torch.Tensor  # (B,) columns in use
-
-
 @dataclass(frozen=True)
 class Loss:
     """Sums over the cells that count, to be divided by the sum of weights of all ranks."""
@@ -298,57 +289,24 @@ class SpeechLM(nn.Module):
         return batch.text_weights.sum() + target_weight(batch.audio_targets, weights, self.vocabulary.codebook_size)
 
     @torch.no_grad()
-    def prefill(self, batch: Batch, room: int, backend: Backend = "loop") -> tuple[torch.Tensor, KeyValueCache]:
-        """Read prompts packed in one batch; return the last state of each (B, d), and a cache with room for more.
+    def prefill(
+        self, batch: Batch, backend: Backend = "loop"
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Read prompts packed in one batch; return the last state of each (B, d), and each layer's keys and values.
 
-        Source: Zhao et al. 2024, "Prepacking", arXiv:2404.09529: prompts of any lengths prefilled without padding.
+        Keys and values (N, G, D) are of all columns of the batch. Source: Zhao et al. 2024, "Prepacking",
+        arXiv:2404.09529: prompts of any lengths prefilled without padding.
         """
         hidden, kept, _ = self._run(batch, backend, keep=True)
-        lengths = batch.cu_seqlens.diff().to(torch.int64)
-        size = (
-            len(lengths),
-            int(lengths.max()) + room,
-            self.shape.num_kv_heads,
-            self.shape.head_dim,
-        )
-        row = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-        cache = KeyValueCache([], [], lengths)
-        for keys, values in kept:
-            for rows, stored in ((keys, cache.keys), (values, cache.values)):
-                padded = rows.new_zeros(size)
-                padded[row, batch.positions] = rows
-                stored.append(padded)
-        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], cache
+        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], kept
 
-    @torch.no_grad()
-    def step(self, text: torch.Tensor, cache: KeyValueCache, audio: torch.Tensor | None = None) -> torch.Tensor:
-        """Append one column to every sequence of the cache; return its states (B, d).
+    def embed_column(self, text: torch.Tensor, audio: torch.Tensor | None) -> torch.Tensor:
+        """Return the vectors (B, d) of one column of each of B sequences.
 
         Args:
             text: (B,) text cells.
-            cache: grows by a column.
             audio: (B, S) audio cells, where the columns are of audio.
         """
         if audio is None:
-            x = self._embed_text(text)
-        else:
-            x = self.embed(text, audio, torch.arange(len(text), device=text.device))
-        cos, sin = rotary(cache.lengths, self.shape)
-        rows = torch.arange(len(text), device=x.device)
-        longest = int(cache.lengths.max()) + 1
-        seen = torch.arange(longest, device=x.device)[None] <= cache.lengths[:, None]  # (B, L)
-        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            assert isinstance(block, Block)
-            q, k, v = block.begin(x, cos, sin)
-            keys[rows, cache.lengths], values[rows, cache.lengths] = k, v
-            attended = F.scaled_dot_product_attention(
-                q[:, :, None],  # (B, H, 1, D)
-                keys[:, :longest].transpose(1, 2),
-                values[:, :longest].transpose(1, 2),
-                attn_mask=seen[:, None, None],
-                enable_gqa=self.shape.num_heads != self.shape.num_kv_heads,
-            )
-            x = block.finish(x, attended[:, :, 0])
-        cache.lengths = cache.lengths + 1
-        out: torch.Tensor = self.norm(x)
-        return out
+            return self._embed_text(text)
+        return self.embed(text, audio, torch.arange(len(text), device=text.device))

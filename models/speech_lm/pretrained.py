@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.config.header import Header
-from models.config.shape import Shape
+from models.config.shape import Shape, Vocabulary
+from models.sequence.batch import Batch
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.lora import LoRALinear
 from models.speech_lm.model import SpeechLM
@@ -151,14 +152,53 @@ def load_weights(folder: Path, model: SpeechLM) -> None:
     model.audio_norm.weight.fill_(float(embedding[_OURS:].square().mean().sqrt()))
 
 
-def export(model: SpeechLM, header: Header, folder: Path) -> None:
+def why_not_one_vocabulary(model: SpeechLM) -> str:
+    """Return why a model's text and audio cannot be one vocabulary of tokens; empty where they can."""
+    if model.audio_embedding is None:
+        return "its audio goes through an encoder and has no ids"
+    if model.vocabulary.depth or model.vocabulary.num_streams > 1:
+        streams = model.vocabulary.num_streams
+        return f"a column of its layout has {streams} audio cells, not one token (--compose.layout flat has one)"
+    if model.shape.prompt_attention == "both":
+        return "it attends to prompts in both directions, and transformers' classes and vLLM attend causally"
+    return ""
+
+
+def ids_in_one_vocabulary(batch: Batch, vocabulary: Vocabulary) -> torch.Tensor:
+    """Return the ids (N,) that a folder written by `export` with audio has for the columns of a batch.
+
+    Text comes first, the LLM's own ids before our special tokens, then audio.
+
+    Raises:
+        ValueError: a column holds text beside its audio, or a hidden code.
+    """
+    ids = (batch.text - _OURS) % vocabulary.text_size
+    if bool((batch.text[batch.audio_columns] != ByteTokenizer.PAD).any()):
+        raise ValueError("a column holds both text and audio, which one token cannot")
+    cells = batch.audio[:, 0]
+    if bool((cells == vocabulary.codebook_size).any()):
+        raise ValueError("a hidden code has no token")
+    return ids.index_copy(0, batch.audio_columns, vocabulary.text_size + cells)
+
+
+def export(model: SpeechLM, header: Header, folder: Path, *, with_audio: bool = False) -> None:
     """Write a Hugging Face folder of the text model; the special tokens follow the LLM's own ids.
 
     The audio parameters are written to `hubbub_audio.safetensors` in the same folder, described by `hubbub.json`.
 
+    Args:
+        model: the speech-LLM.
+        header: of its checkpoint.
+        folder: where it goes.
+        with_audio: whether audio ids follow those of text in the same tables, where a column is one token: the folder
+            is then all of the model, for whatever loads its family (transformers, vLLM). Logits of text and of audio
+            are those of two softmaxes: what is drawn must be confined to the ids of one of them.
+
     Raises:
-        ValueError: no family of transformers has this shape.
+        ValueError: no family of transformers has this shape, or its columns are no tokens.
     """
+    if with_audio and (reason := why_not_one_vocabulary(model)):
+        raise ValueError(f"this model cannot be written with its audio: {reason}")
     try:
         import transformers
     except ImportError as error:
@@ -173,7 +213,7 @@ def export(model: SpeechLM, header: Header, folder: Path) -> None:
         rope["original_max_position_embeddings"] = int(rope["original_max_position_embeddings"])
     family = "Qwen3" if shape.qk_norm else "Qwen2" if shape.qkv_bias else "Llama"
     config: Any = getattr(transformers, f"{family}Config")(
-        vocab_size=model.vocabulary.text_size,
+        vocab_size=model.vocabulary.text_size + with_audio * model.vocabulary.codebook_size,
         hidden_size=shape.dim,
         intermediate_size=shape.ffn_dim,
         num_hidden_layers=shape.num_layers,
@@ -181,7 +221,7 @@ def export(model: SpeechLM, header: Header, folder: Path) -> None:
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         rms_norm_eps=shape.norm_eps,
-        tie_word_embeddings=shape.tie_text,
+        tie_word_embeddings=shape.tie_text and not with_audio,
         rope_parameters=rope,
         max_position_embeddings=32768,
         bos_token_id=None,
@@ -197,9 +237,7 @@ def export(model: SpeechLM, header: Header, folder: Path) -> None:
         tensor = layer.merged() if isinstance(layer, LoRALinear) and name.endswith("weight") else own[name]
         cut = {1: [len(tensor)], 2: [shape.ffn_dim] * 2, 3: sizes}[len(parts)]
         state |= dict(zip(parts, torch.split(tensor, cut), strict=True))
-    state["model.embed_tokens.weight"] = model.text_table.detach().roll(-_OURS, 0)
-    if not shape.tie_text:
-        state["lm_head.weight"] = model.text_weight.detach().roll(-_OURS, 0)
+    state |= _tables(model, with_audio=with_audio)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / "model.safetensors", {"format": "pt"})
@@ -211,4 +249,20 @@ def export(model: SpeechLM, header: Header, folder: Path) -> None:
 
         words = Tokenizer.from_file(header.tokenizer_file)
         words.add_special_tokens([f"<hubbub:{number}>" for number in range(_OURS)])
+        if with_audio:
+            words.add_special_tokens([f"<hubbub:audio:{number}>" for number in range(model.vocabulary.codebook_size)])
         words.save(str(folder / "tokenizer.json"))
+
+
+def _tables(model: SpeechLM, *, with_audio: bool) -> dict[str, torch.Tensor]:
+    """Return the embeddings and, where it is another matrix, the head of an export."""
+    read, predicted = (table.detach().roll(-_OURS, 0) for table in (model.text_table, model.text_weight))
+    if with_audio:
+        assert model.audio_embedding is not None
+        assert isinstance(model.audio_head, torch.nn.Linear)
+        of_audio = model.audio_embedding.weight[: model.vocabulary.codebook_size]
+        read = torch.cat([read, model.audio_norm(of_audio).detach()])  # a cell's vector depends on nothing else
+        predicted = torch.cat([predicted, model.audio_head.weight.detach()])
+    elif model.shape.tie_text:
+        return {"model.embed_tokens.weight": read}
+    return {"model.embed_tokens.weight": read, "lm_head.weight": predicted}

@@ -25,6 +25,7 @@ from operators.schema import CODES, HYPOTHESES, table
 
 if TYPE_CHECKING:  # the version is part of keys, which are made without torch
     from models.sequence.grammar import Grammar
+    from models.speech_lm.decode.decoder import Decoder
     from models.speech_lm.model import SpeechLM
 
 
@@ -58,7 +59,7 @@ class Transcribe:
     max_tokens: int | None = None
     """Most tokens decoded for a window; `TOKENS_PER_SECOND` times its seconds by default."""
     batch_size: int = 16
-    """Number of windows decoded at once."""
+    """Number of windows decoded at once; the place of one that has ended is taken by the next."""
     constrain: bool = True
     """Whether decoding is constrained to the task's grammar: tags in order of arrival, times that do not decrease."""
     task: EvaluatedTaskName = "asr"
@@ -84,10 +85,18 @@ class Transcribe:
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    @cached_property
+    def decoder(self) -> "Decoder":
+        """What decodes for the model; on a GPU it keeps weights cast for decoding, caches and captured steps."""
+        from models.speech_lm.decode.decoder import Decoder
+
+        return Decoder(self.model)
+
     def with_model(self, model: "SpeechLM") -> "Transcribe":
         """Return the operator with a model in memory in place of the checkpoint's, which must have its shape."""
         other = replace(self)
         other.__dict__.update(self.__dict__, model=model, weights_digest="")
+        other.__dict__.pop("decoder", None)
         return other
 
     @cached_property
@@ -289,7 +298,7 @@ class Transcribe:
         return transcription(self.task).turns(self.tokenizer, answer)
 
     def answer(self, prompts: Sequence[PackedDocuments], *, are_free: bool = False) -> list[list[int]]:
-        """Return the tokens of each prompt's answer, decoded `batch_size` at a time by similar length.
+        """Return the tokens of each prompt's answer, `batch_size` decoded at once, those of similar length together.
 
         Args:
             prompts: of one document each.
@@ -298,18 +307,18 @@ class Transcribe:
         from models.speech_lm.generate import greedy_text
 
         order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
+        grammars = [self.grammar(prompts[i]) for i in order] if self.constrain and not are_free else []
+        decoded = greedy_text(
+            self.model,
+            [prompts[i] for i in order],
+            self.grid,
+            end=ByteTokenizer.END,
+            max_tokens=self.most_tokens,
+            grammars=[grammar for grammar in grammars if grammar is not None] or None,
+            slots=self.batch_size,
+            decoder=self.decoder,
+        )
         answers: list[list[int]] = [[] for _ in prompts]
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            grammars = [self.grammar(prompts[i]) for i in chosen] if self.constrain and not are_free else []
-            decoded = greedy_text(
-                self.model,
-                [prompts[i] for i in chosen],
-                self.grid,
-                end=ByteTokenizer.END,
-                max_tokens=self.most_tokens,
-                grammars=[grammar for grammar in grammars if grammar is not None] or None,
-            )
-            for i, answer in zip(chosen, decoded, strict=True):
-                answers[i] = answer
+        for i, answer in zip(order, decoded, strict=True):
+            answers[i] = answer
         return answers

@@ -275,6 +275,9 @@ class HfArguments(Arguments):
     """A step-... folder, or a run's output folder, whose newest checkpoint is taken."""
     folder: Annotated[Path, tyro.conf.Positional]
     """Where it goes."""
+    with_audio: bool = False
+    """Put the ids of audio behind those of text, so that the folder is the whole model, as transformers and vLLM load
+    it. Only for layouts in which a column is one token: flat, coarse_first."""
 
 
 def _hf(arguments: Sequence[str]) -> None:
@@ -286,7 +289,7 @@ def _hf(arguments: Sequence[str]) -> None:
     path = newest_checkpoint(parsed.checkpoint)
     try:
         model, _, header = load(path)
-        export(model, header, parsed.folder)
+        export(model, header, parsed.folder, with_audio=parsed.with_audio)
     except ValueError as error:
         raise InputError(str(error)) from error
     console.line("written", f"{parsed.folder}, from {path}")

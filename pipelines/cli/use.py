@@ -79,7 +79,7 @@ class SpeakArguments(Arguments):
 def speak(arguments: Sequence[str]) -> None:
     """Write a dialogue as an audio file."""
     parsed = read(SpeakArguments, "hubbub speak", arguments)
-    from models.speech_lm.generate import Sampling
+    from models.speech_lm.decode.sampling import Sampling
     from pipelines.use.speak import speak as speak_script
 
     voices: dict[int, Path] = {}

@@ -10,7 +10,8 @@ import soundfile
 
 from models.codecs import reload_codec
 from models.codecs.codec import pack_codes
-from models.speech_lm.generate import Sampling, generate_audio
+from models.speech_lm.decode.sampling import Sampling
+from models.speech_lm.generate import generate_audio
 from operators.corpus.normalizers import normalize
 from operators.documents.document import Document
 from operators.errors import InputError

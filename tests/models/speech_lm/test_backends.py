@@ -15,7 +15,8 @@ from models.sequence.batch import collate
 from models.speech_lm import attention, precision
 from models.speech_lm import model as model_module
 from models.speech_lm.attention import PackedAttention, _Split, choose_backend, packed_attention, why_not
-from models.speech_lm.generate import Sampling, generate_audio, greedy_text, talker_probabilities
+from models.speech_lm.decode.sampling import Sampling
+from models.speech_lm.generate import generate_audio, greedy_text, talker_probabilities
 from models.speech_lm.likelihood import negative_log_likelihoods
 from tests.models.speech_lm.test_generate import END, nothing, prompt
 from tests.models.support import document, grid_spec, joined, model_for

@@ -8,8 +8,9 @@ from models.codecs.codec import pack_codes
 from models.layouts import LAYOUTS, make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import PackedDocuments
+from models.speech_lm.decode.sampling import Sampling
 from models.speech_lm.depth import DepthTransformer
-from models.speech_lm.generate import Sampling, frames_in, generate_audio
+from models.speech_lm.generate import frames_in, generate_audio
 from tests.models.support import K, V, grid_spec, model_for
 
 END = 6

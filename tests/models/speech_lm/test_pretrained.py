@@ -12,9 +12,9 @@ from models.config.shape import Shape, Vocabulary
 from models.sequence.batch import collate
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.model import SpeechLM
-from models.speech_lm.pretrained import export, find, load_weights, read_shape
+from models.speech_lm.pretrained import export, find, ids_in_one_vocabulary, load_weights, read_shape
 from models.training.optimizers import make_optimizers
-from tests.models.support import PackedDocuments, document, grid_spec, header, joined
+from tests.models.support import PackedDocuments, document, grid_spec, header, joined, model_for, vocabulary_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -110,6 +110,54 @@ def test_an_export_is_read_by_transformers_and_by_us(tmp_path, kind):
     torch.testing.assert_close(logits[:, TOKENS:], mine[:, :OURS], rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "out/hubbub.json").read_text())["tokenizer"] == "toy"
     assert read_shape(tmp_path / "out", Shape()) == replace(model.shape, head_width=model.shape.head_width)
+
+
+@pytest.mark.parametrize("layout", ["flat", "coarse_first"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_column_is_a_token_the_whole_model_is_one_of_transformers(tmp_path, kind, layout):
+    saved(tmp_path / "theirs", kind)
+    shape, grid = read_shape(tmp_path / "theirs", Shape()), grid_spec(layout)
+    vocabulary = replace(vocabulary_of(grid), text_size=OURS + TOKENS)
+    model = SpeechLM(shape, vocabulary).initialize(0)
+    load_weights(tmp_path / "theirs", model)
+    torch.nn.init.normal_(model.audio_embedding.weight)
+    torch.nn.init.normal_(model.audio_head.weight)
+    export(model, header(grid), tmp_path / "out", with_audio=True)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert type(again).__name__.startswith(KINDS[kind][0])
+    batch = collate([document(grid, seed=2, num_frames=5, num_text=9)], grid)
+    ids = ids_in_one_vocabulary(batch, vocabulary)
+    assert (ids >= vocabulary.text_size).sum() == grid.layout.num_columns(5)
+    with torch.no_grad():
+        states = model.eval().states(batch)
+        theirs = again(ids[None]).logits[0]
+    text, audio = model.text_logits(states), model.audio_head(states)
+    assert audio.std() > 0.1
+    expected = torch.cat([text[:, OURS:], text[:, :OURS], audio], dim=1)
+    torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["parallel", "delay", "depth"])
+def test_a_column_of_several_cells_is_no_token(tmp_path, layout):
+    grid = grid_spec(layout)
+    model = model_for(grid)
+    with pytest.raises(ValueError, match="4 audio cells, not one token"):
+        export(model, header(grid), tmp_path, with_audio=True)
+    flat = grid_spec("flat")
+    with pytest.raises(ValueError, match="both directions"):
+        export(model_for(flat, prompt_attention="both"), header(flat), tmp_path, with_audio=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_beside_audio_and_hidden_codes_have_no_token():
+    grid = grid_spec("flat")
+    batch = collate([document(grid, seed=2, num_frames=5, num_text=9)], grid)
+    vocabulary = vocabulary_of(grid)
+    with pytest.raises(ValueError, match="both text and audio"):
+        ids_in_one_vocabulary(replace(batch, text=torch.ones_like(batch.text)), vocabulary)
+    hidden = torch.full_like(batch.audio, grid.layout.vocab_size)
+    with pytest.raises(ValueError, match="hidden code"):
+        ids_in_one_vocabulary(replace(batch, audio=hidden), vocabulary)
 
 
 def test_what_is_pretrained_has_a_rate_of_its_own(tmp_path):
