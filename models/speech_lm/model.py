@@ -24,7 +24,8 @@ from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss
-from models.speech_lm.attention import PackedAttention, choose_backend
+from models.speech_lm.attention.backends import choose_backend
+from models.speech_lm.attention.packed import PackedAttention
 from models.speech_lm.ctc import ctc_loss
 from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.front_end import FrontEnd

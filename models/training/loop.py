@@ -17,7 +17,7 @@ from models.parallel.context import make_context
 from models.parallel.parts import PartWriters
 from models.parallel.sharding import shard
 from models.sequence.documents import GridSpec
-from models.speech_lm.attention import choose_backend
+from models.speech_lm.attention.backends import choose_backend
 from models.speech_lm.compiled import compile_blocks
 from models.speech_lm.ctc import check_ctc
 from models.speech_lm.model import SpeechLM

@@ -23,7 +23,7 @@ def report(output: Path) -> None:
     import torch
 
     from models.kernels.fused import tried_kernels
-    from models.speech_lm.attention import available_backends, choose_backend
+    from models.speech_lm.attention.backends import available_backends, choose_backend
     from models.speech_lm.precision import precision_of, type_of
 
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

@@ -10,7 +10,8 @@ import torch
 
 from models.kernels import fused, plain
 from models.kernels.loss import full_cross_entropy, linear_cross_entropy
-from models.speech_lm.attention import available_backends, packed_attention, why_not
+from models.speech_lm.attention.backends import available_backends, why_not
+from models.speech_lm.attention.packed import packed_attention
 from models.speech_lm.flops import attention_pairs
 from tests.bench.clocks import busy, in_turn, peak_memory, timed
 from tests.bench.gpu_parts.setting import Figure, Setting, exact_float32, far

@@ -11,7 +11,7 @@ import torch
 from models.config.options import Training
 from models.config.shape import SIZES
 from models.kernels import fused
-from models.speech_lm.attention import available_backends, choose_backend
+from models.speech_lm.attention.backends import available_backends, choose_backend
 from models.speech_lm.flops import peak_flops
 from models.speech_lm.precision import precision_of, type_of
 from tests.bench.gpu_parts.runs import conversations, small_model, trained

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from models.sequence.batch import collate
-from models.speech_lm import attention, precision
 from models.speech_lm import model as model_module
-from models.speech_lm.attention import PackedAttention, _Split, choose_backend, packed_attention, why_not
+from models.speech_lm import precision
+from models.speech_lm.attention import backends, packed
+from models.speech_lm.attention.backends import choose_backend, why_not
+from models.speech_lm.attention.packed import PackedAttention, _Split, packed_attention
 from models.speech_lm.decode.sampling import Sampling
 from models.speech_lm.generate import generate_audio, greedy_text, talker_probabilities
 from models.speech_lm.likelihood import negative_log_likelihoods
@@ -27,9 +29,9 @@ BOUNDARIES = (0, 20, 21, 37)
 
 @pytest.fixture(autouse=True)
 def tried_anew():
-    attention._failure.cache_clear()
+    backends._failure.cache_clear()
     yield
-    attention._failure.cache_clear()
+    backends._failure.cache_clear()
 
 
 @pytest.fixture
@@ -43,8 +45,8 @@ def on_a_gpu(monkeypatch):
             raise RuntimeError("no kernel image is available")
         return real(q, k, v, cu_seqlens, boundaries, max_seqlen, "loop", prompts)
 
-    monkeypatch.setattr(attention, "available_backends", lambda device_type: ALL)
-    monkeypatch.setattr(attention, "packed_attention", run)
+    monkeypatch.setattr(backends, "available_backends", lambda device_type: ALL)
+    monkeypatch.setattr(backends, "packed_attention", run)
     return broken
 
 
@@ -56,10 +58,10 @@ def test_what_is_chosen_takes_the_type_and_the_width(on_a_gpu, dtype, head_width
     on_a_gpu.update(broken)
     chosen = choose_backend("cpu", "auto", dtype, head_width)
     assert why_not(chosen, dtype, head_width) == ""
-    assert chosen not in broken, attention._failure("flex", "cpu", dtype, head_width)
+    assert chosen not in broken, backends._failure("flex", "cpu", dtype, head_width)
     takes_16_bits = dtype in (torch.bfloat16, torch.float16) and head_width in (8, 64, 256)
     working = [one for one in ALL if one not in broken and (takes_16_bits or one not in ("flash", "varlen"))]
-    assert chosen == working[0], attention._failure(working[0], "cpu", dtype, head_width)
+    assert chosen == working[0], backends._failure(working[0], "cpu", dtype, head_width)
 
 
 @pytest.mark.parametrize("wanted", ["flash", "varlen"])
@@ -82,13 +84,13 @@ def test_one_that_fails_is_told_once_and_the_next_is_taken(on_a_gpu):
 
 
 def test_one_with_other_values_is_not_used(on_a_gpu, monkeypatch):
-    right = attention.packed_attention
+    right = backends.packed_attention
 
     def causal_throughout(q, k, v, cu_seqlens, boundaries, max_seqlen, backend, prompts=None):
         kept = prompts if backend != "flash" else None  # forgets that prompts are seen in both directions
         return right(q, k, v, cu_seqlens, boundaries, max_seqlen, backend, kept)
 
-    monkeypatch.setattr(attention, "packed_attention", causal_throughout)
+    monkeypatch.setattr(backends, "packed_attention", causal_throughout)
     with pytest.warns(UserWarning, match="attention flash is not used on cpu: values differ"):
         assert choose_backend("cpu", "auto", torch.bfloat16, 64) == "varlen"
 
@@ -132,8 +134,8 @@ def test_what_follows_from_the_borders_is_made_once_for_all_layers(monkeypatch, 
         right = flex.create_block_mask
         monkeypatch.setattr(flex, "create_block_mask", lambda *a, **k: made.append(1) or right(*a, **k))
     elif backend == "varlen":
-        monkeypatch.setattr(attention, "_Split", lambda **k: made.append(1) or _Split(**k))
-        monkeypatch.setattr(attention, "_by_kernel", by_mask)
+        monkeypatch.setattr(packed, "_Split", lambda **k: made.append(1) or _Split(**k))
+        monkeypatch.setattr(packed, "_by_kernel", by_mask)
     else:
         right_tril = torch.Tensor.tril
         monkeypatch.setattr(torch.Tensor, "tril", lambda *a: made.append(1) or right_tril(*a))

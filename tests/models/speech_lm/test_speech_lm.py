@@ -9,7 +9,8 @@ import torch
 from models.kernels.loss import linear_cross_entropy
 from models.layouts import LAYOUTS
 from models.sequence.batch import collate
-from models.speech_lm.attention import choose_backend, packed_attention
+from models.speech_lm.attention.backends import choose_backend
+from models.speech_lm.attention.packed import packed_attention
 from models.speech_lm.generate import greedy_text
 from tests.models.support import V, document, grid_spec, joined, model_for
 
