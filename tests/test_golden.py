@@ -28,7 +28,7 @@ WITHOUT_EFFECT = {
         "keep_best": 1,
         "attention": "loop",
         "num_threads": 1,
-        "recompute": True,
+        "recompute": "cheap",
     },
     "evaluate": {"batch_size": 3},
 }

@@ -1,6 +1,7 @@
 """Kernels, attention and the loss, one by one at real sizes: against float64, measured ceilings, and torch's own."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -38,11 +39,11 @@ def _draw(setting: Setting, *shape: int, dtype: torch.dtype = torch.float32) -> 
     return torch.randn(*shape, device=setting.device, dtype=dtype).requires_grad_()
 
 
-def _chosen(name: str) -> Work:
+def _chosen(name: str, kind: plain.Kind) -> Work:
     """Return an operation as the model chooses it: fused where its input is supported, plain elsewhere."""
 
     def work(x: torch.Tensor, *rest: object) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        done: torch.Tensor = getattr(fused if fused.is_supported(x) else plain, name)(x, *rest)
+        done: torch.Tensor = getattr(fused if fused.is_supported(x, kind) else plain, name)(x, *rest)
         return done
 
     return work
@@ -54,7 +55,7 @@ def _cases(setting: Setting, dtype: torch.dtype) -> Iterator[Case]:
     streams = 8 if setting.is_small else 80
     yield Case(
         "rms_norm",
-        lambda x, w: _chosen("rms_norm")(x, w, EPS),
+        lambda x, w: _chosen("rms_norm", "norm")(x, w, EPS),
         lambda x, w: plain.rms_norm(x, w, EPS),
         [_draw(setting, rows, dim, dtype=dtype), _draw(setting, dim)],
         5 * rows * dim,
@@ -64,17 +65,23 @@ def _cases(setting: Setting, dtype: torch.dtype) -> Iterator[Case]:
     total = (heads + 2 * kept) * width
     yield Case(
         "heads",
-        lambda x, q, k: _chosen("heads")(x, (q, k), cos, sin, (heads, kept), EPS),
+        lambda x, q, k: _chosen("heads", "heads")(x, (q, k), cos, sin, (heads, kept), EPS),
         lambda x, q, k: plain.heads(x, (q, k), cos, sin, (heads, kept), EPS),
         [_draw(setting, rows, total, dtype=dtype), _draw(setting, width), _draw(setting, width)],
         5 * rows * total,
     )
-    yield Case("swiglu", _chosen("swiglu"), plain.swiglu, [_draw(setting, rows, 2 * ffn, dtype=dtype)], 8 * rows * ffn)
+    yield Case(
+        "swiglu",
+        _chosen("swiglu", "swiglu"),
+        plain.swiglu,
+        [_draw(setting, rows, 2 * ffn, dtype=dtype)],
+        8 * rows * ffn,
+    )
     offsets = torch.arange(streams, device=setting.device) * 17
     ids = torch.randint(0, 16, (rows, streams), device=setting.device) + offsets
     yield Case(
         "embedding_sum",
-        lambda t: _chosen("embedding_sum")(t, ids, offsets + 16),
+        lambda t: _chosen("embedding_sum", "embedding sum")(t, ids, offsets + 16),
         lambda t: plain.embedding_sum(t, ids, offsets + 16),
         [_draw(setting, streams * 17, dim, dtype=dtype)],
         2 * (rows + streams * 17) * dim,
@@ -108,10 +115,17 @@ def _results(work: Work, inputs: list[torch.Tensor], slopes: list[torch.Tensor])
 
 def kernels(setting: Setting) -> Iterator[Figure]:
     """Yield each kernel's distance to float64, its time beside what its bytes take, and torch's time by two clocks."""
-    with exact_float32():
-        for dtype in (torch.float32, torch.bfloat16):
-            for case in _cases(setting, dtype):
-                yield from _kernel(setting, case, dtype)
+    # Those too that a training would leave out, for torch's own are faster.
+    os.environ["HUBBUB_KERNELS"] = "all"
+    fused.tried_kernels.cache_clear()
+    try:
+        with exact_float32():
+            for dtype in (torch.float32, torch.bfloat16):
+                for case in _cases(setting, dtype):
+                    yield from _kernel(setting, case, dtype)
+    finally:
+        del os.environ["HUBBUB_KERNELS"]
+        fused.tried_kernels.cache_clear()
 
 
 def _kernel(setting: Setting, case: Case, dtype: torch.dtype) -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.config.options import Training
+from models.config.options import Compile, Training
 from models.config.shape import SIZES
 from models.speech_lm.flops import peak_flops
 from models.speech_lm.generate import greedy_text
@@ -53,22 +53,23 @@ class Watched:
 
 
 def training(setting: Setting) -> Iterator[Figure]:
-    """Yield the throughput of trainings, first without torch.compile, then with it."""
+    """Yield the throughput of trainings, first without torch.compile, then with it, then captured in graphs."""
     todo = [("0.6b", 8192), ("0.6b", 32_768), ("1b", 8192), ("base", 8192)]
-    for compiled in (False, True):
-        if compiled and not (shutil.which("g++") or shutil.which("clang++") or setting.is_cuda):
-            yield Figure("compiled", "left out: there is no C++ compiler")
+    ways: tuple[Compile, ...] = ("none", "blocks", "graphs")
+    for how in ways:
+        if how != "none" and not (shutil.which("g++") or shutil.which("clang++") or setting.is_cuda):
+            yield Figure(f"compile {how}", "left out: there is no C++ compiler")
             continue
         for size, capacity in [("tiny", 256)] if setting.is_small else todo:
-            yield from throughput(setting, size, capacity, compiled=compiled)
+            yield from throughput(setting, size, capacity, compile_by=how)
 
 
-def throughput(setting: Setting, size: str, capacity: int, *, compiled: bool) -> Iterator[Figure]:
+def throughput(setting: Setting, size: str, capacity: int, *, compile_by: Compile) -> Iterator[Figure]:
     """Yield what a step of a size costs on packs of a capacity; all columns but a document's first are predicted."""
-    name = f"{size}, packs of {capacity:,}{', compiled' if compiled else ''}"
+    name = f"{size}, packs of {capacity:,}{'' if compile_by == 'none' else f', compile {compile_by}'}"
     watched = Watched(setting.device, *((1, 2, 1) if setting.is_small else (4, 8, 3)))
     packs = [joined(pack, f"p{number}") for number, pack in enumerate(gpu.packs_of(4, capacity))]
-    config = Training(steps=10**6, packs_per_step=1, checkpoint_every=10**6, lr=1e-5, compile=compiled)
+    config = Training(steps=10**6, packs_per_step=1, checkpoint_every=10**6, lr=1e-5, compile=compile_by)
     model = gpu.made_on(setting.device, lambda: SpeechLM(SIZES[size], gpu.vocabulary()))
     # The first checkpoint, of untrained weights, is written before the first step: in memory, where there is a place.
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 16e9 else None

@@ -98,7 +98,7 @@ def test_every_pack_is_counted_once_whatever_the_ranks(world_size):
     (whole,) = sums_of_ranks(state, replace(config, packs_per_pass=1), 1)
     torch.testing.assert_close(sum(sums_of_ranks(state, config, world_size)), whole)
     passes, forward = [], model.forward
-    model.forward = lambda *given: (passes.append(None), forward(*given))[1]
+    model.forward = lambda *given, **named: (passes.append(None), forward(*given, **named))[1]
     torch.testing.assert_close(sum(sums_of_ranks(state, replace(config, shard="full"), world_size)), whole)
     assert len(passes) == world_size * -(-4 // world_size)  # 2 of four packs and 2 of three
 
