@@ -52,6 +52,9 @@ class Watched:
             raise StoppedError
 
 
+_LEAST_MFU = {("0.6b", 8192): 0.45, ("0.6b", 32_768): 0.5, ("1b", 8192): 0.55, ("base", 8192): 0.25}
+
+
 def training(setting: Setting) -> Iterator[Figure]:
     """Yield the throughput of trainings, first without torch.compile, then with it, then captured in graphs."""
     todo = [("0.6b", 8192), ("0.6b", 32_768), ("1b", 8192), ("base", 8192)]
@@ -84,7 +87,7 @@ def throughput(setting: Setting, size: str, capacity: int, *, compile_by: Compil
     yield Figure(f"{name}: parameters", model.num_parameters())
     yield setting.speed(f"{name}: tokens/s", columns / watched.seconds)
     if top := peak_flops(torch.device(setting.device)):
-        yield setting.speed(f"{name}: MFU", flops / watched.seconds / top, least=0.45 if size != "base" else 0.35)
+        yield setting.speed(f"{name}: MFU", flops / watched.seconds / top, least=_LEAST_MFU.get((size, capacity)))
     yield setting.speed(f"{name}: share of the matrix product", flops / watched.seconds / setting.matmul_flop_per_s)
     busy = min(1.0, watched.busy.kernel_s / watched.seconds)
     yield setting.speed(f"{name}: share of a step in which the device is busy", busy, least=0.95)
@@ -103,7 +106,7 @@ def transformers(setting: Setting) -> Iterator[Figure]:
     for name in ("tokens_per_s", "transformers_tokens_per_s", "transformers_packed_tokens_per_s"):
         value = found[name]
         yield Figure(f"{size}: {name}", "out of memory" if value is None else round(value))
-    for name, least in (("over_transformers", 2.0), ("over_transformers_packed", 1.2), ("triton_over_plain", 1.0)):
+    for name, least in (("over_transformers", 2.5), ("over_transformers_packed", 1.5), ("triton_over_plain", 1.0)):
         if found.get(name) is not None:
             yield setting.speed(f"{size}: {name}", found[name], least=least)
     for name in ("peak_gb", "transformers_peak_gb", "transformers_packed_peak_gb"):
