@@ -13,6 +13,7 @@ from operators.formats.format import Format
 from operators.formats.json_entries import CHIME8, JSONL, NEMO, SEGLST
 from operators.formats.rttm import FORMAT as RTTM
 from operators.formats.stm import FORMAT as STM
+from operators.formats.subtitles import SRT, VTT
 from operators.formats.text import Entry, lines_of
 from operators.formats.textgrid import FORMAT as TEXTGRID
 
@@ -22,6 +23,8 @@ FORMATS: dict[str, Format] = {
     "rttm": RTTM,
     "ctm": CTM,
     "textgrid": TEXTGRID,
+    "srt": SRT,
+    "vtt": VTT,
     "chime8": CHIME8,
     "nemo": NEMO,
     "jsonl": JSONL,

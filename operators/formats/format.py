@@ -25,3 +25,5 @@ class Format:
     """A file that is refused, and what the message holds after the file's name."""
     write: Callable[[Sequence[Entry]], str] | None = None
     """Returns the text of entries, where the format is written."""
+    names_session: bool = True
+    """Whether a file says which session an entry is of; else it is the file's name, and a file holds one."""

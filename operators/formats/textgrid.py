@@ -1,16 +1,19 @@
 """TextGrid: Praat's tiers of intervals, one a speaker; long and short text files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from operators.errors import InputError
 from operators.formats.format import Format
-from operators.formats.text import Entry, span, text_of
+from operators.formats.text import Entry, span, text_of, timed
 
 # Everything but texts in quotes, numbers and flags is there for human readers: keys, and indices in brackets.
 _TOKEN = re.compile(
     r'"((?:[^"]|"")*)"|\[[^\]"]*\]|(<exists>|<absent>)|(?<![\w.])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w.])'
 )
+
+_SHORTEST_S = 0.001
 
 
 class _Tokens:
@@ -78,8 +81,52 @@ def read_textgrid(path: Path, side: str) -> list[Entry]:  # noqa: ARG001
     return sorted(entries, key=lambda entry: entry["start_time"])
 
 
+def write_textgrid(entries: Sequence[Entry]) -> str:
+    """Return the entries of one session as a TextGrid in its long form, a tier for each speaker.
+
+    Intervals of a tier cannot overlap: one ends where the next begins.
+    """
+    found = sorted(timed(entries, "TextGrid"), key=lambda entry: (entry["start_time"], entry["end_time"]))
+    end_s = max((entry["end_time"] for entry in found), default=0.0) + _SHORTEST_S
+    names = list(dict.fromkeys(entry["speaker"] for entry in found))
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end_s:.6f}"]
+    lines += ["tiers? <exists>", f"size = {len(names)}", "item []:"]
+    for number, name in enumerate(names, 1):
+        tier = _intervals([entry for entry in found if entry["speaker"] == name], end_s)
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
+        lines += ["        xmin = 0", f"        xmax = {end_s:.6f}", f"        intervals: size = {len(tier)}"]
+        for place, (start, end, words) in enumerate(tier, 1):
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {end:.6f}",
+            ]
+            lines.append(f"            text = {_quoted(words)}")
+    return "\n".join(lines) + "\n"
+
+
+def _intervals(entries: Sequence[Entry], end_s: float) -> list[tuple[float, float, str]]:
+    """Return start, end and text of the intervals that fill a tier, the empty ones between entries among them."""
+    found: list[tuple[float, float, str]] = []
+    begins = [*(entry["start_time"] for entry in entries[1:]), end_s]
+    reached = 0.0
+    for entry, following in zip(entries, begins, strict=True):
+        start = max(entry["start_time"], reached)
+        if start > reached:
+            found.append((reached, start, ""))
+        reached = max(start + _SHORTEST_S, min(entry["end_time"], following))
+        found.append((start, reached, " ".join(entry["words"].split())))
+    return [*found, (reached, end_s, "")] if reached < end_s else found
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
 FORMAT = Format(
     read=read_textgrid,
+    write=write_textgrid,
+    names_session=False,
     about="Praat's tiers of intervals, one a speaker",
     suffixes=(".textgrid", ".TextGrid"),
     example=(

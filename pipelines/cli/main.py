@@ -38,7 +38,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("RECIPE", "... -> checkpoints", "stages:train"),
     "evaluate": Verb("RECIPE", "... -> cpWER", "stages:evaluate"),
     "plan": Verb("RECIPE", "what would run, what is fresh, and why; starts nothing", "stages:plan"),
-    "transcribe": Verb("FILE --checkpoint DIR", "who said what", "use:transcribe"),
+    "transcribe": Verb("FILE... --checkpoint DIR", "who said what", "use:transcribe"),
     "speak": Verb("SCRIPT --checkpoint DIR", "a dialogue as audio, by a model trained on task speak", "use:speak"),
     "score": Verb(
         "REFERENCE HYPOTHESIS", "WER, cpWER, tcpWER, DER ... of any system, with intervals  [--audio]", "score:score"

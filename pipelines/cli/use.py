@@ -1,24 +1,35 @@
 """Verbs that use a checkpoint: transcribe and speak."""
 
-import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from models.config.values import SEED, within
 from operators.errors import InputError
+from operators.formats import FORMATS
 from pipelines.cli.arguments import Arguments, read
+
+if TYPE_CHECKING:
+    from pipelines.use.transcribe import Heard
+
+
+FormatName = Literal["lines", "seglst", "stm", "rttm", "ctm", "textgrid", "srt", "vtt"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranscribeArguments(Arguments):
-    """Transcribe an audio file: who said what."""
+    """Transcribe audio files: who said what."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Anything that libsndfile reads; channels are mixed to one."""
+    format: FormatName = "lines"
+    """What is written; all but lines and seglst need a checkpoint that predicts times (task asr_timed)."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for a file of each audio file; otherwise everything is printed."""
     checkpoint: Path = Path("runs/demo")
     """A step-... folder, or a run's output folder, whose newest checkpoint is taken."""
     task: str | None = None
@@ -34,24 +45,66 @@ class TranscribeArguments(Arguments):
     """Seconds of audio that two windows share; a fifth of a window, at most 4 s, by default."""
     max_tokens: int | None = field(default=None, metadata=within(1, 10**6, "tokens"))
     """Longest transcript of a window, in tokens."""
-    json: bool = False
-    """Print SegLST, as JSON, instead of lines."""
 
 
 def transcribe(arguments: Sequence[str]) -> None:
-    """Print who said what in an audio file."""
+    """Print or write who said what in audio files."""
     parsed = read(TranscribeArguments, "hubbub transcribe", arguments)
-    from pipelines.use.transcribe import as_seglst
-    from pipelines.use.transcribe import transcribe as transcribe_file
+    targets = _targets(parsed)
+    from pipelines.reporting import console
+    from pipelines.use.transcribe import Transcriber, as_seglst
 
-    options = {name: value for name, value in vars(parsed).items() if name not in ("file", "checkpoint", "json")}
-    turns = transcribe_file(parsed.file, parsed.checkpoint, **options)
-    if parsed.json:
-        print(json.dumps(as_seglst(parsed.file.stem, turns), indent=1, ensure_ascii=False))
-        return
-    for turn in turns:
-        times = "" if turn.end_s is None else f"{turn.start_s:8.2f} {turn.end_s:8.2f}  "
-        print(f"{times}[{turn.speaker}] {turn.text}", flush=True)
+    mine = ("files", "format", "output", "checkpoint")
+    options = {name: value for name, value in vars(parsed).items() if name not in mine}
+    transcriber = Transcriber(parsed.checkpoint, **options)
+    if parsed.format not in ("lines", "seglst") and not transcriber.has_times:
+        raise InputError(
+            f"--format {parsed.format} needs times, which {parsed.checkpoint} does not predict; take a checkpoint "
+            "of task asr_timed, or --format seglst"
+        )
+    for path, target in zip(parsed.files, targets, strict=True):
+        started = time.monotonic()
+        turns, audio_s = transcriber(path)
+        took_s = time.monotonic() - started
+        if parsed.format == "lines":
+            text = "".join(f"{_times(turn)}[{turn.speaker}] {turn.text}\n" for turn in turns)
+        else:
+            write = FORMATS[parsed.format].write
+            assert write is not None
+            text = write(as_seglst(path.stem, turns))
+        if target is None:
+            print(text, end="" if text.endswith("\n") else "\n", flush=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        rate = f"{audio_s:.1f} s of audio in {took_s:.1f} s, {took_s / audio_s:.2f} of real time"
+        console.ERR.print(console.shown(f"{path.name}: {rate}" + (f", to {target}" if target else "")))
+
+
+def _times(turn: "Heard") -> str:
+    return "" if turn.end_s is None else f"{turn.start_s:8.2f} {turn.end_s:8.2f}  "
+
+
+def _targets(parsed: TranscribeArguments) -> list[Path | None]:
+    """Return where each file's transcript is written; None where it is printed.
+
+    Raises:
+        InputError: no file is named, one is missing, or two would be written to one place.
+    """
+    if not parsed.files:
+        raise InputError("hubbub transcribe needs at least one audio file")
+    if missing := [str(path) for path in parsed.files if not path.is_file()]:
+        raise InputError(f"there is no file {', '.join(missing)}")
+    if parsed.output is None:
+        return [None] * len(parsed.files)
+    suffix = ".txt" if parsed.format == "lines" else FORMATS[parsed.format].suffixes[0]
+    targets: dict[Path, Path] = {}
+    for path in parsed.files:
+        target = parsed.output / (path.stem + suffix)
+        if target in targets:
+            raise InputError(f"{targets[target]} and {path} would both be written to {target}; transcribe them apart")
+        targets[target] = path
+    return list(targets)
 
 
 @dataclass(frozen=True, kw_only=True)

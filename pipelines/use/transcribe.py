@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.codecs import reload_codec
 from models.codecs.codec import pack_codes
 from operators.corpus.sources import resample, resampled_length
-from operators.documents.tasks import asked_of
+from operators.documents.tasks import asked_of, transcription
 from operators.errors import InputError
 from operators.evaluate.transcribe import Transcribe
 from operators.tokenize.encode import levels
@@ -64,51 +64,67 @@ def as_seglst(session: str, turns: Sequence[Heard]) -> list[dict[str, Any]]:
     ]
 
 
-def transcribe(path: Path, checkpoint: Path, *, task: str | None = None, **options: Any) -> list[Heard]:
-    """Return the turns that a model transcribes of an audio file, with one name for a speaker throughout.
+class Transcriber:
+    """A checkpoint that transcribes audio files, one after the other."""
 
-    Args:
-        path: of the audio file.
-        checkpoint: folder of a checkpoint, or of checkpoints, of which the newest is used.
-        task: transcription task to ask; the first that the model was trained on by default.
-        options: of `Transcribe`: window_s, cut, join, overlap_s, max_tokens.
+    def __init__(self, checkpoint: Path, *, task: str | None = None, **options: Any) -> None:
+        """Load the checkpoint and its codec.
 
-    Raises:
-        InputError: the file or the checkpoint cannot be used.
-    """
-    import torch
+        Args:
+            checkpoint: folder of a checkpoint, or of checkpoints, of which the newest is used.
+            task: transcription task to ask; the first that the model was trained on by default.
+            options: of `Transcribe`: window_s, cut, join, overlap_s, max_tokens.
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), device=device, **options)
-    header = operator.header
-    operator = replace(operator, task=task or asked_of(header.tasks))
-    try:
-        codec = reload_codec(header.codec, header.codec_weights)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    operator.check_codec(codec.spec)
-    operator.check_task()
-    wav = read_mono(path, codec.spec.sample_rate_hz)
-    codes = codec.encode(wav)
-    samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
-    row = {
-        "conversation_id": path.stem,
-        "codes": pack_codes(codes, codec.spec.bits),
-        "levels": levels(samples, codec.spec.hop_samples, codes.shape[1]).tobytes(),
-        "num_frames": codes.shape[1],
-        "speakers": (),
-        "turns": (),
-    }
-    recording = operator.recording(row, codec.spec)
-    operator.transcribe([recording])
-    found = recording.hypothesis(operator.weights_digest)
-    starts = [window["own_start_frame"] / codec.spec.frame_rate_hz for window in found["windows"]]
-    return [
-        Heard(
-            starts[turn["window"]] if turn["start_s"] is None else turn["start_s"],
-            turn["end_s"],
-            turn["speaker"],
-            turn["text"],
-        )
-        for turn in found["turns"]
-    ]
+        Raises:
+            InputError: the checkpoint cannot be used.
+        """
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), device=device, **options)
+        header = operator.header
+        self._operator = replace(operator, task=task or asked_of(header.tasks))
+        try:
+            self._codec = reload_codec(header.codec, header.codec_weights)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self._operator.check_codec(self._codec.spec)
+        self._operator.check_task()
+
+    @property
+    def has_times(self) -> bool:
+        """Whether turns have times: the task's, or by who is heard to talk."""
+        return transcription(self._operator.task).predicts_times or self._operator.header.predicts_activity
+
+    def __call__(self, path: Path) -> tuple[list[Heard], float]:
+        """Return the turns of an audio file, with one name for a speaker throughout, and its length in seconds.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        operator, codec = self._operator, self._codec
+        wav = read_mono(path, codec.spec.sample_rate_hz)
+        codes = codec.encode(wav)
+        samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
+        row = {
+            "conversation_id": path.stem,
+            "codes": pack_codes(codes, codec.spec.bits),
+            "levels": levels(samples, codec.spec.hop_samples, codes.shape[1]).tobytes(),
+            "num_frames": codes.shape[1],
+            "speakers": (),
+            "turns": (),
+        }
+        recording = operator.recording(row, codec.spec)
+        operator.transcribe([recording])
+        found = recording.hypothesis(operator.weights_digest)
+        starts = [window["own_start_frame"] / codec.spec.frame_rate_hz for window in found["windows"]]
+        turns = [
+            Heard(
+                starts[turn["window"]] if turn["start_s"] is None else turn["start_s"],
+                turn["end_s"],
+                turn["speaker"],
+                turn["text"],
+            )
+            for turn in found["turns"]
+        ]
+        return turns, len(wav) / codec.spec.sample_rate_hz

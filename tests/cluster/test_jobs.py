@@ -57,6 +57,9 @@ def environment():
     ]
     # Nodes on one machine that share a folder delete each other's copy of the code, under a job that runs in it.
     worker = ["start", "--address", "127.0.0.1:6399", "--num-cpus", "2", "--temp-dir", str(folder / "worker")]
+    # Jobs are handed to the head's agent; another Ray on the machine would take its default port.
+    head += ["--dashboard-agent-listen-port", "52465"]
+    worker += ["--dashboard-agent-listen-port", "52466"]
     started = [
         subprocess.run([*RAY, *arguments, *common], env=env, capture_output=True, text=True, timeout=120)
         for arguments in (head, worker)

@@ -63,7 +63,7 @@ def test_what_is_written_is_read_again(name, tmp_path):
     if name == "seglst":
         assert found == ODD
     else:
-        assert {entry["session_id"] for entry in found} == {"my_talk"}
+        assert {entry["session_id"] for entry in found} == {"my_talk" if FORMATS[name].names_session else "talk"}
 
 
 @pytest.mark.parametrize("name", ["rttm", "stm", "seglst"])
@@ -73,6 +73,18 @@ def test_meeteval_reads_what_is_written(name, tmp_path):
     found = kind.load(path).to_seglst() if name != "seglst" else kind.load(path)
     assert [float(one["end_time"]) for one in found] == [1.0, 2.0]
     assert len(found.unique("speaker")) == 2
+
+
+def test_a_textgrid_has_no_gaps_and_no_overlaps():
+    turns = [(0.5, 2.0, "one"), (1.5, 3.0, "two"), (3.0, 3.0, "three")]
+    entries = [
+        {"session_id": "a", "speaker": 'an"n', "start_time": start, "end_time": end, "words": words}
+        for start, end, words in turns
+    ]
+    text = FORMATS["textgrid"].write(entries)
+    times = [float(one) for one in re.findall(r"            xm(?:in|ax) = ([\d.]+)", text)]
+    assert times == [0, 0.5, 0.5, 1.5, 1.5, 3.0, 3.0, 3.001]
+    assert 'name = "an""n"' in text
 
 
 def test_times_are_needed_where_the_format_has_them():

@@ -283,12 +283,24 @@ def test_a_checkpoint_is_judged_by_recipes_that_fit_it(recipe, undisturbed, tmp_
     assert judged[0]["trained"]["cpwer"] == json.loads(own.read_text())["trained"]["cpwer"]
 
 
-def test_transcribe_says_who_said_what(undisturbed, recipe):
+def test_transcribe_says_who_said_what(undisturbed, recipe, tmp_path):
     wav = Path(recipe).parent / "corpus/wav/s0-4.wav"
-    out = hubbub("transcribe", wav, "--checkpoint", undisturbed, "--max-tokens", 20).stdout
-    assert all(line.startswith("[s") for line in out.splitlines())
-    turns = json.loads(hubbub("transcribe", wav, "--checkpoint", undisturbed, "--max-tokens", 20, "--json").stdout)
-    assert isinstance(turns, list)
+    asked = ("--checkpoint", undisturbed, "--max-tokens", 20)
+    done = hubbub("transcribe", wav, *asked)
+    assert all(line.startswith("[s") for line in done.stdout.splitlines())
+    assert re.search(r"s0-4.wav: [\d.]+ s of audio in [\d.]+ s, [\d.]+ of real time", done.stderr)
+    other = wav.with_name("s0-3.wav")
+    hubbub("transcribe", wav, other, *asked, "--format", "seglst", "--output", tmp_path / "said")
+    assert sorted(path.name for path in (tmp_path / "said").iterdir()) == ["s0-3.seglst.json", "s0-4.seglst.json"]
+    turns = json.loads((tmp_path / "said/s0-4.seglst.json").read_text())
+    assert [f"[{turn['speaker']}] {turn['words']}" for turn in turns] == done.stdout.splitlines()
+    refused = hubbub("transcribe", wav, *asked, "--format", "srt", check=False)
+    assert (refused.returncode, "--format srt needs times" in refused.stderr) == (2, True)
+    refused = hubbub("transcribe", wav, tmp_path / "none.wav", *asked, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"there is no file {tmp_path / 'none.wav'}" in refused.stderr
+    refused = hubbub("transcribe", wav, wav, *asked, "--output", tmp_path, check=False)
+    assert (refused.returncode, "would both be written to" in refused.stderr) == (2, True)
 
 
 def test_two_runs_in_one_folder_do_not_meet(recipe, undisturbed):
