@@ -31,8 +31,18 @@ def compile_blocks(model: SpeechLM, how: Compile) -> None:
         return
     options = {"dynamic": True} if how == "blocks" else {"dynamic": False, "mode": "reduce-overhead"}
     for block in model.blocks:
-        for name in ("begin", "finish"):
+        for name in _PARTS:
             setattr(block, name, torch.compile(getattr(block, name), **options))
+
+
+_PARTS = ("begin", "finish")
+
+
+def uncompile_blocks(model: SpeechLM) -> None:
+    """Give blocks that were copied from compiled ones their own functions: what is compiled stays with its weights."""
+    for block in model.blocks:
+        for name in _PARTS:
+            vars(block).pop(name, None)
 
 
 def in_a_bucket(batch: Batch, how: Compile) -> Batch:

@@ -219,7 +219,7 @@ def run_step(
         should_save: whether this rank is asked for a checkpoint after the step; every rank learns whether any was.
     """
     device = torch.device(process.device)
-    state.model.zero_grad(set_to_none=True)  # the first pass's gradients are kept, not added to zeros
+    _clear_gradients(state, config)
     batches = [weighted(batch, config) for batch in packs.batches]
     counts = _auxiliary_counts(state.model, batches, device, config)
     auxiliary = counts.weights(config)
@@ -287,6 +287,16 @@ def _overlapped(state: TrainingState, config: Training) -> OverlappedSums | None
     if config.shard == "full" or not config.bucket_mb or not has_others():
         return None
     return OverlappedSums(state.trained.values(), config.bucket_mb * 2**20)
+
+
+def _clear_gradients(state: TrainingState, config: Training) -> None:
+    """Forget the gradients: those of the first pass are then kept, not added to zeros.
+
+    What a CUDA graph returns is overwritten when it is replayed, so with graphs gradients have a place of their own.
+    """
+    state.model.zero_grad(set_to_none=config.compile != "graphs")
+    if config.compile == "graphs":
+        _gradients(state)
 
 
 def _gradients(state: TrainingState) -> list[torch.Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.speech_lm.compiled import uncompile_blocks
 from models.speech_lm.lora import LoRALinear
 from models.speech_lm.model import SpeechLM
 
@@ -45,6 +46,7 @@ def decoding_copy(model: SpeechLM, dtype: torch.dtype) -> SpeechLM:
         if id(parameter) not in apart:
             memo[id(parameter)] = cast(parameter)
     made: SpeechLM = copy.deepcopy(model, memo)
+    uncompile_blocks(made)
     if made.text_update_up is not None:
         made.text_embedding.weight = cast(model.text_table)
         made.text_update_up = None

@@ -70,6 +70,25 @@ def test_gradients_of_a_step_are_those_of_a_plain_mean_and_clipped(monkeypatch):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize(("how", "is_kept"), [("graphs", True), ("none", False)])
+def test_gradients_have_a_place_of_their_own_where_graphs_overwrite_theirs(how, is_kept):
+    grid = grid_spec()
+    model = model_for(grid, dtype=torch.float32)
+    state, config = state_of(model, steps=10, compile=how)
+    batch = collate([joined([document(grid, 1)])], grid)
+    places = []
+
+    def place(_):
+        places.append(None if model.norm.weight.grad is None else model.norm.weight.grad.data_ptr())
+
+    for step in (1, 2):
+        handle = model.norm.weight.register_hook(place)
+        run_step(state, StepPacks(step, 0, (batch,)), config, Process(), should_save=False)
+        handle.remove()
+        places.append(model.norm.weight.grad.data_ptr())
+    assert (places[0] is not None and len(set(places)) == 1) is is_kept
+
+
 def test_gradients_of_the_loss_are_scaled_in_place_unless_the_graph_is_kept():
     inputs = [torch.randn(5, 8, requires_grad=True), torch.randn(12, 8, requires_grad=True)]
     loss = linear_cross_entropy(*inputs, torch.arange(5)[:, None], torch.ones(5))

@@ -7,6 +7,7 @@ import torch
 
 from models.sequence.batch import collate
 from models.sequence.tokenizer import ByteTokenizer
+from models.speech_lm.compiled import compile_blocks
 from models.speech_lm.decode.weights import decoding_copy, versions_of
 from models.speech_lm.model import SpeechLM
 from tests.models.support import SHAPE, document, grid_spec, joined, vocabulary_of
@@ -52,3 +53,17 @@ def test_a_changed_parameter_is_noticed():
     with torch.no_grad():
         model.blocks[0].ffn.down.weight[0, 0] += 1
     assert versions_of(model) != before
+
+
+def test_a_copy_of_a_compiled_model_computes_with_its_own_weights():
+    grid = grid_spec()
+    model = SpeechLM(SHAPE, vocabulary_of(grid)).initialize(0)
+    batch = collate([joined([document(grid, 1)])], grid)
+    compile_blocks(model, "blocks")
+    made = decoding_copy(model, torch.float64)
+    with torch.no_grad():
+        before = made.states(batch)
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert before.dtype is torch.float64
+        torch.testing.assert_close(made.states(batch), before)
