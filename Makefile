@@ -28,7 +28,7 @@ test: setup                ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: setup           ## the tests that need servers or minutes
-	OMP_NUM_THREADS=1 tests/servers.sh $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 tests/servers.sh $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile --timeout 1800
 
 fuzz: setup                ## both fuzzers: lists of corpora, and what a run keeps (20,000 cases)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 20000

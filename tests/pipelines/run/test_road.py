@@ -14,7 +14,7 @@ from operators.digest import digest_file
 from tests.conftest import write_corpus
 from tests.pipelines.support import hubbub, kill_in, losses, messages, roots, write_recipe
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 STAGES = ("index", "simulate", "tokenize", "pack", "train", "evaluate")
 
 

@@ -18,7 +18,7 @@ from tests.operators.corpus.test_recorded import write_call
 from tests.pipelines.run.test_road import arrow_files
 from tests.pipelines.support import ROOT, command, hubbub, roots, write_recipe
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SOUND = (
     "--place.room",
     "simulated",

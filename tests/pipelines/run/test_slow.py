@@ -23,7 +23,7 @@ from tests.pipelines.support import (
     write_recipe,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 SHORT = [
     "--casting.train-conversations",
@@ -96,7 +96,7 @@ def test_two_training_workers_make_the_steps_of_one(tmp_path):
     assert losses(tmp_path / "out-2") == pytest.approx(losses(tmp_path / "out-1"), abs=1e-4)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
     """It begins on the one node there is, takes in another that comes, and goes on when that dies."""
@@ -147,7 +147,7 @@ def test_training_grows_and_shrinks_with_the_cluster(tmp_path, monkeypatch):
         second = cluster.add_node(**node)
         wait_until(lambda: ranks().count(4) > 100)  # a checkpoint at least
         cluster.remove_node(second, allow_graceful=False)
-        process.wait(timeout=400)
+        process.wait(timeout=900)
     finally:
         process.kill()
         cluster.shutdown()
@@ -239,7 +239,7 @@ def test_the_road_runs_with_a_continuous_front_end(tmp_path):
     assert (refused.returncode, "--model.encoder FOLDER" in refused.stderr) == (2, True)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_nodes_that_die_in_the_middle_of_every_stage_change_nothing(tmp_path):
     """Two nodes; the one that works is killed in each stage, and another comes."""
@@ -311,7 +311,7 @@ def test_a_tracking_server_that_goes_away_does_not_end_the_run(tmp_path, monkeyp
     while process.poll() is None and not in_the_middle("train", output):
         time.sleep(0.05)
     stop(server)
-    out, error = process.communicate(timeout=600)
+    out, error = process.communicate(timeout=900)
     assert process.returncode == 0, out + error
     assert "has stopped answering" in out
     assert "cpWER" in out

@@ -53,7 +53,7 @@ def stop_in(stage, number, arguments, output):
         time.sleep(0.5)
         sent = time.monotonic()
         process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=120)
         took_s = time.monotonic() - sent
         while processes_of(process.pid) and time.monotonic() < sent + MOST_S:
             time.sleep(0.2)
