@@ -1,6 +1,7 @@
 """The command line: the table of verbs, the usage that follows from it, and how errors end."""
 
 import difflib
+import logging
 import os
 import sys
 import traceback
@@ -123,6 +124,7 @@ def main() -> None:
         return
     verb, rest = arguments[0], arguments[1:]
     stopping.install()
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of each library that is for another GPU
     try:
         _refuse_habits(verb, rest)
         function_of(verb)(rest)

@@ -46,9 +46,10 @@ def defaults(setting: Setting) -> Iterator[Figure]:
     yield Figure("precision", precision)
     yield Figure("attention there is", ", ".join(available_backends(setting.device)))
     yield Figure("attention", choose_backend(setting.device, "auto", type_of(precision), shape.head_dim))
-    kernels = fused.gpu_kernels(torch.zeros(1, device=setting.device, dtype=type_of(precision)))
-    used = "of a CPU" if not setting.is_cuda else "Triton" if kernels else "plain torch"
-    is_fine = kernels is not None or not setting.is_cuda
+    tried = fused.tried_kernels(f"{setting.device}:0") if setting.is_cuda else None
+    faster = ", ".join(sorted(tried.faster)) if tried else ""
+    used = "of a CPU" if not setting.is_cuda else f"Triton: {faster or 'none is faster'}" if tried else "plain torch"
+    is_fine = tried is not None or not setting.is_cuda
     yield Figure("kernels", used, "Triton, on a GPU", is_fine, is_required=True)
     with tempfile.TemporaryDirectory() as folder:
         config = Training(steps=3, packs_per_step=2)
