@@ -74,9 +74,7 @@ class SpeechLM(nn.Module):
         rows = vocabulary.num_streams * (vocabulary.codebook_size + 1)
         continuous = shape.encoder is not None
         self.audio_embedding = None if continuous else nn.Embedding(rows, shape.dim)
-        self.front_end = (
-            None if shape.encoder is None else FrontEnd(shape.encoder, shape.projector, shape.encoder_rank, shape.dim)
-        )
+        self.front_end = FrontEnd(shape) if continuous else None
         self.audio_norm = RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
