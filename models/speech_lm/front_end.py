@@ -139,6 +139,28 @@ class FrontEnd(nn.Module):
         out: torch.Tensor = self.projector(flat, lengths)
         return out
 
+    def project_stored(self, values: torch.Tensor, scales: torch.Tensor | None, lengths: Sequence[int]) -> torch.Tensor:
+        """Return columns (A, d) of features that were made before (`operators.tokenize.features`).
+
+        Args:
+            values: (4 A, layers x width) of all stretches: float32, float16 or int8.
+            scales: (stretches, layers x width) by which values are multiplied; None for 1.
+            lengths: columns of each stretch.
+
+        Raises:
+            ValueError: they are of another encoder or other layers.
+        """
+        layers, width = len(self.hearing.layers), self.hearing.width
+        if values.shape[1] != layers * width or len(values) != STACK * sum(lengths):
+            raise ValueError(
+                f"features {tuple(values.shape)} are not {layers} layers of width {width}, {STACK} frames a column"
+            )
+        frames = values.to(torch.float32)
+        if scales is not None:
+            repeats = torch.tensor(lengths).to(scales.device, non_blocking=True) * STACK
+            frames = frames * scales.repeat_interleave(repeats, dim=0, output_size=len(values))
+        return self.project(frames.view(-1, layers, width), lengths)
+
 
 def stretches(columns: torch.Tensor) -> Iterator[tuple[int, int]]:
     """Yield the ranges of rows whose columns follow each other.
