@@ -210,6 +210,23 @@ CODES = _schema(
     enrolments=pa.list_(pa.struct({"speaker": pa.string(), "utterance_id": pa.string(), "codes": pa.large_binary()})),
 )
 
+# In flight: a stretch of audio that documents hold without a gap, as `pcm` encodes it.
+_STRETCH = {
+    "conversation_id": pa.string(),
+    "channel": pa.int32(),  # 0: the mixture; then its stems, then its enrolments, in the order of CODES
+    "start_frame": pa.int32(),
+    "num_frames": pa.int32(),  # of the codec, 80 ms each
+}
+STRETCHES = _schema(**_STRETCH, samples=pa.large_binary())
+
+# What a frozen encoder makes of a stretch alone, as the training step would. The metadata says whose features they are:
+# `hubbub.features` holds dtype, layers, width and how many of the encoder's frames a frame of the codec has.
+FEATURES = _schema(
+    **_STRETCH,
+    values=pa.large_binary(),  # frame by frame, layers x width values each
+    scales=pa.list_(pa.float32()),  # of each of these channels, by which int8 values are multiplied; else empty
+)
+
 # kind 0: text, length tokens in length columns. kind 1: audio, length frames in layout.num_columns(length).
 SEGMENT = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "length": pa.int32()})
 LOSS_SPAN = pa.struct({"kind": pa.int8(), "start_column": pa.int32(), "end_column": pa.int32(), "weight": pa.float32()})
@@ -243,7 +260,9 @@ PACKED_DOCUMENT = pa.struct(
     }
 )
 
-# One training sequence. Segments and spans count from the pack's first column; streams are ragged, in order.
+# One training sequence. Segments and spans count from the pack's first column; streams are ragged, in order. Where the
+# metadata holds `hubbub.features` (a list of partitions), codes are references (`models.sequence.documents.REFERENCE`):
+# three int32 for each segment of audio, the partition's place in that list, the row, and the first of the row's frames.
 PACKS = _schema(
     pack_id=pa.string(),
     num_columns=pa.int32(),

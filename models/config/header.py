@@ -53,6 +53,8 @@ class Header:
         """Return the header that `dataclasses.asdict` turned into JSON values."""
         kinds = {"shape": Shape, "vocabulary": Vocabulary, "codec": CodecSpec}
         shape = {name: tuple(value) if isinstance(value, list) else value for name, value in data["shape"].items()}
+        if shape.get("encoder"):  # earlier versions padded with silence, and did not say so
+            shape = {"encoder_window": "full", **shape}
         data = {**data, "shape": shape, "tasks": tuple(data.get("tasks", ()))}
         return Header(**{key: kinds[key](**value) if key in kinds else value for key, value in data.items()})
 

@@ -48,6 +48,12 @@ class Shape(Checked, section="model"):
     """What turns the encoder's frames into columns: two layers on stacked frames, or queries that attend to windows."""
     encoder_rank: int = field(default=0, metadata=within(0, 65_536))
     """Above 0, rank of trained low-rank updates (LoRA) of the encoder's attention; with 0 the encoder is frozen."""
+    encoder_window: Literal["content", "full"] = "content"
+    """What Whisper encodes: the sound alone, or, as it was trained, the sound padded with silence to 30 s."""
+    encoder_layers: tuple[int, ...] = field(default=(), metadata=within(0, 1000))
+    """Layers of the encoder whose states are heard, 0 for what enters the first; the last one's where none is named."""
+    encoder_mix: Literal["concat", "sum"] = "concat"
+    """How several layers are put together: side by side, or in a sum with learned weights."""
     lora_rank: int = field(default=0, metadata=within(0, 65_536))
     """Above 0, the blocks are frozen, and this is the rank of trained low-rank updates (LoRA) of their matrices."""
     lora_alpha: float = field(default=32.0, metadata=within(0, 1e6, open_at="low"))

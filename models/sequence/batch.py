@@ -4,7 +4,7 @@ A batch has no batch dimension: the columns of all its documents are concatenate
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.codecs.codec import unpack_codes
-from models.sequence.documents import AUDIO, TEXT, Codes, GridSpec, PackedDocuments
+from models.sequence.documents import AUDIO, TEXT, Codes, GridSpec, PackedDocuments, SegmentFeatures
 from models.sequence.tokenizer import ByteTokenizer
 
 
@@ -39,6 +39,9 @@ class Batch:
     boundaries: tuple[int, ...]  # cu_seqlens as plain integers
     prompts: tuple[int, ...]  # per document, columns before the first that is predicted; all where none is
     num_frames: int = 0  # of audio, in all documents
+    features: torch.Tensor | None = None  # (frames, layers x width) of an encoder, in place of audio cells (A, 0)
+    feature_scales: torch.Tensor | None = None  # (segments, layers x width) float32, by which int8 is multiplied
+    feature_columns: tuple[int, ...] = ()  # of each audio segment, whose features are that many columns
 
     @property
     def num_pads(self) -> int:
@@ -127,6 +130,7 @@ class _Gathered:
     spans: dict[int, list[tuple[int, int, float]]]  # by kind: start column, end column, weight
     talkers: list[NDArray[np.int32]]  # (spans, 3) each
     num_frames: int = 0
+    features: list[SegmentFeatures] = field(default_factory=list)
 
 
 def collate(
@@ -172,15 +176,24 @@ def _gather_streams(
     found: _Gathered, pack: PackedDocuments, base: int, grid: GridSpec, change: Callable[[Codes], Codes] | None
 ) -> None:
     """Append the text and audio of one pack, whose first column is `base`."""
-    codes = unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
-    used = [int(pack.segments[pack.segments[:, 0] == kind, 2].sum()) for kind in (TEXT, AUDIO)]
-    if used != [len(pack.text_tokens), codes.shape[1]]:
+    is_text = pack.segments[:, 0] == TEXT
+    used = [int(pack.segments[chosen, 2].sum()) for chosen in (is_text, ~is_text)]
+    codes = None if pack.features is not None else unpack_codes(pack.codes, grid.num_codebooks, grid.bits)
+    if used != [len(pack.text_tokens), used[1] if codes is None else codes.shape[1]]:
         raise ValueError(f"pack {pack.pack_id}: its segments do not use up its streams")
+    if pack.features is not None:
+        _check_features(pack, pack.features, pack.segments[~is_text, 2].tolist())
+        found.features += pack.features
     token = frame = 0
     for kind, start, length in pack.segments.tolist():
         if kind == TEXT:
             found.text[base + start : base + start + length] = pack.text_tokens[token : token + length]
             token += length
+            continue
+        if codes is None:
+            found.audio.append(np.zeros((length, 0), np.int32))
+            found.audio_columns.append(np.arange(base + start, base + start + length))
+            frame += length
             continue
         segment = codes[:, frame : frame + length].astype(np.int32)
         if segment.size and int(segment.max()) >= grid.codebook_size:
@@ -197,10 +210,35 @@ def _gather_streams(
     found.num_frames += frame
 
 
+def _check_features(pack: PackedDocuments, features: Sequence[SegmentFeatures], columns: list[int]) -> None:
+    """Check that there are as many features as audio segments, of one number of frames a column.
+
+    Raises:
+        ValueError: there are not.
+    """
+    frames = [len(one.values) for one in features]
+    ratio = sum(frames) // max(sum(columns), 1)
+    if frames != [ratio * length for length in columns]:
+        raise ValueError(f"pack {pack.pack_id}: its segments do not use up its features")
+
+
+def _features(found: Sequence[SegmentFeatures], columns: Sequence[int]) -> dict[str, Any]:
+    """Return the fields of a batch that hold features: their one copy on the way from the memory map."""
+    if not found:
+        return {}
+    scales = np.stack([one.scales for one in found])
+    return {
+        "features": torch.from_numpy(np.concatenate([one.values for one in found])),
+        "feature_scales": torch.from_numpy(scales) if scales.shape[1] else None,
+        "feature_columns": tuple(columns),
+    }
+
+
 def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
     """Make the tensors of a batch: cells, positions and targets."""
     text, num_columns = found.text, len(found.text)
-    audio = np.concatenate([np.zeros((0, grid.layout.num_streams), dtype=np.int32), *found.audio])
+    num_streams = found.audio[0].shape[1] if found.audio else grid.layout.num_streams
+    audio = np.concatenate([np.zeros((0, num_streams), dtype=np.int32), *found.audio])
     columns = np.concatenate([np.zeros(0, dtype=np.int64), *found.audio_columns])
     if audio.size and int(audio.max()) > grid.layout.vocab_size:
         raise ValueError(
@@ -238,6 +276,7 @@ def _assemble(found: _Gathered, grid: GridSpec) -> Batch:
         boundaries=tuple(cu_seqlens.tolist()),
         prompts=_prompts(cu_seqlens, np.sort(np.concatenate([text_at, audio_at]))),
         num_frames=found.num_frames,
+        **_features(found.features, [len(columns) for columns in found.audio_columns]),
     )
 
 

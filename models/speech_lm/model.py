@@ -74,9 +74,7 @@ class SpeechLM(nn.Module):
         rows = vocabulary.num_streams * (vocabulary.codebook_size + 1)
         continuous = shape.encoder is not None
         self.audio_embedding = None if continuous else nn.Embedding(rows, shape.dim)
-        self.front_end = (
-            None if shape.encoder is None else FrontEnd(shape.encoder, shape.projector, shape.encoder_rank, shape.dim)
-        )
+        self.front_end = FrontEnd(shape) if continuous else None
         self.audio_norm = RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
@@ -154,11 +152,7 @@ class SpeechLM(nn.Module):
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
         x = self._embed_text(text)
         if self.front_end is not None:
-            encoded = self.front_end(audio, audio_columns)
-            if not len(audio):
-                return torch.add(x, encoded.sum())  # adds zero, so that every parameter has a gradient on every rank
-            added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(encoded).to(x.dtype))
-            return added
+            return self._add_heard(x, self.front_end(audio, audio_columns), audio_columns)
         assert self.audio_embedding is not None
         pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
@@ -167,6 +161,21 @@ class SpeechLM(nn.Module):
         x = x.index_add(0, audio_columns, self.audio_norm(summed).to(x.dtype))
         assert isinstance(x, torch.Tensor)
         return x
+
+    def _add_heard(self, x: torch.Tensor, encoded: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
+        """Add what a front end makes of audio (A, d) to column vectors (N, d)."""
+        if not len(audio_columns):
+            return torch.add(x, encoded.sum())  # adds zero, so that every parameter has a gradient on every rank
+        added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(encoded).to(x.dtype))
+        return added
+
+    def _embed_batch(self, batch: Batch) -> torch.Tensor:
+        if batch.features is None:
+            return self.embed(batch.text, batch.audio, batch.audio_columns)
+        if self.front_end is None:
+            raise ValueError("these packs hold features of a speech encoder, which the model does not have")
+        encoded = self.front_end.project_stored(batch.features, batch.feature_scales, batch.feature_columns)
+        return self._add_heard(self._embed_text(batch.text), encoded, batch.audio_columns)
 
     @property
     def text_weight(self) -> torch.Tensor:
@@ -201,7 +210,7 @@ class SpeechLM(nn.Module):
     def _run(
         self, batch: Batch, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-        x = self.embed(batch.text, batch.audio, batch.audio_columns)
+        x = self._embed_batch(batch)
         if torch.is_autocast_enabled(x.device.type):  # a sum of two types costs a GPU a pass over both
             x = x.to(torch.get_autocast_dtype(x.device.type))
         cos, sin = rotary(batch.positions, self.shape)

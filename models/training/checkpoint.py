@@ -16,7 +16,7 @@ from models.config.header import POSITION, Header, check_checkpoint_files, read_
 from models.config.intact import digest_file, read_json, sealed
 from models.parallel.parts import PartWriters, StoredTensors
 from models.parallel.sharding import own_part
-from models.speech_lm.front_end import encoder_digest
+from models.speech_lm.hearing.load import encoder_digest
 from models.speech_lm.model import SpeechLM
 from models.training.mirror import Mirror
 

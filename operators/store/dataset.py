@@ -462,7 +462,9 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
         short = [canonical_json(value) for value in (old, new)]
-        if path.startswith(("codes", "conversations", "packs")):  # keys of partitions upstream: digits tell nothing
+        if path.startswith(
+            ("codes", "conversations", "features", "packs")
+        ):  # keys of partitions upstream: digits tell nothing
             yield f"{path.partition('.')[0]} upstream"
         elif path == "checkpoint.training":
             yield "training upstream"

@@ -4,6 +4,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from operators.errors import InputError
 from operators.store import storage
 from operators.store.cache import Cache
 from operators.store.dataset import Dataset, Receipt, Snapshot
+from operators.store.frames import FeaturePartitions
 
 COMPONENT = "packs of "
 """Prefix of a receipt's counts of packs by component; packs of one component are contiguous in a shard."""
@@ -64,8 +66,9 @@ class _Column:
 class _BatchView:
     """One record batch's columns as numpy views, each made when first asked for."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
+    def __init__(self, batch: pa.RecordBatch, features: FeaturePartitions | None) -> None:
         self._batch = batch
+        self._features = features
         self.num_columns = batch.column("num_columns").to_numpy()
         self.sum_squares = batch.column("sum_squares").to_numpy()
         tokens = batch.column("text_tokens")
@@ -96,7 +99,7 @@ class _BatchView:
 
     def pack(self, index: int) -> PackedDocuments:
         spans = self._loss_spans
-        return PackedDocuments(
+        pack = PackedDocuments(
             pack_id=self._batch.column("pack_id")[index].as_py(),
             num_columns=int(self.num_columns[index]),
             cu_seqlens=self._cu_seqlens.values.to_numpy()[self._cu_seqlens.rows(index)],
@@ -107,6 +110,7 @@ class _BatchView:
             loss_weights=spans.values.field("weight").to_numpy()[spans.rows(index)],
             talker_spans=self._struct(self._talker_spans, index, ("talker", "start_column", "end_column")),
         )
+        return pack if self._features is None else replace(pack, codes=b"", features=self._features.of(pack))
 
 
 class PackShards:
@@ -151,7 +155,9 @@ class PackShards:
                 is_there = f"{receipt.partition_id}-{receipt.key}" in there
                 return "" if is_there else f"{url} is missing; run again to rebuild it"
             try:
-                self._dataset.open(receipt)
+                features = self._features(self._dataset.open(receipt))
+                if features is not None:
+                    features.check()
             except InputError as error:
                 return str(error)
             return ""
@@ -167,6 +173,11 @@ class PackShards:
             else:
                 good.append(receipt)
         return good, bad
+
+    def _features(self, reader: pa.ipc.RecordBatchFileReader) -> FeaturePartitions | None:
+        """Return the features that a shard refers to, where it does."""
+        named = (reader.schema.metadata or {}).get(b"hubbub.features")
+        return named and FeaturePartitions(Dataset(self._dataset.root, "features"), json.loads(named))
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -207,7 +218,8 @@ class PackShards:
             raise InputError(f"{url} holds {starts[-1]} packs, but {receipt.num_rows} were committed")
         if self._remote and len(self._views) >= _OPEN_REMOTE_SHARDS:
             self._views.pop(next(iter(self._views)))
-        self._views[shard] = (starts, [_BatchView(batch) for batch in batches])
+        features = self._features(reader)
+        self._views[shard] = (starts, [_BatchView(batch, features) for batch in batches])
         return self._views[shard]
 
     def _view(self, index: int) -> tuple[_BatchView, int]:

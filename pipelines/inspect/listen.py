@@ -151,6 +151,11 @@ def _rows(output: Output, name: str) -> Iterator[dict[str, Any]]:
 
 def _packs(output: Output, codec: Codec, tokenizer: ByteTokenizer, chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield documents: those of chosen packs, those chosen themselves, or all; each under its window's timeline."""
+    dataset, snapshot = output.dataset("packs"), _snapshot(output, "packs")
+    if any("hubbub.features" in dataset.metadata(receipt) for receipt in snapshot.receipts[:1]):
+        raise InputError(
+            "these packs refer to an encoder's features, which are no sound; hear the codes: --dataset codes"
+        )
     columns = ["conversation_id", "speakers", "turns"]
     told = {
         row["conversation_id"]: row

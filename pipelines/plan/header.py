@@ -52,7 +52,7 @@ def digest_of_encoder(encoder: str | None) -> str:
     """
     if encoder is None:
         return ""
-    from models.speech_lm.front_end import encoder_digest
+    from models.speech_lm.hearing.load import encoder_digest
 
     try:
         return encoder_digest(encoder)

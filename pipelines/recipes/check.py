@@ -67,6 +67,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
         if recipe.train.hide_bands or recipe.train.shift_bands:
             raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
+    _check_features(recipe)
     marking = ", ".join(name for name, task in TASKS.items() if task.marks_talkers)
     if recipe.train.activity_weight and (
         recipe.compose.deduplicate or not any(TASKS[task].marks_talkers for task in recipe.compose.tasks)
@@ -93,6 +94,29 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.encode.stems and recipe.render.stems == "none":
         raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
+
+
+def _check_features(recipe: Recipe) -> None:
+    """Check what features that are made once need.
+
+    Raises:
+        InputError: there is no encoder, or the recipe changes what the encoder hears or makes in every step.
+    """
+    if not recipe.features.are_stored:
+        return
+    changing = [
+        ("model.encoder_rank", "trains the encoder", recipe.model.encoder_rank > 0),
+        ("train.hide_spans", "hides some of the audio anew in every step", recipe.train.hide_spans > 0),
+        ("compose.deduplicate", "leaves out samples", recipe.compose.deduplicate),
+    ]
+    if recipe.model.encoder is None:
+        raise InputError(
+            f"features.store {recipe.features.store} keeps an encoder's features: --encode.codec pcm "
+            "--model.encoder FOLDER"
+        )
+    for name, does, is_set in changing:
+        if is_set:
+            raise InputError(f"{name} {does}, so its features cannot be made once: --features.store none")
 
 
 def _check_low_bits(recipe: Recipe) -> None:

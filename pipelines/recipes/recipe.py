@@ -24,6 +24,7 @@ from operators.simulate.converse import Converse
 from operators.simulate.render import Render
 from operators.simulate.rooms import Place
 from operators.tokenize.encode import Encode
+from operators.tokenize.features import Features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,7 @@ class Recipe(Checked, error=InputError):
     place: Place = field(default_factory=Place)
     render: Render = field(default_factory=Render)
     encode: Encode = field(default_factory=Encode)
+    features: Features = field(default_factory=Features)
     compose: Compose = field(default_factory=Compose)
     pack: Pack = field(default_factory=Pack)
     partitions: Partitions = field(default_factory=Partitions)

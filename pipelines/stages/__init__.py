@@ -12,7 +12,7 @@ from pipelines.stages.evaluate import HYPOTHESES_STAGE
 from pipelines.stages.index import RECORDINGS_STAGE, UTTERANCES_STAGE
 from pipelines.stages.pack import PACKS_STAGE
 from pipelines.stages.simulate import AUDIO_STAGE, CONVERSATIONS_STAGE
-from pipelines.stages.tokenize import CODES_STAGE
+from pipelines.stages.tokenize import CODES_STAGE, FEATURES_STAGE
 from pipelines.stages.train import TRAINING_STAGE
 
 STAGES: tuple[Stage, ...] = (
@@ -21,6 +21,7 @@ STAGES: tuple[Stage, ...] = (
     CONVERSATIONS_STAGE,
     AUDIO_STAGE,
     CODES_STAGE,
+    FEATURES_STAGE,
     PACKS_STAGE,
     TRAINING_STAGE,
     HYPOTHESES_STAGE,

@@ -1,6 +1,6 @@
-"""pack: codes -> documents -> `packs`, the sequences that training reads."""
+"""pack: codes -> documents -> `packs`, the sequences that training reads, with codes or references to features."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from models.config.settings import key_settings
 from operators.digest import canonical_json
+from operators.documents.addresses import Stretch, addressed, index_of, referring
 from operators.documents.compose import Compose, codec_of
 from operators.documents.hotwords import WordCounts
 from operators.documents.tasks import TASKS
@@ -46,6 +47,8 @@ class PackGroup:
     component: str
     """Name by which a mixture weighs these packs: the task, with the origin of its conversations."""
     codes: tuple[PartitionRef, ...]
+    features: tuple[PartitionRef, ...] = ()
+    """Of the same conversations, where packs refer to features instead of holding codes."""
 
 
 def plan_packs(planning: Planning) -> list[PlannedPartition]:
@@ -54,8 +57,9 @@ def plan_packs(planning: Planning) -> list[PlannedPartition]:
     Simulated and recorded conversations, and tasks, are packed apart, so that the loader mixes them as it likes.
     """
     recipe, pack = planning.recipe, key_settings(planning.recipe.pack)
+    features = {p.partition_id: p for p in planning.of("features")} if recipe.features.are_stored else {}
     return [
-        _shard(recipe, split, f"{prefix}{task}", task, number, group, pack)
+        _shard(recipe, split, f"{prefix}{task}", task, number, group, features, pack)
         for split in ("train", "validation")
         for prefix, listed in _by_origin(planning.of("codes"), split)
         for number, group in enumerate(chunks(listed, recipe.partitions.partitions_per_pack_group))
@@ -78,9 +82,11 @@ def _shard(
     task: str,
     number: int,
     group: Sequence[Partition],
+    features: Mapping[str, Partition],
     pack: dict[str, Any],
 ) -> PlannedPartition:
     compose = seeded_compose(recipe)
+    heard = [features[p.partition_id] for p in group] if features else []
     partition = Partition(
         partition_id=f"{split}-{component}-{number:05d}",
         row_ids=tuple(p.partition_id for p in group),
@@ -89,11 +95,11 @@ def _shard(
             "compose": key_settings(compose, {"tasks": [task], "tokenizer": compose.loaded_tokenizer.digest}),
             "pack": pack,
             "codes": {p.partition_id: p.key for p in group},
+            **({"features": {p.partition_id: p.key for p in heard}} if heard else {}),
         },
     )
-    return PlannedPartition(
-        partition, PackGroup(task, component, tuple(PartitionRef(p.partition_id, p.key) for p in group))
-    )
+    refs = [tuple(PartitionRef(p.partition_id, p.key) for p in listed) for listed in (group, heard)]
+    return PlannedPartition(partition, PackGroup(task, component, *refs))
 
 
 def make_packs(job: Job) -> Receipt:
@@ -101,11 +107,13 @@ def make_packs(job: Job) -> Receipt:
     recipe, source = job.recipe, job.output.dataset("codes")
     task, component = job.payload.task, job.payload.component
     compose = replace(seeded_compose(recipe), tasks=(task,))
+    index = _index(job)
 
     def fill(writer: RowWriter) -> None:
         def codes() -> Iterator[pa.Table]:
             for upstream in job.payload.codes:
-                yield from source.batches(receipt_of(source, upstream))
+                batches = source.batches(receipt_of(source, upstream))
+                yield from batches if index is None else map(addressed, batches)
 
         def documents() -> Iterator[pa.Table]:
             words = _words(task, codes())
@@ -117,7 +125,8 @@ def make_packs(job: Job) -> Receipt:
                 for row in composed.filter(pc.invert(fits)).select(["document_id", "num_columns"]).to_pylist():
                     reason = f"{row['num_columns']} columns, more than a pack's {recipe.pack.capacity}"
                     writer.quarantined.append(Quarantined(row_id=row["document_id"], reason=reason))
-                yield composed.filter(fits)
+                kept = composed.filter(fits)
+                yield kept if index is None else referring(kept, index)
 
         for packs in _rebatched(recipe.pack.stream(documents()), PACKS_PER_RECORD_BATCH):  # no document is cut
             writer.write(packs)
@@ -147,7 +156,18 @@ def make_packs(job: Job) -> Receipt:
         # Of everything in the recipe and upstream that these packs depend on, and of nothing else.
         "hubbub.key": job.partition.key,
     }
+    if index is not None:
+        metadata["hubbub.features"] = canonical_json(job.payload.features)
     return job.output.dataset("packs").commit(job.partition, PACKS, metadata, fill)
+
+
+def _index(job: Job) -> dict[tuple[str, Stretch], tuple[int, int]] | None:
+    """Return where the features of each stretch are; None where packs hold codes."""
+    if not job.payload.features:
+        return None
+    source = job.output.dataset("features")
+    readers = [source.open(receipt_of(source, one)) for one in job.payload.features]
+    return index_of(reader.read_all().drop_columns(["values", "scales"]) for reader in readers)
 
 
 def _words(task: str, batches: Iterable[pa.Table]) -> WordCounts | None:
@@ -223,7 +243,7 @@ def remarks_on_packs(_: RunContext, snapshot: Snapshot) -> Remarks:
 PACKS_STAGE = Stage(
     name="pack",
     dataset="packs",
-    upstream=("codes",),
+    upstream=("codes", "features"),
     about="one training sequence: ragged streams, `cu_seqlens`, loss spans",
     partitions=plan_packs,
     make=make_packs,

@@ -1,4 +1,4 @@
-"""tokenize: conversations -> mixtures -> `codes`, in chunks of bounded audio."""
+"""tokenize: conversations -> mixtures -> `codes`, in chunks of bounded audio; codes -> `features` of an encoder."""
 
 from contextlib import suppress
 
@@ -8,17 +8,20 @@ import pyarrow.compute as pc
 from models.config.settings import key_settings
 from operators.corpus.sources import with_roots
 from operators.digest import canonical_json, to_jsonable
+from operators.documents.addresses import stretches, windowing_key
 from operators.errors import UnusableRowError
 from operators.rng import hash64
-from operators.schema import AUDIO, CODES, SCHEMA_VERSION
+from operators.schema import AUDIO, CODES, FEATURES, SCHEMA_VERSION, STRETCHES
 from operators.simulate.label_check import check_labels
 from operators.store.dataset import Partition, Receipt, RowWriter
+from operators.tokenize.features import Hear
+from pipelines.plan.header import digest_of_encoder
 from pipelines.plan.job import Job, PartitionRef, PlannedPartition
 from pipelines.plan.planning import Planning
 from pipelines.plan.stage import Stage
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages.simulate import render_settings
-from pipelines.stages.upstream import apply_or_quarantine, in_chunks
+from pipelines.stages.upstream import apply_or_quarantine, in_chunks, receipt_of, seeded_compose
 
 SELF_TESTED = 2
 """Conversations of each partition whose labels are checked against their audio."""
@@ -86,6 +89,57 @@ def make_codes(job: Job) -> Receipt:
     return job.output.dataset("codes").commit(job.partition, CODES, metadata, fill)
 
 
+def plan_features(planning: Planning) -> list[PlannedPartition]:
+    """Return a partition of features for each partition of codes that is packed."""
+    recipe = planning.recipe
+    hear = Hear.of(recipe.features, recipe.model)
+    settings = {
+        "operators": {"features": Hear.version, "compose": recipe.compose.version, "schema": SCHEMA_VERSION},
+        "stored": key_settings(recipe.features),
+        "encoder": {"digest": digest_of_encoder(hear.encoder), "layers": hear.layers, "window": hear.window},
+        "windows": windowing_key(seeded_compose(recipe)),
+    }
+    return [
+        PlannedPartition(
+            Partition(
+                partition_id=upstream.partition_id,
+                row_ids=upstream.row_ids,
+                depends={**settings, "codes": upstream.key},
+            ),
+            PartitionRef(upstream.partition_id, upstream.key),
+        )
+        for upstream in planning.of("codes")
+        if not upstream.partition_id.startswith("test-")  # evaluation cuts windows of its own
+    ]
+
+
+def make_features(job: Job) -> Receipt:
+    """Make one partition of `features`."""
+    from models.speech_lm.hearing.load import STACK  # with torch, which planning does without
+
+    recipe, source = job.recipe, job.output.dataset("codes")
+    compose, hear, codec = seeded_compose(recipe), Hear.of(recipe.features, recipe.model), recipe.encode.spec
+    hearing = hear.loaded
+
+    def fill(writer: RowWriter) -> None:
+        for batch in source.batches(receipt_of(source, job.payload)):  # as much audio as a chunk of tokenize
+            made = hear(pa.concat_tables([STRETCHES.empty_table(), *stretches(batch, compose)]).combine_chunks())
+            writer.write(made)
+            frames = sum(made["num_frames"].to_pylist())
+            writer.count(audio_s=frames / codec.frame_rate_hz, frames=frames)
+
+    told = {
+        "dtype": recipe.features.store,
+        "layers": len(hearing.layers),
+        "width": hearing.width,
+        "frames_per_frame": STACK,
+        "encoder": digest_of_encoder(hear.encoder),
+        "window": hear.window,
+    }
+    metadata = {"hubbub.codec": canonical_json(codec), "hubbub.features": canonical_json(told)}
+    return job.output.dataset("features").commit(job.partition, FEATURES, metadata, fill)
+
+
 CODES_STAGE = Stage(
     name="tokenize",
     dataset="codes",
@@ -95,4 +149,16 @@ CODES_STAGE = Stage(
     make=make_codes,
     uses_gpu=lambda recipe: recipe.encode.device != "cpu",
     keeps_model=True,
+)
+FEATURES_STAGE = Stage(
+    name="tokenize",
+    dataset="features",
+    upstream=("codes",),
+    about="an encoder's frames of one stretch of audio that documents hold",
+    partitions=plan_features,
+    make=make_features,
+    is_used=lambda recipe: recipe.features.are_stored,
+    uses_gpu=lambda recipe: recipe.features.device != "cpu",
+    keeps_model=True,
+    for_training=True,
 )

@@ -214,7 +214,7 @@ def build(folder: Path, change: Callable[[Recipe], Recipe] = lambda recipe: reci
     recipe, output = change(recipe_of(manifest, recorded)), Output(folder / "out")
     road = Road(recipe, output)
     index_corpus(road)
-    for stage in STAGES:
+    for stage in (one for one in STAGES if one.is_used(recipe)):
         if stage.make is not None:
             _make(road, stage.dataset)
         elif stage.dataset == "training":

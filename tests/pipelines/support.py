@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,24 @@ def make_stale(stage, recipe, output):
     from pipelines.plan.sources import audio_roots
 
     return [stage.stage.make(job) for job in stage.jobs(recipe, output, audio_roots(recipe, output))]
+
+
+def hearing(encoder, store="float32", **model):
+    """A function that makes a recipe hear through a pretrained encoder, in the step or by features of it."""
+
+    def change(recipe):
+        compose = replace(recipe.compose, tasks=("asr", "asr_timed", "asr_target"), group=1)
+        return replace(
+            recipe,
+            render=replace(recipe.render, stems="none", keep_audio=False),
+            encode=replace(recipe.encode, codec="pcm", stems=False),
+            features=replace(recipe.features, store=store),
+            compose=compose,
+            model=replace(recipe.model, encoder=encoder, **model),
+            train=replace(recipe.train, mixture=()),
+        )
+
+    return change
 
 
 def command(*arguments):

@@ -1,6 +1,6 @@
 """Hearing through a pretrained encoder, with small random weights: packed equals alone, frozen stays frozen."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ from models.config.shape import Vocabulary
 from models.layouts import make_layout
 from models.sequence.batch import collate
 from models.sequence.documents import GridSpec, PackedDocuments
-from models.speech_lm.front_end import Queries, encoder_digest, load_encoder
+from models.speech_lm.front_end import Queries
 from models.speech_lm.generate import greedy_text
+from models.speech_lm.hearing.load import encoder_digest, load_encoder
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.metrics import read_metrics
@@ -127,13 +128,44 @@ def test_a_window_of_queries_sees_its_own_columns_only():
     projector = Queries(8, 64)
     frames = torch.randn(4 * 10, 8)
     with torch.no_grad():
-        whole = projector(frames)
+        whole = projector(frames, [10])
         assert whole.shape == (10, 64)
-        torch.testing.assert_close(projector(frames[: 4 * 8]), whole[:8])  # two windows of four
+        torch.testing.assert_close(projector(frames[: 4 * 8], [8]), whole[:8])  # two windows of four
         changed = frames.clone()
         changed[-1] += 1
-        assert torch.equal(projector(changed)[:8], whole[:8])
-        assert not torch.equal(projector(changed)[8:], whole[8:])
+        assert torch.equal(projector(changed, [10])[:8], whole[:8])
+        assert not torch.equal(projector(changed, [10])[8:], whole[8:])
+        apart = [projector(frames[: 4 * 3], [3]), projector(frames[4 * 3 :], [7])]
+        torch.testing.assert_close(projector(frames, [3, 7]), torch.cat(apart))
+        assert not torch.allclose(torch.cat(apart), whole, atol=1e-5)  # the border matters
+
+
+@pytest.mark.parametrize("mix", ["concat", "sum"])
+def test_several_layers_are_heard_side_by_side_or_in_a_learned_sum(encoder, mix):
+    batch = collate([joined([document(1), document(2)])], GRID)
+    model = model_for(encoder, encoder_layers=(0, 2), encoder_mix=mix)
+    alone = [model_for(encoder, encoder_layers=(layer,)).front_end for layer in (0, 2)]
+    wav = [torch.randn(1280 * 3, generator=torch.Generator().manual_seed(0)) * 0.1]
+    (both,) = model.front_end.hearing(wav)
+    torch.testing.assert_close(both, torch.cat([front.hearing(wav)[0] for front in alone], dim=1))
+    model(batch).total.backward()
+    if mix == "concat":
+        assert model.front_end.projector.inner.weight.shape[1] == 4 * 2 * 32
+    else:
+        assert model.front_end.mix.grad.abs().min() > 0
+        with torch.no_grad():
+            before = model.front_end(batch.audio, batch.audio_columns)
+            model.front_end.mix[0] += 5.0
+            assert not torch.allclose(model.front_end(batch.audio, batch.audio_columns), before, atol=1e-4)
+    with pytest.raises(ValueError, match="has layers 0 to 2, not 3"):
+        model_for(encoder, encoder_layers=(3,))
+
+
+def test_a_checkpoint_that_does_not_say_its_window_was_trained_on_the_full_one(encoder):
+    kept = asdict(header(model_for(encoder)))
+    assert Header.from_json(kept).shape.encoder_window == "content"
+    del kept["shape"]["encoder_window"]
+    assert Header.from_json(kept).shape.encoder_window == "full"
 
 
 def header(model):

@@ -94,6 +94,9 @@ CHANGES = {
     "encode.batch_s": (60.0, NOTHING),
     "encode.device": ("cuda", NOTHING),
     "encode.precision": ("bf16", "REFUSED"),  # dmel has none to choose
+    "features.store": ("float16", "REFUSED"),  # there is no encoder: see test_features.py
+    "features.device": ("cuda", NOTHING),
+    "features.batch_s": (60.0, NOTHING),
     "compose.tasks": (("asr", "speak"), AFTER_PACKS),
     "compose.layout": ("depth", AFTER_PACKS),
     "compose.group": (4, AFTER_PACKS),
@@ -135,6 +138,9 @@ CHANGES = {
     "model.encoder": ("ENCODER", AFTER_TRAINING),
     "model.projector": ("queries", AFTER_TRAINING),
     "model.encoder_rank": (4, AFTER_TRAINING),
+    "model.encoder_window": ("full", AFTER_TRAINING),
+    "model.encoder_layers": ((1,), AFTER_TRAINING),
+    "model.encoder_mix": ("sum", AFTER_TRAINING),
     "model.lora_rank": (4, AFTER_TRAINING),
     "model.lora_alpha": (16.0, AFTER_TRAINING),
     "train.steps": (3, AFTER_TRAINING),
@@ -285,7 +291,8 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     folder, recipe, keys = base
     value, expected = CHANGES[path]
     if expected == "REFUSED":
-        said = r"speaker|no validation split|no list|needs --train|of train.shard full|computes in float32 only"
+        said = r"speaker|no validation split|no list|needs --train|of train.shard full|computes in float32"
+        said += "|--model.encoder FOLDER"
         with pytest.raises(ValueError, match=said):
             keys(with_field(recipe, path, value))
         return

@@ -3,6 +3,8 @@
 import json
 import os
 import sqlite3
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from models.training.metrics import read_metrics
 from pipelines.plan.output import Output
 from tests.conftest import write_corpus
+from tests.models.support import save_small_whisper
 from tests.operators.s3 import s3_environment
 from tests.pipelines.support import (
     ROOT,
@@ -17,6 +20,7 @@ from tests.pipelines.support import (
     command,
     hubbub,
     in_the_middle,
+    kill_in,
     losses,
     roots,
     run_on_two_nodes,
@@ -237,6 +241,35 @@ def test_the_road_runs_with_a_continuous_front_end(tmp_path):
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
     refused = hubbub("run", recipe, "--output", tmp_path / "no", "--encode.codec", "pcm", check=False)
     assert (refused.returncode, "--model.encoder FOLDER" in refused.stderr) == (2, True)
+
+
+def test_features_are_the_same_after_a_kill_and_with_any_number_of_workers(tmp_path):
+    """Killed while features are made, then while training reads them; and once more with one worker, never killed."""
+    pytest.importorskip("transformers")
+    recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
+    heard = ("--encode.codec", "pcm", "--compose.group", 1, "--compose.tasks", "asr", "--train.steps", 60)
+    heard += ("--model.encoder", save_small_whisper(tmp_path / "encoder"), "--features.store", "int8")
+    arguments = ("run", recipe, *heard, "--partitions.conversations-per-partition", 2)
+    plain, cut = tmp_path / "plain", tmp_path / "cut"
+    hubbub(*arguments, "--output", plain, "--workers", 1)
+    made = plain / "data/features/partitions"
+    assert 4 <= len(list(made.glob("*.json"))) < len(list((plain / "data/codes/partitions").glob("*.json")))
+
+    with_features = [*command(*arguments), "--output", str(cut), "--workers", "2"]
+    process = subprocess.Popen(with_features, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not any(cut.glob("data/features/partitions/*.json")) and process.poll() is None:
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+    assert not list(cut.glob("data/features/snapshots/*"))  # killed before all were there
+    assert kill_in("train", (*arguments, "--output", cut, "--workers", 2), cut)
+    done = hubbub(*arguments, "--output", cut, "--workers", 2)
+    assert "cpWER" in done.stdout
+    assert roots(cut) == roots(plain)
+    assert losses(cut) == losses(plain)
+    assert losses(cut)[-1] < losses(cut)[0]
 
 
 @pytest.mark.timeout(1800)

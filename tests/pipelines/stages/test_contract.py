@@ -1,18 +1,34 @@
 """What every stage of the tuple `pipelines.stages.STAGES` keeps to."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from pipelines.stages import STAGES, dataset_names, plan_recipe, stage_names, stage_of
 from tests.golden.fingerprints import build
-from tests.pipelines.support import make_stale
+from tests.models.support import save_small_whisper
+from tests.pipelines.support import hearing, make_stale
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
-    """Everything made, by a recipe in which every stage takes part."""
-    return build(tmp_path_factory.mktemp("stages"))
+def roads(tmp_path_factory):
+    """Everything made, by a recipe of codes, or of an encoder's features: between them every stage takes part."""
+
+    @cache
+    def made(hears):
+        folder = tmp_path_factory.mktemp("stages")
+        if not hears:
+            return build(folder)
+        pytest.importorskip("transformers", reason="transformers (extra `codecs`) is not installed")
+        return build(folder, hearing(save_small_whisper(folder / "encoder")))
+
+    return made
+
+
+@pytest.fixture
+def road(roads, stage):
+    return roads(stage.dataset == "features")
 
 
 @pytest.fixture(scope="module", params=[stage.dataset for stage in STAGES])
