@@ -27,8 +27,10 @@ demo: setup                ## the main job: a corpus, conversations, codes, pack
 test: setup                ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+# Two files at a time. A test that fails beside another, with whose programs it shares two cores, has to pass alone.
+SLOW := $(BIN)/python -m pytest -q -m slow --timeout 1800
 test-slow: setup           ## the tests that need servers or minutes
-	OMP_NUM_THREADS=1 tests/servers.sh $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile --timeout 1800
+	OMP_NUM_THREADS=1 tests/servers.sh sh -c '$(SLOW) -n 2 --dist loadfile || $(SLOW) --last-failed --last-failed-no-failures none'
 
 fuzz: setup                ## both fuzzers: lists of corpora, and what a run keeps (20,000 cases)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 20000
