@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ check: setup               ## format, lint, types, layers
 
 bench-codec: setup .venv-judges/.setup  ## audio to codes: speed, what batches cost, and the table of codecs
 	JUDGES=.venv-judges/bin/python $(BIN)/python -m tests.bench.codec
+
+bench-features: setup      ## features of an encoder: audio a core-hour, a step on them against one on codes (4 minutes)
+	$(BIN)/python -m tests.bench.features
 
 bench-layouts: setup       ## layouts at equal audio: length, vocabulary, cost of a training step
 	$(BIN)/python -m tests.bench.layouts

@@ -30,7 +30,7 @@ class Features(Checked, section="features", error=InputError):
     device: str = field(default="cpu", metadata=NO_RESULT)
     """Device of the encoder."""
     batch_s: float = field(default=0.0, metadata=NO_RESULT | within(0, 86_400, "s"))
-    """Seconds of audio, padding included, that go through the encoder at once; 0 for 60 s on a CPU, 960 s on a GPU."""
+    """Seconds of audio, padding included, that go through the encoder at once; 0 for 16 s on a CPU, 960 s on a GPU."""
 
     @property
     def are_stored(self) -> bool:

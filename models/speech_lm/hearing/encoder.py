@@ -16,8 +16,9 @@ from models.speech_lm.hearing.load import ENCODER_HOP, load_encoder
 from models.speech_lm.hearing.mel import log_mel
 
 EncoderWindow = Literal["content", "full"]
-_MOST_FRAMES = {"cpu": 3_000, "cuda": 48_000}
-"""Frames, padding included, that go through the encoder at once: more gain a CPU nothing, and take memory."""
+_MOST_FRAMES = {"cpu": 800, "cuda": 48_000}
+"""Frames, padding included, that go through the encoder at once. More cost a CPU a fifth for padding and masks
+(`make bench-features`); a GPU needs many stretches to be busy."""
 
 
 class _LowRank(nn.Module):

@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from models.codecs import load_codec
-from models.codecs.codec import pack_codes
+from models.codecs.codec import pack_codes, unpack_codes
 from models.config.header import Header
 from models.config.intact import read_json, sealed
 from models.config.options import Training
 from models.config.shape import Vocabulary
 from models.layouts import make_layout
 from models.sequence.batch import collate
-from models.sequence.documents import GridSpec, PackedDocuments
+from models.sequence.documents import GridSpec, PackedDocuments, SegmentFeatures
 from models.speech_lm.front_end import Queries
 from models.speech_lm.generate import greedy_text
 from models.speech_lm.hearing.load import encoder_digest, load_encoder
 from models.speech_lm.model import SpeechLM
 from models.training import checkpoint
 from models.training.metrics import read_metrics
-from tests.models.support import SHAPE, Source, joined, save_small_whisper, train_flat
+from tests.models.support import SHAPE, Source, grid_spec, joined, save_small_whisper, train_flat
+from tests.models.support import model_for as toy_model
 
 transformers = pytest.importorskip("transformers")
 PCM = load_codec("pcm")
@@ -138,6 +139,45 @@ def test_a_window_of_queries_sees_its_own_columns_only():
         apart = [projector(frames[: 4 * 3], [3]), projector(frames[4 * 3 :], [7])]
         torch.testing.assert_close(projector(frames, [3, 7]), torch.cat(apart))
         assert not torch.allclose(torch.cat(apart), whole, atol=1e-5)  # the border matters
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("projector", ["mlp", "queries"])
+def test_stored_features_take_the_place_of_the_encoder(encoder, projector, device):
+    model = model_for(encoder, projector=projector).to(device)
+    codes = [document(seed, seconds) for seed, seconds in enumerate((0.5, 1.31))]
+    heard = []
+    for one in codes:
+        wav = torch.from_numpy(PCM.decode(unpack_codes(one.codes, 1280, 16), one.segments[1, 2] * 1280)).to(device)
+        with torch.no_grad():
+            frames = model.front_end.hearing([wav])[0].flatten(1).cpu().numpy()
+        heard.append(replace(one, codes=b"", features=(SegmentFeatures(frames, np.zeros(0, np.float32)),)))
+    found = []
+    for packs in (codes, heard):
+        model.zero_grad()
+        loss = model(collate(packs, GRID).to(device)).total
+        loss.backward()
+        found.append((float(loss.detach()), [p.grad.clone() for p in model.front_end.projector.parameters()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for mine, theirs in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_features_that_do_not_fit_are_refused(encoder):
+    one = document(0)
+    short = SegmentFeatures(np.zeros((4 * int(one.segments[1, 2]) - 4, 32), np.float32), np.zeros(0, np.float32))
+    with pytest.raises(ValueError, match="do not use up its features"):
+        collate([replace(one, codes=b"", features=(short, short))], GRID)
+    wide = SegmentFeatures(np.zeros((4 * int(one.segments[1, 2]), 64), np.float32), np.zeros(0, np.float32))
+    batch = collate([replace(one, codes=b"", features=(wide,))], GRID)
+    with pytest.raises(ValueError, match="are not 1 layers of width 32"):
+        model_for(encoder)(batch)
+    toy = toy_model(grid_spec())
+    with pytest.raises(ValueError, match="which the model does not have"):
+        toy(batch)
 
 
 @pytest.mark.parametrize("mix", ["concat", "sum"])

@@ -92,3 +92,16 @@ def test_the_full_window_is_transformers_own_forward_and_content_is_another_resu
     # Before attention only the last frame differs, which a convolution sees the border from.
     torch.testing.assert_close(content[:-1, 0], full[:-1, 0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(content[:, 2], full[:, 2], atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_encodes_a_batch_as_the_cpu_does_each_stretch_alone(folder, dtype):
+    hearing = Hearing(folder)
+    with torch.no_grad():
+        alone = [hearing([wav])[0] for wav in sounds()]
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            batched = hearing([wav.cuda() for wav in sounds()])
+    for mine, theirs in zip(batched, alone, strict=True):
+        error = (mine.float().cpu() - theirs).norm() / theirs.norm()
+        assert error < (2e-2 if dtype == torch.bfloat16 else 2e-3)  # convolutions may use TF32
