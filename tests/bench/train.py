@@ -22,9 +22,9 @@ from models.config.options import Training
 from models.config.shape import SIZES
 from models.kernels.loss import full_cross_entropy, linear_cross_entropy
 from models.sequence.batch import collate
+from models.speech_lm.compiled import compile_blocks
 from models.speech_lm.flops import training_flops
 from models.speech_lm.model import SpeechLM
-from models.training.loop import compile_blocks
 from models.training.optimizers import make_optimizers
 from pipelines.execute.train_worker import Preemption
 from pipelines.plan.header import header_of
@@ -136,7 +136,7 @@ def against_plain():
     if not (shutil.which("g++") or shutil.which("clang++")):
         say("there is no C++ compiler: --train.compile is left out")
         return result
-    compile_blocks(twin)
+    compile_blocks(twin, "blocks")
     ratio, seconds = interleaved(lambda: step(twin, twins, lambda: twin(batch).total), ours)
     return result | {
         "compiled_vs_step": round(ratio, 4),
