@@ -42,6 +42,15 @@ class Shape(Checked, section="model"):
     """Whether the text head shares its weights with the text embeddings."""
     rope_scaling: tuple[float, ...] = field(default=(), metadata=within(0, 1e9, open_at="low"))
     """Llama 3's scaling of the low RoPE frequencies: factor, low and high frequency factor, original length."""
+    decoder: Literal["llama", "whisper"] = "llama"
+    """What the blocks are: those of a text LLM, which read sound as columns, or those of Whisper's decoder, which
+    attend to the encoder's frames across. Set by the weights that a training starts from."""
+    num_positions: int = field(default=0, metadata=within(0, 1_000_000))
+    """Learned positions of Whisper's decoder: the most tokens of a document. Set by the weights."""
+    prefix: tuple[int, ...] = field(default=(), metadata=within(0, 10_000_000))
+    """Text tokens that stand in front of every document of Whisper's decoder. Set by the weights."""
+    language: str = "en"
+    """Language, as a code, that a multilingual Whisper is told to write."""
     encoder: str | None = field(default=None, metadata=BY_CONTENT)
     """Pretrained speech encoder (folder or hub id) for audio of codec pcm."""
     projector: Literal["mlp", "queries"] = "mlp"
@@ -50,6 +59,8 @@ class Shape(Checked, section="model"):
     """Above 0, rank of trained low-rank updates (LoRA) of the encoder's attention; with 0 the encoder is frozen."""
     encoder_window: Literal["content", "full"] = "content"
     """What Whisper encodes: the sound alone, or, as it was trained, the sound padded with silence to 30 s."""
+    encoder_tail_s: float = field(default=0.0, metadata=within(0, 30, "s"))
+    """Silence that Whisper's decoder hears behind each stretch of sound, by which it knows the end; in seconds."""
     encoder_layers: tuple[int, ...] = field(default=(), metadata=within(0, 1000))
     """Layers of the encoder whose states are heard, 0 for what enters the first; the last one's where none is named."""
     encoder_mix: Literal["concat", "sum"] = "concat"
@@ -65,6 +76,10 @@ class Shape(Checked, section="model"):
             yield "model: num_heads must divide dim, and num_kv_heads must divide num_heads"
         elif self.head_dim % 2 or not self.head_dim:
             yield f"model: the width of a head must be even for rotary embedding, not {self.head_dim}"
+        if self.decoder == "whisper" and (self.encoder is None or not self.num_positions):
+            yield "model.decoder whisper is what weights of Whisper bring along: --model.from-whisper FOLDER"
+        if self.decoder != "whisper" and self.encoder_tail_s:
+            yield "model.encoder_tail_s is for Whisper's decoder: --model.from-whisper FOLDER, or 0"
         if self.rope_scaling and len(self.rope_scaling) != 4:
             yield f"model.rope_scaling takes four numbers or none, not {len(self.rope_scaling)}"
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.codecs.codec import unpack_codes
-from models.sequence.documents import AUDIO, TEXT, Codes, GridSpec, PackedDocuments, SegmentFeatures
+from models.sequence.documents import AUDIO, FRAMES_PER_COLUMN, TEXT, Codes, GridSpec, PackedDocuments, SegmentFeatures
 from models.sequence.tokenizer import ByteTokenizer
 
 
@@ -211,14 +211,13 @@ def _gather_streams(
 
 
 def _check_features(pack: PackedDocuments, features: Sequence[SegmentFeatures], columns: list[int]) -> None:
-    """Check that there are as many features as audio segments, of one number of frames a column.
+    """Check that there are as many features as audio segments: as many frames a column, and as many behind each.
 
     Raises:
         ValueError: there are not.
     """
-    frames = [len(one.values) for one in features]
-    ratio = sum(frames) // max(sum(columns), 1)
-    if frames != [ratio * length for length in columns]:
+    behind = {len(one.values) - FRAMES_PER_COLUMN * length for one, length in zip(features, columns, strict=False)}
+    if len(features) != len(columns) or len(behind) > 1 or min(behind, default=0) < 0:
         raise ValueError(f"pack {pack.pack_id}: its segments do not use up its features")
 
 

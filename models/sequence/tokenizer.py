@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -173,6 +174,10 @@ class FileTokenizer(ByteTokenizer):
         self._unknown = None if unknown is None else self._tokenizer.token_to_id(unknown)
         self.name = f"file-{self._hash}"
 
+    def has(self, token: str) -> bool:
+        """Return whether the file has a token of this text."""
+        return self._tokenizer.token_to_id(token) is not None
+
     @property
     def vocab_size(self) -> int:
         """Number of ids: special tokens and the file's, its added tokens included."""
@@ -194,6 +199,59 @@ class FileTokenizer(ByteTokenizer):
         return str(self._tokenizer.decode([i - self.FIRST_TEXT for i in ids if i >= self.FIRST_TEXT]))
 
 
+class WhisperTokenizer(FileTokenizer):
+    """Whisper's own tokenizer: words begin with their space, and times, `[1.24]`, are its tokens of times.
+
+    Source: Radford et al. 2022, "Whisper", arXiv:2212.04356, section 2.3.
+    """
+
+    MARK = "<|notimestamps|>"
+    """A token that only Whisper's files have; those of times follow it."""
+    STEP_S, LAST_S = 0.02, 30.0
+    """Between two tokens of times, and the last of them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            ValueError: it is missing, or not a tokenizer.json.
+        """
+        super().__init__(path)
+        self._times_from = self.FIRST_TEXT + int(self._tokenizer.token_to_id(self.MARK)) + 1
+        self.name = f"whisper-{self._hash}"
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: special tokens, the file's and those of times, which the file does not list."""
+        return self._times_from + round(self.LAST_S / self.STEP_S) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of words and times; a time is the nearest one that has a token."""
+        ids: list[int] = []
+        for number, part in enumerate(_TIME.split(text)):
+            if number % 2:
+                step = min(round(float(part) / self.STEP_S), self.vocab_size - 1 - self._times_from)
+                ids.append(self._times_from + step)
+            elif part.strip():
+                ids += super().encode(f" {part.strip()}")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, with times as `[1.24]`; special ones are skipped."""
+        parts: list[str] = []
+        words: list[int] = []
+        for i in [*ids, self._times_from]:
+            if i < self._times_from:
+                words.append(i)
+                continue
+            parts += [super().decode(words), f"[{(i - self._times_from) * self.STEP_S:.2f}]"]
+            words = []
+        return "".join(parts[:-1])
+
+
+_TIME = re.compile(r"\[(\d+\.\d\d)\]")
+
+
 @lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> ByteTokenizer:
     """Return the tokenizer of a name: `bytes`, or the path of a tokenizer.json or its folder.
@@ -204,4 +262,14 @@ def load_tokenizer(name: str) -> ByteTokenizer:
     if name == "bytes":
         return ByteTokenizer()
     path = Path(name).expanduser()
-    return FileTokenizer(path / "tokenizer.json" if path.is_dir() else path)
+    return tokenizer_of(path / "tokenizer.json" if path.is_dir() else path)
+
+
+def tokenizer_of(path: Path) -> FileTokenizer:
+    """Return the tokenizer of a tokenizer.json: Whisper's, where it is one.
+
+    Raises:
+        ValueError: the file is missing or cannot be read.
+    """
+    plain = FileTokenizer(path)
+    return WhisperTokenizer(path) if plain.has(WhisperTokenizer.MARK) else plain

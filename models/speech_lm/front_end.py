@@ -104,12 +104,17 @@ class FrontEnd(nn.Module):
         super().__init__()
         if shape.encoder is None:
             raise ValueError("the shape names no encoder")
-        self.hearing = Hearing(shape.encoder, shape.encoder_rank, shape.encoder_layers, shape.encoder_window)
+        self.hearing = Hearing(
+            shape.encoder, shape.encoder_rank, shape.encoder_layers, shape.encoder_window, shape.encoder_tail_s
+        )
         number = len(self.hearing.layers)
         self.mix = nn.Parameter(torch.ones(number)) if shape.encoder_mix == "sum" else None
-        kind = Stacked if shape.projector == "mlp" else Queries
         width = self.hearing.width * (1 if self.mix is not None else number)
-        self.projector: Stacked | Queries = kind(width, shape.dim)
+        self.projector: Stacked | Queries | None = None
+        if shape.decoder == "llama":
+            self.projector = (Stacked if shape.projector == "mlp" else Queries)(width, shape.dim)
+        elif width != shape.dim:
+            raise ValueError(f"Whisper's decoder attends to frames of width {shape.dim}, not {width}")
 
     def forward(self, samples: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Return columns (A, d).
@@ -119,47 +124,64 @@ class FrontEnd(nn.Module):
             columns: (A,) their positions: adjacent columns belong to one stretch of audio.
         """
         if not len(samples):
+            assert self.projector is not None
             return next(self.projector.parameters()).sum() * samples.new_zeros((0, 1), dtype=torch.float32)
-        edges = list(stretches(columns))
+        return self.project(*self.hear(samples, columns))
+
+    def hear(self, samples: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """Return the encoder's frames (4 A, width), and the columns of each stretch; see `forward`.
+
+        Behind those of each stretch there are as many more as the encoder hears silence.
+        """
+        edges = list(stretches(columns)) if len(samples) else []
         sound = (samples.to(torch.float32) - ZERO) / 32768.0
         heard = self.hearing([sound[first:end].reshape(-1) for first, end in edges])
-        return self.project(torch.cat(heard), [end - first for first, end in edges])
+        frames = torch.cat(heard) if heard else sound.new_zeros((0, len(self.hearing.layers), self.hearing.width))
+        return self._mixed(frames), [end - first for first, end in edges]
 
     def project(self, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """Return columns (A, d) of an encoder's frames.
 
         Args:
-            frames: (4 A, layers, width) of all stretches, one after the other.
+            frames: (4 A, width) of all stretches, one after the other.
             lengths: columns of each stretch.
         """
-        if self.mix is None:
-            flat = frames.flatten(1)
-        else:
-            flat = torch.einsum("l,nlw->nw", self.mix.softmax(0), frames.to(self.mix.dtype))
-        out: torch.Tensor = self.projector(flat, lengths)
+        assert self.projector is not None
+        out: torch.Tensor = self.projector(frames, lengths)
         return out
 
+    def _mixed(self, frames: torch.Tensor) -> torch.Tensor:
+        """Put the layers of frames (F, layers, width) together: (F, width)."""
+        if self.mix is None:
+            return frames.flatten(1)
+        return torch.einsum("l,nlw->nw", self.mix.softmax(0), frames.to(self.mix.dtype))
+
     def project_stored(self, values: torch.Tensor, scales: torch.Tensor | None, lengths: Sequence[int]) -> torch.Tensor:
-        """Return columns (A, d) of features that were made before (`operators.tokenize.features`).
+        """Return columns (A, d) of stored features; see `stored`."""
+        return self.project(self.stored(values, scales, lengths), lengths)
+
+    def stored(self, values: torch.Tensor, scales: torch.Tensor | None, lengths: Sequence[int]) -> torch.Tensor:
+        """Return frames (4 A, width) of features that were made before (`operators.tokenize.features`).
 
         Args:
-            values: (4 A, layers x width) of all stretches: float32, float16 or int8.
+            values: (4 A + tails, layers x width) of all stretches: float32, float16 or int8.
             scales: (stretches, layers x width) by which values are multiplied; None for 1.
             lengths: columns of each stretch.
 
         Raises:
             ValueError: they are of another encoder or other layers.
         """
-        layers, width = len(self.hearing.layers), self.hearing.width
-        if values.shape[1] != layers * width or len(values) != STACK * sum(lengths):
+        layers, width, tail = len(self.hearing.layers), self.hearing.width, self.hearing.tail_frames
+        if values.shape[1] != layers * width or len(values) != STACK * sum(lengths) + tail * len(lengths):
             raise ValueError(
-                f"features {tuple(values.shape)} are not {layers} layers of width {width}, {STACK} frames a column"
+                f"features {tuple(values.shape)} are not {layers} layers of width {width}, {STACK} frames a column "
+                f"and {tail} behind each stretch"
             )
         frames = values.to(torch.float32)
         if scales is not None:
-            repeats = torch.tensor(lengths).to(scales.device, non_blocking=True) * STACK
+            repeats = torch.tensor(lengths).to(scales.device, non_blocking=True) * STACK + tail
             frames = frames * scales.repeat_interleave(repeats, dim=0, output_size=len(values))
-        return self.project(frames.view(-1, layers, width), lengths)
+        return self._mixed(frames.view(-1, layers, width))
 
 
 def stretches(columns: torch.Tensor) -> Iterator[tuple[int, int]]:

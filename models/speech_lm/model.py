@@ -12,6 +12,7 @@ Sources: those of its parts (`transformer.py`); Copet et al. 2023, "MusicGen", a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from models.config.shape import Shape, Vocabulary
 from models.kernels import fused, plain
 from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
+from models.sequence.documents import PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.activity import activity_loss
 from models.speech_lm.attention.backends import choose_backend
@@ -75,9 +77,9 @@ class SpeechLM(nn.Module):
         continuous = shape.encoder is not None
         self.audio_embedding = None if continuous else nn.Embedding(rows, shape.dim)
         self.front_end = FrontEnd(shape) if continuous else None
-        self.audio_norm = RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
-        self.norm = RMSNorm(shape.dim, eps=shape.norm_eps)
+        self.audio_norm = self._make_audio_norm(shape)
+        self.blocks = self._make_blocks(shape)
+        self.norm: nn.RMSNorm | nn.LayerNorm = self._make_norm(shape)
         self.text_head = None if shape.tie_text else nn.Linear(shape.dim, vocabulary.text_size, bias=False)
         heads = vocabulary.num_streams * vocabulary.codebook_size
         self.audio_head: nn.Linear | DepthTransformer | None = None  # continuous audio is input only
@@ -98,6 +100,16 @@ class SpeechLM(nn.Module):
         offsets = torch.arange(vocabulary.num_streams) * (vocabulary.codebook_size + 1)
         self.register_buffer("stream_offsets", offsets, persistent=False)
         self.stream_offsets: torch.Tensor
+
+    # What a decoder of another kind (`whisper/`) has in place of a text LLM's parts.
+    def _make_blocks(self, shape: Shape) -> nn.ModuleList:
+        return nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+
+    def _make_norm(self, shape: Shape) -> nn.RMSNorm | nn.LayerNorm:
+        return RMSNorm(shape.dim, eps=shape.norm_eps)
+
+    def _make_audio_norm(self, shape: Shape) -> nn.RMSNorm | nn.Identity:
+        return RMSNorm(shape.dim, eps=shape.norm_eps)  # a sum of S embeddings would dwarf one of text
 
     @torch.no_grad()
     def initialize(self, seed: int) -> "SpeechLM":
@@ -143,6 +155,20 @@ class SpeechLM(nn.Module):
         if self.text_head is not None:
             return None
         return self.text_embedding.weight if self.text_update_up is None else self.text_update_up
+
+    def check(self, batch: Batch) -> None:
+        """Check, on the host, that tokens are in the vocabulary: a GPU would only report that it stopped.
+
+        Raises:
+            ValueError: one is not.
+        """
+        known = self.vocabulary.text_size
+        if (largest := batch.text.numpy().max(initial=0)) >= known:
+            raise ValueError(f"a text token is {largest}, but the model knows {known}; is this another tokenizer?")
+
+    def columns_of(self, prompt: PackedDocuments) -> int:
+        """Return the columns that a prompt of one document takes in a cache."""
+        return prompt.num_columns
 
     def num_parameters(self) -> int:
         """Return the number of trained values."""
@@ -299,9 +325,7 @@ class SpeechLM(nn.Module):
         return batch.text_weights.sum() + target_weight(batch.audio_targets, weights, self.vocabulary.codebook_size)
 
     @torch.no_grad()
-    def prefill(
-        self, batch: Batch, backend: Backend = "loop"
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    def prefill(self, batch: Batch, backend: Backend = "loop") -> tuple[torch.Tensor, Any]:
         """Read prompts packed in one batch; return the last state of each (B, d), and each layer's keys and values.
 
         Keys and values (N, G, D) are of all columns of the batch. Source: Zhao et al. 2024, "Prepacking",

@@ -18,6 +18,7 @@ from models.parallel.parts import PartWriters, StoredTensors
 from models.parallel.sharding import own_part
 from models.speech_lm.hearing.load import encoder_digest
 from models.speech_lm.model import SpeechLM
+from models.speech_lm.pretrained.start import build_model
 from models.training.mirror import Mirror
 
 
@@ -250,7 +251,7 @@ def load(path: Path, device: str = "cpu", *, raw: bool = False) -> tuple[SpeechL
     """
     step, header = read_header(path)
     check_encoder(path)
-    model = SpeechLM(header.shape, header.vocabulary)
+    model = build_model(header.shape, header.vocabulary)
     load_weights(path, model, raw=raw)
     return model.to(device), step, header
 

@@ -183,10 +183,8 @@ def batch_loss(
     Raises:
         ValueError: a text token is not in the model's vocabulary.
     """
-    known = model.vocabulary.text_size
-    # Checked here, while the batch is on the host: a GPU would only report that it stopped.
-    if not batch.text.is_cuda and (largest := batch.text.numpy().max(initial=0)) >= known:
-        raise ValueError(f"a text token is {largest}, but the model knows {known}; is this another tokenizer?")
+    if not batch.text.is_cuda:
+        model.check(batch)
     streams = torch.tensor(config.stream_weights, device=device) if config.stream_weights else None
     part = batch = in_a_bucket(batch, config.compile)
     if context is not None:

@@ -43,9 +43,9 @@ class FeaturePartitions:
     def __init__(self, dataset: Dataset, partitions: Sequence[Mapping[str, str]]) -> None:
         """Take the data set and the id and key of each partition, in the order in which packs count them."""
         self._dataset, self._partitions = dataset, partitions
-        self._opened: dict[int, tuple[list[int], list[_Rows], int]] = {}
+        self._opened: dict[int, tuple[list[int], list[_Rows], tuple[int, int]]] = {}
 
-    def _open(self, number: int) -> tuple[list[int], list[_Rows], int]:
+    def _open(self, number: int) -> tuple[list[int], list[_Rows], tuple[int, int]]:
         wanted = self._partitions[number]
         receipt = self._dataset.committed_by_key(wanted["partition_id"], wanted["key"])
         if receipt is None:
@@ -56,7 +56,8 @@ class FeaturePartitions:
         dtype, width = np.dtype(told["dtype"]).newbyteorder("<"), told["width"] * told["layers"]
         batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         starts = [0, *accumulate(batch.num_rows for batch in batches)]
-        made = starts, [_Rows(batch, dtype, width) for batch in batches], int(told["frames_per_frame"])
+        lengths = int(told["frames_per_frame"]), int(told.get("tail_frames", 0))
+        made = starts, [_Rows(batch, dtype, width) for batch in batches], lengths
         self._opened[number] = made
         return made
 
@@ -80,7 +81,7 @@ class FeaturePartitions:
         lengths = pack.segments[pack.segments[:, 0] == AUDIO, 2].tolist()
         found = []
         for (partition, row, start), length in zip(references, lengths, strict=True):
-            starts, rows, ratio = self._opened.get(partition) or self._open(partition)
+            starts, rows, (ratio, tail) = self._opened.get(partition) or self._open(partition)
             batch = bisect_right(starts, row) - 1
-            found.append(rows[batch].segment(row - starts[batch], ratio * start, ratio * length))
+            found.append(rows[batch].segment(row - starts[batch], ratio * start, ratio * length + tail))
         return tuple(found)

@@ -49,6 +49,8 @@ class Hear:
     """Whose states are kept; the last one's where none is named."""
     window: Literal["content", "full"] = "content"
     """What Whisper encodes: the sound alone, or padded with silence to 30 s."""
+    tail_s: float = 0.0
+    """Seconds of silence that are heard behind each stretch."""
 
     reads: ClassVar[pa.Schema] = STRETCHES
     writes: ClassVar[pa.Schema] = FEATURES
@@ -63,7 +65,7 @@ class Hear:
         """
         if shape.encoder is None:
             raise InputError(f"features.store {options.store} keeps an encoder's features: --model.encoder FOLDER")
-        return Hear(options, shape.encoder, shape.encoder_layers, shape.encoder_window)
+        return Hear(options, shape.encoder, shape.encoder_layers, shape.encoder_window, shape.encoder_tail_s)
 
     @property
     def loaded(self) -> "Hearing":
@@ -73,7 +75,7 @@ class Hear:
             InputError: it cannot be loaded.
         """
         try:
-            return _loaded(self.encoder, self.layers, self.window)
+            return _loaded(self.encoder, self.layers, self.window, self.tail_s)
         except ValueError as error:
             raise InputError(f"model.encoder: {error}") from error
 
@@ -90,7 +92,10 @@ class Hear:
         return table(rows, FEATURES)
 
     def encode_all(self, sounds: Sequence[Any]) -> Iterator[NDArray[np.float32]]:
-        """Yield the frames (N / 320, layers x width) of stretches, each N codes of `models.codecs.pcm` as bytes."""
+        """Yield the frames (F, layers x width) of stretches, each N codes of `models.codecs.pcm` as bytes.
+
+        F is N / 320, and as many more as silence is heard behind each.
+        """
         import torch
 
         from models.speech_lm.hearing.load import ENCODER_HOP
@@ -105,10 +110,10 @@ class Hear:
 
 
 @lru_cache(maxsize=1)
-def _loaded(encoder: str, layers: tuple[int, ...], window: Literal["content", "full"]) -> "Hearing":
+def _loaded(encoder: str, layers: tuple[int, ...], window: Literal["content", "full"], tail_s: float) -> "Hearing":
     from models.speech_lm.hearing.encoder import Hearing
 
-    return Hearing(encoder, 0, layers, window)
+    return Hearing(encoder, 0, layers, window, tail_s)
 
 
 def _waveform(sound: Any) -> NDArray[np.float32]:

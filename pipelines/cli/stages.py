@@ -19,6 +19,7 @@ from pipelines.recipes.files import load_recipe, to_json
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.open import settled, without_given
 from pipelines.recipes.recipe import Recipe
+from pipelines.recipes.whisper import from_whisper
 
 if TYPE_CHECKING:
     TruthName = str
@@ -49,15 +50,18 @@ class CommonArguments(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeArgument(Arguments):
-    """The size of the model, which is read before its single fields."""
+class ModelArguments(Arguments):
+    """What stands for several fields of the recipe, which is read before the single ones."""
 
     size: Annotated[SizeName | None, tyro.conf.arg(name="model.size")] = None
     """Widths and depth of a named size, for the fields of model that are not given."""
+    from_whisper: Annotated[str | None, tyro.conf.arg(name="model.from-whisper")] = None
+    """Folder of a Whisper model: train its decoder on its encoder's features. Sets codec, encoder, features, tokenizer
+    and initial weights, for the fields that are not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageArguments(CommonArguments, SizeArgument):
+class StageArguments(CommonArguments, ModelArguments):
     """A stage verb's arguments."""
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
@@ -103,9 +107,13 @@ def parse(verb: str, arguments: Sequence[str]) -> StageArguments:
             config=(tyro.conf.AvoidSubcommands,),
         )
 
-    # A size comes before the fields that are given beside it: --model.size small --model.num-layers 8.
-    size = tyro.cli(SizeArgument, args=rest, return_unknown_args=True, add_help=False)[0].size
-    found = parsed(replace(recipe, model=sized(recipe.model, size)) if size else recipe)
+    # These come before the fields that are given beside them: --model.size small --model.num-layers 8.
+    model = tyro.cli(ModelArguments, args=rest, return_unknown_args=True, add_help=False)[0]
+    if model.size:
+        recipe = replace(recipe, model=sized(recipe.model, model.size))
+    if model.from_whisper:
+        recipe = from_whisper(recipe, model.from_whisper)
+    found = parsed(recipe)
     if found.recipe.fit != recipe.fit:
         return replace(found, recipe=settled(found.recipe))
     given = (one[2:].partition("=")[0].replace("-", "_") for one in rest if one.startswith("--"))

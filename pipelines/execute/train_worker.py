@@ -80,7 +80,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
     import torch
 
     from models.speech_lm.flops import peak_flops
-    from models.speech_lm.model import SpeechLM
+    from models.speech_lm.pretrained.start import build_model
     from models.training.loop import Hooks, RunFolder, train
     from models.training.step import Process
 
@@ -92,7 +92,7 @@ def train_worker(config: dict[str, "TrainingJob"]) -> None:
     header = header_of(recipe, job.lineage)
     context = ray.train.get_context()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
+    model = build_model(header.shape, header.vocabulary).initialize(recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)  # a node that does not see the driver's folder has its own
     load_start(model, job.start)
     peak = peak_flops(torch.device(device))

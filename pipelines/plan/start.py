@@ -13,6 +13,7 @@ from operators.digest import digest, digest_file
 from operators.errors import InputError
 from operators.store import storage
 from pipelines.recipes.recipe import Recipe
+from pipelines.recipes.whisper import LONGEST_S
 
 if TYPE_CHECKING:  # where nothing is started from, a plan does without torch
     from models.speech_lm.model import SpeechLM
@@ -58,7 +59,8 @@ def shape_of(recipe: Recipe) -> Shape:
     try:
         ours = _ours(name)
         if ours is None:
-            from models.speech_lm.pretrained import find, read_shape
+            from models.speech_lm.pretrained.llm import find
+            from models.speech_lm.pretrained.start import read_shape
 
             return read_shape(find(name), recipe.model)
         _, header = read_header(ours)
@@ -72,8 +74,10 @@ def check_start(recipe: Recipe, header: Header) -> None:
     """Check that the initial checkpoint has the same vocabulary, codec, layout and tokenizer as the recipe.
 
     Raises:
-        InputError: names what differs.
+        InputError: names what differs, or what Whisper's decoder cannot do.
     """
+    if header.shape.decoder == "whisper":
+        _check_whisper(recipe)
     name = recipe.train.start_from
     ours = None if name in (None, "last") else _ours(str(name))
     if ours is None:
@@ -85,6 +89,27 @@ def check_start(recipe: Recipe, header: Header) -> None:
                 f"train.start_from: {ours} was trained with a different {what.removesuffix('_digest')} "
                 f"({_short(getattr(theirs, what))}) than the recipe's ({_short(getattr(header, what))})"
             )
+
+
+def _check_whisper(recipe: Recipe) -> None:
+    """Check that nothing is asked for that Whisper's decoder does not have: states of audio, and of long sequences.
+
+    Raises:
+        InputError: names what is.
+    """
+    train = recipe.train
+    asked = {
+        "train.ctc_weight": train.ctc_weight > 0,
+        "train.activity_weight": train.activity_weight > 0,
+        "train.context_size": train.context_size > 1,
+        "train.compile graphs": train.compile == "graphs",
+        "model.prompt_attention both": recipe.model.prompt_attention == "both",
+    }
+    for name, is_set in asked.items():
+        if is_set:
+            raise InputError(f"Whisper's decoder reads text alone and hears across: {name} is not for it")
+    if recipe.compose.window_s > LONGEST_S:
+        raise InputError(f"Whisper hears {LONGEST_S:g} s at once: lower --compose.window-s")
 
 
 def _short(value: Any) -> str:
@@ -99,7 +124,7 @@ def start_digest(recipe: Recipe) -> str | None:
     ours = _ours(name)
     if ours is not None:
         return weights_digest(ours)
-    from models.speech_lm.pretrained import find
+    from models.speech_lm.pretrained.llm import find
 
     return digest([digest_file(path) for path in sorted(find(name).glob("*.safetensors"))])
 
@@ -133,7 +158,7 @@ def decide(recipe: Recipe, folder: Path, header: Header, url: str | None = None)
     elif name is None or name == "last":
         made = {"kind": "scratch", "why": "requested" if name is None else "no matching checkpoint here yet"}
     else:
-        from models.speech_lm.pretrained import find
+        from models.speech_lm.pretrained.llm import find
 
         made = {"kind": "pretrained", "path": str(find(name).absolute()), "weights_digest": start_digest(recipe)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +207,7 @@ def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
     """
     try:
         if start["kind"] == "pretrained":
-            from models.speech_lm.pretrained import load_weights
+            from models.speech_lm.pretrained.start import load_weights
 
             load_weights(Path(start["path"]), model)
         elif start["kind"] == "checkpoint":

@@ -23,6 +23,7 @@ from operators.store import storage
 from pipelines.recipes.named import RECIPES
 from pipelines.recipes.open import without_given
 from pipelines.recipes.recipe import Recipe
+from pipelines.recipes.whisper import from_whisper
 
 _DIGESTS = ".recipe-digests"
 """File next to recipe.json with the digest of every recipe that runs wrote there."""
@@ -167,6 +168,10 @@ def from_mapping(kind: Any, data: Mapping[str, Any], where: str, base: Any = Non
     Raises:
         InputError: names everything that is wrong: unknown keys and the nearest known ones, and values that do not fit.
     """
+    model = data.get("model") if kind is Recipe else None
+    if isinstance(model, dict) and "from_whisper" in model:
+        base = from_whisper(base or Recipe(), str(model["from_whisper"]))
+        data = {**data, "model": {key: value for key, value in model.items() if key != "from_whisper"}}
     with collected_faults() as found:
         found.extend(faults)
         made = _built(kind, data, "", base, found)

@@ -96,7 +96,12 @@ def plan_features(planning: Planning) -> list[PlannedPartition]:
     settings = {
         "operators": {"features": Hear.version, "compose": recipe.compose.version, "schema": SCHEMA_VERSION},
         "stored": key_settings(recipe.features),
-        "encoder": {"digest": digest_of_encoder(hear.encoder), "layers": hear.layers, "window": hear.window},
+        "encoder": {
+            "digest": digest_of_encoder(hear.encoder),
+            "layers": hear.layers,
+            "window": hear.window,
+            **({"tail_s": hear.tail_s} if hear.tail_s else {}),
+        },
         "windows": windowing_key(seeded_compose(recipe)),
     }
     return [
@@ -133,6 +138,7 @@ def make_features(job: Job) -> Receipt:
         "layers": len(hearing.layers),
         "width": hearing.width,
         "frames_per_frame": STACK,
+        "tail_frames": hearing.tail_frames,
         "encoder": digest_of_encoder(hear.encoder),
         "window": hear.window,
     }

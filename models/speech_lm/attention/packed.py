@@ -57,7 +57,7 @@ class PackedAttention:
                 return self._prompt_then_rest(q, k, v)
             case "varlen" | "flash":
                 borders, longest = (self.cu_seqlens, self.cu_seqlens), (self.max_seqlen, self.max_seqlen)
-                return _by_kernel(self.backend, q, k, v, borders, longest, causal=True)
+                return by_kernel(self.backend, q, k, v, borders, longest, causal=True)
             case _:
                 raise ValueError(f"backend {self.backend} must be chosen first: choose_backend")
 
@@ -128,12 +128,12 @@ class PackedAttention:
         split = self._split
         asked, keys, values = (one.index_select(0, split.prompt) for one in (q, k, v))
         borders, longest = (split.of_prompts, split.of_prompts), (split.longest[0], split.longest[0])
-        first = _by_kernel(self.backend, asked, keys, values, borders, longest, causal=False)
+        first = by_kernel(self.backend, asked, keys, values, borders, longest, causal=False)
         if not len(split.rest):
             return first.index_select(0, split.back)
         # Where there are more keys than queries, the kernels align the causal mask at the ends.
         borders, longest = (split.of_rest, self.cu_seqlens), (split.longest[1], self.max_seqlen)
-        second = _by_kernel(self.backend, q.index_select(0, split.rest), k, v, borders, longest, causal=True)
+        second = by_kernel(self.backend, q.index_select(0, split.rest), k, v, borders, longest, causal=True)
         return torch.cat([first, second]).index_select(0, split.back)
 
 
@@ -163,7 +163,7 @@ def packed_attention(
     return PackedAttention(cu_seqlens, boundaries, max_seqlen, backend, prompts)(q, k, v)
 
 
-def _by_kernel(
+def by_kernel(
     backend: Backend,
     q: torch.Tensor,
     k: torch.Tensor,

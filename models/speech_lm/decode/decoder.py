@@ -16,10 +16,12 @@ from models.speech_lm.decode.audio import AudioSlots, AudioTask, Given
 from models.speech_lm.decode.cache import StaticCache
 from models.speech_lm.decode.engine import decode_all
 from models.speech_lm.decode.graphs import Pace, Runner, Step, pace_of, slot_bucket, window_bucket
+from models.speech_lm.decode.heard import HeardCache
 from models.speech_lm.decode.text import Rules, TextSlots
 from models.speech_lm.decode.weights import Versions, decoding_copy, versions_of
 from models.speech_lm.model import SpeechLM
 from models.speech_lm.precision import precision_of, type_of
+from models.speech_lm.whisper.model import WhisperLM
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,20 @@ class Decoder:
             return [[] for _ in prompts]
         weights, backend = self._decoding_weights(), self._model.backend()
         number = slot_bucket(slots) if self._pace.in_buckets else min(slots, len(prompts))
-        longest = max(prompt.num_columns for prompt in prompts)
-        kept = self._text_slots(weights, number, longest + max_tokens, end, max_tokens, grammars)
+        columns = [self._model.columns_of(prompt) for prompt in prompts]
+        frames = 0
+        if isinstance(self._model, WhisperLM):
+            max_tokens = min(max_tokens, self._model.room_for_text(prompts))
+            frames = max(map(self._model.frames_of, prompts))
+        size = (number, max(columns) + max_tokens, frames)
+        kept = self._text_slots(weights, size, end, max_tokens, grammars)
         rules = kept.slots.rules
 
         def fill(free: list[int], numbers: list[int]) -> list[int]:
             batch = collate([prompts[n] for n in numbers], grid).to(self._device)
             hidden, read = self._model.prefill(batch, backend)
             kept.slots.fill(free, numbers, batch, hidden.to(weights.norm.weight.dtype), read)
-            return _columns(batch)
+            return [columns[n] for n in numbers]
 
         look_every = 1 if rules is not None and rules.on_host else self._pace.look_every
         answers, steps = decode_all(kept.slots, number, fill, len(prompts), kept.runner, look_every, max_tokens - 1)
@@ -102,7 +109,9 @@ class Decoder:
         weights, backend = self._decoding_weights(), self._model.backend()
         number = slot_bucket(slots) if self._pace.in_buckets else min(slots, len(prompts))
         longest = max(prompt.num_columns for prompt in prompts)
-        made = AudioSlots(weights, self._cache(number, longest + task.num_columns), task)
+        cache = self._cache((number, longest + task.num_columns, 0))
+        assert isinstance(cache, StaticCache)
+        made = AudioSlots(weights, cache, task)
         runner = Runner(self._in_precision(weights, made.step), self._pace, made.cache.capacity)
 
         def fill(free: list[int], numbers: list[int]) -> list[int]:
@@ -138,26 +147,30 @@ class Decoder:
             self._versions = versions
         return self._weights
 
-    def _cache(self, slots: int, capacity: int) -> StaticCache:
-        """Return an empty cache, in the type that keys and values are computed in."""
+    def _cache(self, size: tuple[int, int, int]) -> StaticCache | HeardCache:
+        """Return an empty cache for slots, columns and frames, in the type that keys and values are computed in."""
+        slots, capacity, frames = size
         kind = self._device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self._model.norm.weight.dtype
         if self._pace.in_buckets:
             capacity = window_bucket(capacity)
-        return StaticCache.allocate(self._model.shape, slots, capacity, dtype, self._device)
+        shape = self._model.shape
+        if isinstance(self._model, WhisperLM):
+            return HeardCache.allocate(shape, slots, capacity, frames, dtype, self._device)
+        return StaticCache.allocate(shape, slots, capacity, dtype, self._device)
 
     def _text_slots(
         self,
         weights: SpeechLM,
-        number: int,
-        capacity: int,
+        size: tuple[int, int, int],
         end: int,
         limit: int,
         grammars: Sequence[Grammar[Any]] | None,
     ) -> _Kept:
         """Return slots for a call: those of the call before, with what was captured of them, where they serve."""
+        number, capacity, frames = size
         key, kept = (number, end), self._kept
-        if kept is not None and kept.key == key and kept.slots.cache.capacity >= capacity:
+        if kept is not None and kept.key == key and _holds(kept.slots.cache, capacity, frames):
             rules = kept.slots.rules
             if (
                 kept.slots.most_tokens >= limit
@@ -168,7 +181,7 @@ class Decoder:
                 return kept
         self._kept = None  # its memory is free before more is taken
         made_rules = Rules(grammars, number, self._device) if grammars else None
-        slots = TextSlots(weights, self._cache(number, capacity), end=end, limit=limit, rules=made_rules)
+        slots = TextSlots(weights, self._cache(size), end=end, limit=limit, rules=made_rules)
         runner = Runner(self._in_precision(weights, slots.step), self._pace, slots.cache.capacity)
         made = _Kept(slots, runner, key)
         self._kept = made if self._pace.capture is not None else None
@@ -184,6 +197,11 @@ class Decoder:
                 step(window)
 
         return cast_once
+
+
+def _holds(cache: StaticCache | HeardCache, capacity: int, frames: int) -> bool:
+    enough = frames == 0 or not isinstance(cache, HeardCache) or cache.most_frames >= frames
+    return cache.capacity >= capacity and enough
 
 
 def _columns(batch: Batch) -> list[int]:

@@ -10,7 +10,9 @@ from models.sequence.grammar import Grammar, TableGrammar
 from models.sequence.grammar_table import GrammarTable, joined_tables
 from models.speech_lm.decode.cache import StaticCache
 from models.speech_lm.decode.column import append_column
+from models.speech_lm.decode.heard import HeardCache, append_token
 from models.speech_lm.model import SpeechLM
+from models.speech_lm.whisper.model import WhisperLM
 
 
 class Rules:
@@ -94,7 +96,9 @@ def _tables_of(grammars: Sequence[Grammar[Any]]) -> list[GrammarTable]:
 class TextSlots:
     """Answers of text being decoded, one a slot. All state is on the device and changed in place."""
 
-    def __init__(self, model: SpeechLM, cache: StaticCache, *, end: int, limit: int, rules: Rules | None) -> None:
+    def __init__(
+        self, model: SpeechLM, cache: StaticCache | HeardCache, *, end: int, limit: int, rules: Rules | None
+    ) -> None:
         """Allocate the state.
 
         Args:
@@ -127,7 +131,7 @@ class TextSlots:
         numbers: Sequence[int],
         prompts: Batch,
         hidden: torch.Tensor,
-        kept: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        kept: Any,
     ) -> None:
         """Put read prompts into slots, and choose the first tokens of their answers.
 
@@ -136,7 +140,7 @@ class TextSlots:
             numbers: of the answers (n,), by which rules are found.
             prompts: packed.
             hidden: (n, d) last state of each.
-            kept: keys and values of the packed prompts.
+            kept: what `prefill` keeps of the packed prompts, as the cache takes it.
         """
         places = torch.tensor(slots, device=self.tokens.device)
         self.cache.insert(places, kept, prompts)
@@ -156,9 +160,16 @@ class TextSlots:
             window: columns that are attended to.
         """
         active = self.running.clone()
-        hidden = append_column(self._model, self.cache, self.tokens, None, window)
+        hidden = self._append(window)
         self.cache.lengths.add_(active)
         self._choose(hidden, active)
+
+    def _append(self, window: int) -> torch.Tensor:
+        """Append the chosen tokens; return their states (B, d)."""
+        if isinstance(self.cache, HeardCache):
+            assert isinstance(self._model, WhisperLM)
+            return append_token(self._model, self.cache, self.tokens, window)
+        return append_column(self._model, self.cache, self.tokens, None, window)
 
     def _choose(self, hidden: torch.Tensor, active: torch.Tensor) -> None:
         """Choose tokens from states (B, d), in the slots that are active (B,)."""

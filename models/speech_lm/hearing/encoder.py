@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
+from models.codecs.pcm import Pcm
 from models.speech_lm.hearing.load import ENCODER_HOP, load_encoder
 from models.speech_lm.hearing.mel import log_mel
 
@@ -35,7 +36,14 @@ class _LowRank(nn.Module):
 class Hearing(nn.Module):
     """An encoder whose own weights are frozen and no part of a checkpoint; low-rank updates are."""
 
-    def __init__(self, name: str, rank: int = 0, layers: Sequence[int] = (), window: EncoderWindow = "content") -> None:
+    def __init__(
+        self,
+        name: str,
+        rank: int = 0,
+        layers: Sequence[int] = (),
+        window: EncoderWindow = "content",
+        tail_s: float = 0.0,
+    ) -> None:
         """Load the encoder; with a rank above 0, queries and values of its attention get trained updates.
 
         Args:
@@ -43,6 +51,7 @@ class Hearing(nn.Module):
             rank: of the updates; 0 for none.
             layers: whose states are returned, 0 for what enters the first; the last one's where none is named.
             window: of Whisper: the sound alone, or padded with silence to the 30 s that it was trained on.
+            tail_s: seconds of silence that are heard, as frames, behind each stretch.
 
         Raises:
             ValueError: the encoder does not load, or has no such layer.
@@ -56,6 +65,8 @@ class Hearing(nn.Module):
         if any(not 0 <= layer <= depth for layer in layers):
             raise ValueError(f"encoder {name} has layers 0 to {depth}, not {', '.join(map(str, layers))}")
         self.layers = tuple(layers) or (depth,)
+        self.tail_frames = tail_frames(tail_s)
+        """Frames behind those of each stretch."""
         self._held = [encoder]  # in a list: its weights are the folder's, and no parameters of ours
         self.update_down = nn.ParameterList()
         self.update_up = nn.ParameterList()
@@ -70,7 +81,7 @@ class Hearing(nn.Module):
                     parametrize.register_parametrization(layer, "weight", _LowRank(down, up))
 
     def forward(self, wavs: Sequence[torch.Tensor], most_frames: int | None = None) -> list[torch.Tensor]:
-        """Return frames (N / 320, layers, width) of each waveform (N,), N a multiple of 1280.
+        """Return frames (N / 320 + tail, layers, width) of each waveform (N,), N a multiple of 1280.
 
         Args:
             wavs: on one device.
@@ -79,6 +90,8 @@ class Hearing(nn.Module):
         if not wavs:
             return []
         device = wavs[0].device
+        if self.tail_frames:
+            wavs = [F.pad(wav, (0, self.tail_frames * ENCODER_HOP)) for wav in wavs]
         encoder = self._held[0].to(device).eval()
         most = int(encoder.config.max_source_positions) * ENCODER_HOP if self.kind == "whisper" else None
         pieces = [list(torch.split(wav, most or len(wav))) for wav in wavs]
@@ -140,6 +153,11 @@ class Hearing(nn.Module):
     def _dtype(encoder: Any) -> torch.dtype:
         dtype: torch.dtype = next(encoder.parameters()).dtype
         return dtype
+
+
+def tail_frames(tail_s: float) -> int:
+    """Return the encoder's frames in so many seconds."""
+    return round(tail_s * Pcm.SAMPLE_RATE_HZ / ENCODER_HOP)
 
 
 def _most_frames(device: torch.device) -> int:

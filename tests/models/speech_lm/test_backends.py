@@ -135,7 +135,7 @@ def test_what_follows_from_the_borders_is_made_once_for_all_layers(monkeypatch, 
         monkeypatch.setattr(flex, "create_block_mask", lambda *a, **k: made.append(1) or right(*a, **k))
     elif backend == "varlen":
         monkeypatch.setattr(packed, "_Split", lambda **k: made.append(1) or _Split(**k))
-        monkeypatch.setattr(packed, "_by_kernel", by_mask)
+        monkeypatch.setattr(packed, "by_kernel", by_mask)
     else:
         right_tril = torch.Tensor.tril
         monkeypatch.setattr(torch.Tensor, "tril", lambda *a: made.append(1) or right_tril(*a))

@@ -12,7 +12,7 @@ from models.config.shape import Shape, Vocabulary
 from models.sequence.batch import collate
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.model import SpeechLM
-from models.speech_lm.pretrained import export, find, ids_in_one_vocabulary, load_weights, read_shape
+from models.speech_lm.pretrained.llm import export, find, ids_in_one_vocabulary, load_weights, read_shape
 from models.training.optimizers import make_optimizers
 from tests.models.support import PackedDocuments, document, grid_spec, header, joined, model_for, vocabulary_of
 

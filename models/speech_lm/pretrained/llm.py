@@ -62,7 +62,7 @@ def read_shape(folder: Path, base: Shape) -> Shape:
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}") from error
     if config.model_type not in FAMILIES:
-        raise ValueError(f"{folder} is a {config.model_type}; ours starts from {', '.join(FAMILIES)}")
+        raise ValueError(f"{folder} is a {config.model_type}; ours starts from {', '.join(FAMILIES)}, whisper")
     rope = config.rope_parameters
     kind = rope.get("rope_type", "default")
     odd = {
@@ -149,6 +149,7 @@ def load_weights(folder: Path, model: SpeechLM) -> None:
     tables_of_text = ["text_embedding.weight"] + ["text_head.weight"] * (model.text_head is not None)
     model.pretrained = frozenset([*_names(model.shape), *tables_of_text])
     # Audio comes in at the loudness of text, or it would drown everything that the LLM has learned.
+    assert isinstance(model.audio_norm, torch.nn.RMSNorm)
     model.audio_norm.weight.fill_(float(embedding[_OURS:].square().mean().sqrt()))
 
 
