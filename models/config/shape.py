@@ -61,6 +61,10 @@ class Shape(Checked, section="model"):
     """What Whisper encodes: the sound alone, or, as it was trained, the sound padded with silence to 30 s."""
     encoder_tail_s: float = field(default=0.0, metadata=within(0, 30, "s"))
     """Silence that Whisper's decoder hears behind each stretch of sound, by which it knows the end; in seconds."""
+    diarization: Literal["none", "frames", "encoder"] = "none"
+    """How the model is told whom to hear in task asr_talker, by transformations of frames of silence, of the asked
+    talker, of others and of overlap: of the encoder's output (frames), which can be stored, or before each layer of
+    Whisper's encoder (DiCoW), which then runs in every step."""
     encoder_layers: tuple[int, ...] = field(default=(), metadata=within(0, 1000))
     """Layers of the encoder whose states are heard, 0 for what enters the first; the last one's where none is named."""
     encoder_mix: Literal["concat", "sum"] = "concat"
@@ -78,6 +82,8 @@ class Shape(Checked, section="model"):
             yield f"model: the width of a head must be even for rotary embedding, not {self.head_dim}"
         if self.decoder == "whisper" and (self.encoder is None or not self.num_positions):
             yield "model.decoder whisper is what weights of Whisper bring along: --model.from-whisper FOLDER"
+        if self.diarization != "none" and self.encoder is None:
+            yield "model.diarization transforms a speech encoder's frames: --encode.codec pcm --model.encoder FOLDER"
         if self.decoder != "whisper" and self.encoder_tail_s:
             yield "model.encoder_tail_s is for Whisper's decoder: --model.from-whisper FOLDER, or 0"
         if self.rope_scaling and len(self.rope_scaling) != 4:

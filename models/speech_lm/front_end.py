@@ -17,6 +17,7 @@ from torch import nn
 
 from models.codecs.pcm import ZERO
 from models.config.shape import Shape
+from models.speech_lm.diarization import of_frames
 from models.speech_lm.hearing.encoder import Hearing
 from models.speech_lm.hearing.load import STACK
 
@@ -105,7 +106,12 @@ class FrontEnd(nn.Module):
         if shape.encoder is None:
             raise ValueError("the shape names no encoder")
         self.hearing = Hearing(
-            shape.encoder, shape.encoder_rank, shape.encoder_layers, shape.encoder_window, shape.encoder_tail_s
+            shape.encoder,
+            shape.encoder_rank,
+            shape.encoder_layers,
+            shape.encoder_window,
+            shape.encoder_tail_s,
+            is_told=shape.diarization == "encoder",
         )
         number = len(self.hearing.layers)
         self.mix = nn.Parameter(torch.ones(number)) if shape.encoder_mix == "sum" else None
@@ -116,28 +122,38 @@ class FrontEnd(nn.Module):
         elif width != shape.dim:
             raise ValueError(f"Whisper's decoder attends to frames of width {shape.dim}, not {width}")
 
-    def forward(self, samples: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, samples: torch.Tensor, columns: torch.Tensor, classes: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return columns (A, d).
 
         Args:
             samples: (A, 1280) codes of `models.codecs.pcm`.
             columns: (A,) their positions: adjacent columns belong to one stretch of audio.
+            classes: (A, 4) what each is, where the encoder is told who speaks in them.
         """
         if not len(samples):
             assert self.projector is not None
             return next(self.projector.parameters()).sum() * samples.new_zeros((0, 1), dtype=torch.float32)
-        return self.project(*self.hear(samples, columns))
+        return self.project(*self.hear(samples, columns, classes))
 
-    def hear(self, samples: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    def hear(
+        self, samples: torch.Tensor, columns: torch.Tensor, classes: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[int]]:
         """Return the encoder's frames (4 A, width), and the columns of each stretch; see `forward`.
 
-        Behind those of each stretch there are as many more as the encoder hears silence.
+        Behind those of each stretch there are as many more as the encoder hears silence. Where the encoder is told who
+        speaks in its frames, it takes the classes of the columns (A, 4).
         """
         edges = list(stretches(columns)) if len(samples) else []
+        lengths = [end - first for first, end in edges]
         sound = (samples.to(torch.float32) - ZERO) / 32768.0
-        heard = self.hearing([sound[first:end].reshape(-1) for first, end in edges])
+        told = None
+        if classes is not None and self.hearing.told:
+            told = of_frames(classes, lengths, STACK, self.hearing.tail_frames)
+        heard = self.hearing([sound[first:end].reshape(-1) for first, end in edges], classes=told)
         frames = torch.cat(heard) if heard else sound.new_zeros((0, len(self.hearing.layers), self.hearing.width))
-        return self._mixed(frames), [end - first for first, end in edges]
+        return self._mixed(frames), lengths
 
     def project(self, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """Return columns (A, d) of an encoder's frames.

@@ -30,6 +30,7 @@ from models.speech_lm.attention.backends import choose_backend
 from models.speech_lm.attention.packed import PackedAttention
 from models.speech_lm.ctc import ctc_loss
 from models.speech_lm.depth import DepthTransformer
+from models.speech_lm.diarization import FrameTransforms, classes_of
 from models.speech_lm.front_end import FrontEnd
 from models.speech_lm.lora import freeze_all_but_updates
 from models.speech_lm.precision import precision_of, type_of
@@ -77,6 +78,7 @@ class SpeechLM(nn.Module):
         continuous = shape.encoder is not None
         self.audio_embedding = None if continuous else nn.Embedding(rows, shape.dim)
         self.front_end = FrontEnd(shape) if continuous else None
+        self.told = FrameTransforms(shape.dim, is_first=True) if shape.diarization == "frames" else None
         self.audio_norm = self._make_audio_norm(shape)
         self.blocks = self._make_blocks(shape)
         self.norm: nn.RMSNorm | nn.LayerNorm = self._make_norm(shape)
@@ -196,12 +198,22 @@ class SpeechLM(nn.Module):
         return added
 
     def _embed_batch(self, batch: Batch) -> torch.Tensor:
-        if batch.features is None:
-            return self.embed(batch.text, batch.audio, batch.audio_columns)
         if self.front_end is None:
-            raise ValueError("these packs hold features of a speech encoder, which the model does not have")
-        encoded = self.front_end.project_stored(batch.features, batch.feature_scales, batch.feature_columns)
+            if batch.features is not None:
+                raise ValueError("these packs hold features of a speech encoder, which the model does not have")
+            return self.embed(batch.text, batch.audio, batch.audio_columns)
+        classes = self._classes(batch)
+        if batch.features is None:
+            encoded = self.front_end(batch.audio, batch.audio_columns, classes)
+        else:
+            encoded = self.front_end.project_stored(batch.features, batch.feature_scales, batch.feature_columns)
+        if self.told is not None and classes is not None and len(encoded):
+            encoded = self.told(encoded, classes)
         return self._add_heard(self._embed_text(batch.text), encoded, batch.audio_columns)
+
+    def _classes(self, batch: Batch) -> torch.Tensor | None:
+        """Return what each column of audio is (A, 4), where the model is told whom to hear."""
+        return None if self.shape.diarization == "none" else classes_of(batch)
 
     @property
     def text_weight(self) -> torch.Tensor:

@@ -24,6 +24,8 @@ class Document:
     codes: list[bytes] = field(default_factory=list)
     loss_spans: list[dict[str, float]] = field(default_factory=list)
     talker_spans: list[dict[str, int]] = field(default_factory=list)
+    suffix: str = ""
+    """Of its id, where a task makes several documents of a window."""
 
     def add_text(self, tokens: Sequence[int], weight: float = 0.0) -> None:
         """Append text columns; a weight above 0 makes them targets."""
@@ -103,6 +105,9 @@ class Document:
             codes=b"".join(self.codes),
             loss_spans=np.zeros((0, 3), dtype=np.int32),
             loss_weights=np.zeros(0, dtype=np.float32),
+            talker_spans=np.array(
+                [[span["talker"], span["start_column"], span["end_column"]] for span in self.talker_spans], np.int32
+            ).reshape(-1, 3),
         )
 
     def question(self) -> tuple[PackedDocuments, list[int]]:
@@ -132,7 +137,7 @@ class Document:
     def row(self, scene: Scene, task: str) -> dict[str, Any]:
         """Return the document as a row of DOCUMENTS."""
         return {
-            "document_id": scene.document_id,
+            "document_id": scene.document_id + self.suffix,
             "conversation_id": scene.row["conversation_id"],
             "task": task,
             "speakers": scene.speakers,

@@ -41,9 +41,10 @@ class TranscribedTurn:
     end_s: float | None = None
 
 
-Judge = Literal["conversation", "speakers", "utterances", "likelihood"]
-"""How answers to a task are judged: as the transcript of a whole conversation, whose windows are joined; document by
-document, by who said what, or by what was said alone; or by the likelihood of the documents' targets."""
+Judge = Literal["conversation", "talkers", "speakers", "utterances", "likelihood"]
+"""How answers to a task are judged: as the transcript of a whole conversation, whose windows are joined, or whose
+talkers are transcribed one by one; document by document, by who said what, or by what was said alone; or by the
+likelihood of the documents' targets."""
 
 
 class Task(ABC):

@@ -16,3 +16,7 @@ BaselineName = Literal["no-speakers", "tokenizer"]
 Heard = Literal["segments", "mixture"]
 """What a recognizer hears: segments, each turn of the reference cut out of the mixture, an oracle that gives it turns
 and speakers; mixture, all of it in windows, whose words are by one speaker."""
+
+Diarization = Literal["reference", "model"]
+"""Who tells a checkpoint where each talker speaks, in task asr_talker: the reference, an oracle; or the checkpoint
+itself, in a first pass of task asr_timed."""

@@ -18,7 +18,7 @@ from operators.digest import digest
 from operators.documents.compose import Compose
 from operators.documents.tasks import TASKS, TaskName
 from operators.errors import InputError
-from operators.evaluate.options import BaselineName, Cut, JoinName
+from operators.evaluate.options import BaselineName, Cut, Diarization, JoinName
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
 from operators.simulate.render import Render
@@ -119,6 +119,9 @@ class Evaluation(Checked, section="evaluate", error=InputError):
     likeness of their codes. By none, each window is scored as a session of its own."""
     overlap_s: float | None = field(default=None, metadata=within(0, 86_400, "s"))
     """Seconds of audio that two windows share; compose.overlap_s by default, or a fifth of a window (at most 4 s)."""
+    diarization: Diarization = field(default="reference", metadata=BY_CONTENT)
+    """Who tells the checkpoint where each talker speaks, in task asr_talker: the reference, which is an oracle, or the
+    checkpoint itself in a first pass of task asr_timed."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint is evaluated: after the last step, or the one with the lowest validation loss
     (train.keep_best)."""

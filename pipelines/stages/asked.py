@@ -9,6 +9,7 @@ from operators.documents.tasks import EVALUATED, TASKS
 from operators.evaluate.ask import Ask
 from operators.evaluate.options import Heard
 from operators.evaluate.recognizers import Recognizer, load_recognizer
+from operators.evaluate.talkers import TranscribeTalkers
 from operators.evaluate.transcribe import Transcribe
 from pipelines.plan.job import PartitionRef
 from pipelines.plan.transcriber import transcriber_of
@@ -56,8 +57,13 @@ def asked_compose(recipe: Recipe, task: str) -> Compose:
     return replace(seeded_compose(recipe), tasks=(task,))
 
 
-def transcriber(recipe: Recipe, checkpoint: str, task: str, device: str = "cpu") -> Transcribe | Ask:
+def transcriber(
+    recipe: Recipe, checkpoint: str, task: str, device: str = "cpu"
+) -> Transcribe | TranscribeTalkers | Ask:
     """Return the operator that asks a checkpoint a task."""
+    if TASKS[task].judged_by == "talkers":
+        transcribe = transcriber_of(recipe, checkpoint, EVALUATED[0], device)
+        return TranscribeTalkers(transcribe=transcribe, diarization=recipe.evaluate.diarization)
     if TASKS[task].judged_by not in OF_WINDOWS:
         return transcriber_of(recipe, checkpoint, task, device)
     transcribe = replace(transcriber_of(recipe, checkpoint, EVALUATED[0], device), window_s=recipe.compose.window_s)

@@ -13,6 +13,7 @@ from operators.documents.tasks import TASKS
 from operators.errors import InputError
 from operators.evaluate.ask import Ask
 from operators.evaluate.recognize import Recognize
+from operators.evaluate.talkers import TranscribeTalkers
 from operators.evaluate.transcribe import Transcribe
 from operators.schema import AUDIO, HYPOTHESES, SCHEMA_VERSION
 from operators.store.dataset import Partition, Receipt, RowWriter
@@ -106,6 +107,9 @@ def _settings(recipe: Recipe, task: str) -> dict[str, Any]:
     """Return what an answer to a task depends on, besides checkpoint and codes."""
     versions = {"transcribe": Transcribe.version, "schema": SCHEMA_VERSION}
     settings = {"evaluate": key_settings(recipe.evaluate, {}), "task": task}
+    if TASKS[task].judged_by == "talkers":
+        told = {"talkers": TranscribeTalkers.version}
+        return {"operators": {**versions, **told}, **settings, "diarization": recipe.evaluate.diarization}
     if TASKS[task].judged_by not in OF_WINDOWS:
         return {"operators": versions, **settings}
     compose = asked_compose(recipe, task)

@@ -16,9 +16,10 @@ from operators.corpus.normalizers import normalize
 from operators.digest import digest
 from operators.documents.tasks import TASKS, transcription
 from operators.evaluate import segments
-from operators.evaluate.ask import Ask, reference_answers
+from operators.evaluate.ask import reference_answers
 from operators.evaluate.baselines import MEASURES as OF_BASELINES
 from operators.evaluate.baselines import baseline, round_trip
+from operators.evaluate.transcribe import Transcribe
 from operators.rng import rng
 from operators.scoring.sessions import MEASURED
 from operators.store import storage
@@ -42,6 +43,7 @@ from pipelines.stages.upstream import receipt_of
 
 MEASURES: Mapping[str, tuple[str, ...]] = {
     "conversation": (*("cpwer", "wer", "cer", "orcwer", "dicpwer", "speaker_count_accuracy", "speaker_count_error"),),
+    "talkers": ("cpwer", "wer", "cer", "orcwer", "dicpwer"),
     "speakers": ("cpwer", "wer", "cer"),
     "utterances": ("orcwer", "cer"),
     "likelihood": ("nll",),
@@ -74,7 +76,7 @@ def score(plan: Plan) -> dict[str, Any]:
             own = {"checkpoint": str(plan.checkpoint_of(which)), "num_cut": first["num_cut"], **first["measures"]}
             result[which] = {**own, "tasks": found}
     operator = transcriber(recipe, str(plan.checkpoint_of("trained")), tasks[0])
-    transcribe = operator.transcribe if isinstance(operator, Ask) else operator
+    transcribe = operator if isinstance(operator, Transcribe) else operator.transcribe
     metrics = {
         **result,
         "baselines": {**scorer.baselines(tasks), **scorer.recognizers()},

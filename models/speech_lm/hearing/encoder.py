@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from models.codecs.pcm import Pcm
+from models.speech_lm.diarization import FrameTransforms
 from models.speech_lm.hearing.load import ENCODER_HOP, load_encoder
 from models.speech_lm.hearing.mel import log_mel
 
@@ -43,6 +44,8 @@ class Hearing(nn.Module):
         layers: Sequence[int] = (),
         window: EncoderWindow = "content",
         tail_s: float = 0.0,
+        *,
+        is_told: bool = False,
     ) -> None:
         """Load the encoder; with a rank above 0, queries and values of its attention get trained updates.
 
@@ -52,6 +55,7 @@ class Hearing(nn.Module):
             layers: whose states are returned, 0 for what enters the first; the last one's where none is named.
             window: of Whisper: the sound alone, or padded with silence to the 30 s that it was trained on.
             tail_s: seconds of silence that are heard, as frames, behind each stretch.
+            is_told: whether frames are transformed before each layer by who speaks in them, of Whisper.
 
         Raises:
             ValueError: the encoder does not load, or has no such layer.
@@ -68,6 +72,12 @@ class Hearing(nn.Module):
         self.tail_frames = tail_frames(tail_s)
         """Frames behind those of each stretch."""
         self._held = [encoder]  # in a list: its weights are the folder's, and no parameters of ours
+        if is_told and self.kind != "whisper":
+            raise ValueError(f"model.diarization encoder is for Whisper's, not for a {self.kind}: take frames")
+        self.told = nn.ModuleList(
+            FrameTransforms(self.width, is_first=number == 0) for number in range(depth if is_told else 0)
+        )
+        """Transformations before each layer."""
         self.update_down = nn.ParameterList()
         self.update_up = nn.ParameterList()
         if rank:
@@ -80,12 +90,18 @@ class Hearing(nn.Module):
                     # Of the weight itself: WavLM reads it without ever calling the layer.
                     parametrize.register_parametrization(layer, "weight", _LowRank(down, up))
 
-    def forward(self, wavs: Sequence[torch.Tensor], most_frames: int | None = None) -> list[torch.Tensor]:
+    def forward(
+        self,
+        wavs: Sequence[torch.Tensor],
+        most_frames: int | None = None,
+        classes: Sequence[torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
         """Return frames (N / 320 + tail, layers, width) of each waveform (N,), N a multiple of 1280.
 
         Args:
             wavs: on one device.
             most_frames: that go through the encoder at once, padding included; by default as many as the device likes.
+            classes: of the frames (F, 4) of each waveform, tail included, where the encoder is told who speaks in them.
         """
         if not wavs:
             return []
@@ -96,10 +112,18 @@ class Hearing(nn.Module):
         most = int(encoder.config.max_source_positions) * ENCODER_HOP if self.kind == "whisper" else None
         pieces = [list(torch.split(wav, most or len(wav))) for wav in wavs]
         flat = [piece for listed in pieces for piece in listed]
+        told = None
+        if classes is not None:
+            told = [
+                part for one in classes for part in torch.split(one, (most or len(one) * ENCODER_HOP) // ENCODER_HOP)
+            ]
         found: dict[int, torch.Tensor] = {}
         for batch in self._batches([len(piece) for piece in flat], most, most_frames or _most_frames(device)):
-            encode = self._convolved if most is None else self._whisper
-            states = encode(encoder, [flat[number] for number in batch])
+            sounds = [flat[number] for number in batch]
+            if most is None:
+                states = self._convolved(encoder, sounds)
+            else:
+                states = self._whisper(encoder, sounds, None if told is None else [told[number] for number in batch])
             found |= {number: states[row, : len(flat[number]) // ENCODER_HOP] for row, number in enumerate(batch)}
         further = iter(range(len(flat)))
         return [torch.cat([found[next(further)] for _ in listed]) for listed in pieces]
@@ -126,7 +150,7 @@ class Hearing(nn.Module):
         out = encoder(normal.to(self._dtype(encoder)), output_hidden_states=True)
         return torch.stack([out.hidden_states[layer] for layer in self.layers], dim=2)
 
-    def _whisper(self, encoder: Any, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _whisper(self, encoder: Any, wavs: Sequence[torch.Tensor], told: Sequence[torch.Tensor] | None) -> torch.Tensor:
         """Return states (B, T, layers, width) of waveforms of one window at most.
 
         The modules are called one by one: transformers' own forward takes 30 s only, and no mask.
@@ -141,8 +165,11 @@ class Hearing(nn.Module):
         if not is_full and min(lengths) < frames:
             ends = torch.tensor(lengths).to(x.device, non_blocking=True)
             seen = (torch.arange(frames, device=x.device) < ends[:, None])[:, None, None]
+        classes = None if told is None else torch.stack([F.pad(one, (0, 0, 0, frames - len(one))) for one in told])
         states = {0: x}
         for number, layer in enumerate(encoder.layers, 1):
+            if classes is not None and self.told:
+                x = self.told[number - 1](x, classes)
             made = layer(x, seen)
             x = made[0] if isinstance(made, tuple) else made
             states[number] = x

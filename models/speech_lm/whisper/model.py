@@ -19,6 +19,7 @@ from models.sequence.batch import Batch
 from models.sequence.documents import TEXT, PackedDocuments
 from models.speech_lm.attention.across import Across
 from models.speech_lm.attention.packed import PackedAttention
+from models.speech_lm.diarization import of_frames
 from models.speech_lm.hearing.load import STACK
 from models.speech_lm.model import SpeechLM
 from models.speech_lm.transformer import Attend
@@ -153,10 +154,19 @@ class WhisperLM(SpeechLM):
             )
 
     def _frames(self, batch: Batch) -> torch.Tensor:
+        """Return the encoder's frames (F, d) of a batch, told apart by who speaks in them where the model is."""
         assert self.front_end is not None
+        classes = self._classes(batch)
         if batch.features is not None:
-            return self.front_end.stored(batch.features, batch.feature_scales, batch.feature_columns)
-        return self.front_end.hear(batch.audio, batch.audio_columns)[0]
+            lengths = list(batch.feature_columns)
+            frames = self.front_end.stored(batch.features, batch.feature_scales, lengths)
+        else:
+            frames, lengths = self.front_end.hear(batch.audio, batch.audio_columns, classes)
+        if self.told is None or classes is None or not lengths:
+            return frames
+        tail = self.front_end.hearing.tail_frames
+        told: torch.Tensor = self.told(frames, torch.cat(of_frames(classes, lengths, STACK, tail)))
+        return told
 
     def _run(
         self, batch: Batch, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None

@@ -11,6 +11,7 @@ from operators.documents.task import Task
 from operators.documents.tasks.asr import Asr
 from operators.documents.tasks.asr_context import AsrContext
 from operators.documents.tasks.asr_fifo import AsrFifo
+from operators.documents.tasks.asr_talker import AsrTalker
 from operators.documents.tasks.asr_target import AsrTarget
 from operators.documents.tasks.asr_timed import AsrTimed
 from operators.documents.tasks.asr_token import AsrToken
@@ -26,6 +27,7 @@ TASKS: dict[str, Task] = {
     "asr_fifo": AsrFifo(),
     "asr_timed": AsrTimed(),
     "asr_token": AsrToken(),
+    "asr_talker": AsrTalker(),
     "asr_target": AsrTarget(),
     "asr_context": AsrContext(),
     "continue": Continuation(),

@@ -1,6 +1,7 @@
 """A small random Whisper with its tokenizer, and documents for it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def load(folder, **shape):
         ordinal=True,
         encoder_digest=encoder_digest(str(folder)),
     )
-    model = build_model(read_shape(folder, Shape(**shape)), vocabulary).initialize(0)
+    base = Shape(language=shape.pop("language", "en"), encoder_window=shape.pop("encoder_window", "content"))
+    model = build_model(replace(read_shape(folder, base), **shape), vocabulary).initialize(0)
     load_weights(folder, model)
     return model, tokenizer
 
