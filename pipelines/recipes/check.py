@@ -106,6 +106,7 @@ def _check_features(recipe: Recipe) -> None:
         return
     changing = [
         ("model.encoder_rank", "trains the encoder", recipe.model.encoder_rank > 0),
+        ("model.diarization encoder", "changes what the encoder hears", recipe.model.diarization == "encoder"),
         ("train.hide_spans", "hides some of the audio anew in every step", recipe.train.hide_spans > 0),
         ("compose.deduplicate", "leaves out samples", recipe.compose.deduplicate),
     ]

@@ -25,7 +25,7 @@ import soundfile
 from models.codecs.codec import unpack_codes
 from models.config.options import Training
 from models.config.shape import Shape
-from models.speech_lm.model import SpeechLM
+from models.speech_lm.pretrained.start import build_model
 from models.training.loop import RunFolder, train
 from operators.corpus.cast import Casting
 from operators.corpus.index import index_utterances
@@ -46,6 +46,7 @@ from operators.tokenize.encode import Encode
 from pipelines.plan.header import header_of
 from pipelines.plan.output import Output
 from pipelines.plan.sources import manifests_of, recorded_of
+from pipelines.plan.start import decide, load_start
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
 from pipelines.stages import STAGES, plan_recipe
 from pipelines.stages.index import index_partition, recordings_partition
@@ -264,7 +265,8 @@ def _train(road: Road) -> None:
     header = header_of(recipe, {})
     folder = output.training(plan_recipe(recipe, output).training_key)
     folder.mkdir(parents=True)
-    model = SpeechLM(header.shape, header.vocabulary).initialize(recipe.seed)
+    model = build_model(header.shape, header.vocabulary).initialize(recipe.seed)
+    load_start(model, decide(recipe, folder, header))
     train(model, shards, shards.grid, recipe.train, seed=recipe.seed, place=RunFolder(folder=folder, header=header))
 
 

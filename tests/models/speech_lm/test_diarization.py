@@ -9,7 +9,7 @@ import torch
 from models.sequence.batch import collate
 from models.sequence.documents import SegmentFeatures
 from models.speech_lm.diarization import FrameTransforms, classes_of, of_frames
-from tests.models.speech_lm.whisper.support import GRID, document, load, save_whisper
+from tests.models.whisper_support import GRID, document, load, save_whisper
 
 pytest.importorskip("transformers")
 

@@ -141,6 +141,12 @@ CHANGES = {
     "model.encoder_window": ("full", AFTER_TRAINING),
     "model.encoder_layers": ((1,), AFTER_TRAINING),
     "model.encoder_mix": ("sum", AFTER_TRAINING),
+    "model.encoder_tail_s": (2.0, "REFUSED"),  # these five are of Whisper: see tests/pipelines/recipes/test_whisper.py
+    "model.decoder": ("whisper", "REFUSED"),
+    "model.diarization": ("frames", "REFUSED"),
+    "model.num_positions": (448, AFTER_TRAINING),
+    "model.prefix": ((60,), AFTER_TRAINING),
+    "model.language": ("de", AFTER_TRAINING),
     "model.lora_rank": (4, AFTER_TRAINING),
     "model.lora_alpha": (16.0, AFTER_TRAINING),
     "train.steps": (3, AFTER_TRAINING),
@@ -195,6 +201,7 @@ CHANGES = {
     "evaluate.recognizers": (("pocketsphinx",), {"hypotheses"}),
     "evaluate.window_s": (7.0, {"hypotheses"}),
     "evaluate.cut": ("fixed", {"hypotheses"}),
+    "evaluate.diarization": ("model", NOTHING_HERE),  # task asr_talker is not asked
     "evaluate.join": ((), {"hypotheses"}),
     "evaluate.overlap_s": (0.5, {"hypotheses"}),
     "evaluate.checkpoint": ("best", "REFUSED"),  # there is no validation split

@@ -14,8 +14,8 @@ from models.speech_lm.decode.graphs import Pace
 from models.speech_lm.generate import greedy_text
 from models.speech_lm.whisper.model import TextOnly
 from models.training.optimizers import make_optimizers
-from tests.models.speech_lm.whisper.support import GRID, PCM, document, ids_of, load, mel_of, save_whisper
 from tests.models.support import joined
+from tests.models.whisper_support import GRID, PCM, document, ids_of, load, mel_of, save_whisper
 
 transformers = pytest.importorskip("transformers")
 OURS = 55
