@@ -282,7 +282,7 @@ class HfArguments(Arguments):
 
 def _hf(arguments: Sequence[str]) -> None:
     parsed = read(HfArguments, "hubbub data hf", arguments)
-    from models.speech_lm.pretrained.llm import export
+    from models.speech_lm.pretrained.start import export
     from models.training.checkpoint import load
     from pipelines.plan.start import newest_checkpoint
 

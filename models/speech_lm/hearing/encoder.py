@@ -128,6 +128,16 @@ class Hearing(nn.Module):
         further = iter(range(len(flat)))
         return [torch.cat([found[next(further)] for _ in listed]) for listed in pieces]
 
+    @torch.no_grad()
+    def whole_encoder(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Return the encoder's configuration, and its tensors with the trained updates added to them."""
+        encoder, inside = self._held[0], ".parametrizations."
+        state = {name: tensor for name, tensor in encoder.state_dict().items() if inside not in name}
+        for path, layer in encoder.named_modules():
+            if parametrize.is_parametrized(layer, "weight"):
+                state[f"{path}.weight"] = layer.weight
+        return encoder.config, state
+
     def _batches(self, lengths: Sequence[int], most: int | None, most_frames: int) -> Iterator[list[int]]:
         """Yield the numbers of the pieces, of so many samples each, that are encoded at once, the shortest first."""
         batch: list[int] = []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from models.config.header import Header
 from models.config.shape import Shape, Vocabulary
 from models.speech_lm.model import SpeechLM
 from models.speech_lm.pretrained import llm, whisper
@@ -33,3 +34,21 @@ def load_weights(folder: Path, model: SpeechLM) -> None:
         whisper.load_whisper_weights(folder, model)
     else:
         llm.load_weights(folder, model)
+
+
+def export(model: SpeechLM, header: Header, folder: Path, *, with_audio: bool = False) -> None:
+    """Write a checkpoint's model as a Hugging Face folder: a text LLM's, or a Whisper's.
+
+    Args:
+        model: the speech-LLM.
+        header: of its checkpoint.
+        folder: where it goes.
+        with_audio: of a text LLM, whether ids of audio follow those of text (`llm.export`).
+
+    Raises:
+        ValueError: the model cannot be written so.
+    """
+    if isinstance(model, WhisperLM):
+        whisper.export_whisper(model, header, folder)
+    else:
+        llm.export(model, header, folder, with_audio=with_audio)

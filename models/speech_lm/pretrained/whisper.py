@@ -6,16 +6,21 @@ begins "no timestamps".
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from models.config.header import Header
 from models.config.shape import Shape
 from models.sequence.tokenizer import ByteTokenizer
+from models.speech_lm.hearing.encoder import tail_frames
+from models.speech_lm.lora import LoRALinear
+from models.speech_lm.pretrained.remote import whisper as remote
 from models.speech_lm.whisper.model import WhisperLM
 
 _OURS = ByteTokenizer.FIRST_TEXT
@@ -154,6 +159,77 @@ _NO_TASKS = (
     ByteTokenizer.AUDIO,
     ByteTokenizer.INSTRUCTION,
 )
+
+
+def why_not_exported(model: WhisperLM) -> str:
+    """Return why a model cannot be written as a Whisper folder; empty if it can."""
+    if model.shape.diarization != "none":
+        return "it is told whom to hear by transformations of frames, which a Whisper folder has no place for"
+    if model.shape.encoder_mix == "sum":
+        return "its decoder hears a sum of the encoder's layers, and Whisper's the last one alone"
+    return ""
+
+
+@torch.no_grad()
+def export_whisper(model: WhisperLM, header: Header, folder: Path) -> None:
+    """Write a folder that transformers loads without this project, its own code beside the weights.
+
+    Our special tokens follow Whisper's; encoder and decoder are whole, low-rank updates added to their matrices. The
+    weights are named as Whisper's, so that the plain class loads them too; it hears 30 s, as the model never did.
+
+    Args:
+        model: the speech-LLM.
+        header: of its checkpoint.
+        folder: where it goes.
+
+    Raises:
+        ValueError: the model has parts that Whisper does not.
+    """
+    if reason := why_not_exported(model):
+        raise ValueError(f"this model cannot be written as a Whisper folder: {reason}")
+    from transformers import WhisperFeatureExtractor
+
+    assert model.front_end is not None
+    shape, (encoder, heard) = model.shape, model.front_end.hearing.whole_encoder()
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"model.encoder.{name}": tensor for name, tensor in heard.items()}
+    modules, own = dict(model.named_modules()), dict(model.named_parameters())
+    for name, parts in whisper_names(shape.num_layers):
+        layer = modules[name.rpartition(".")[0]]
+        tensor = layer.merged() if isinstance(layer, LoRALinear) and name.endswith("weight") else own[name]
+        pieces = zip(parts, torch.split(tensor, len(tensor) // len(parts)), strict=True)
+        # Whisper's keys have no bias: the same for all frames, it changes no attention.
+        state |= {part: piece for part, piece in pieces if not part.endswith("k_proj.bias")}
+    table = model.text_table.roll(-_OURS, 0)
+    state |= {"model.decoder.embed_tokens.weight": table, "proj_out.weight": table}
+    theirs = len(table) - _OURS
+
+    def moved(token: int) -> int:
+        return (token - _OURS) % len(table)
+
+    config = encoder.to_dict() | {
+        "architectures": ["HubbubWhisper"],
+        "model_type": "hubbub_whisper",
+        "auto_map": {
+            "AutoConfig": "modeling_hubbub.HubbubWhisperConfig",
+            "AutoModelForSpeechSeq2Seq": "modeling_hubbub.HubbubWhisper",
+            "AutoModel": "modeling_hubbub.HubbubWhisper",
+        },
+        "vocab_size": len(table),
+        "decoder_layers": shape.num_layers,
+        "tail_frames": tail_frames(shape.encoder_tail_s),
+        "is_padded": shape.encoder_window == "full",
+        "prompt_ids": [*map(moved, (*shape.prefix, ByteTokenizer.ASR, ByteTokenizer.TEXT))],
+        "end_id": moved(ByteTokenizer.END),
+        "tag_ids": [theirs + i for i in range(ByteTokenizer.FIRST_SPEAKER, ByteTokenizer.FIRST_TEXT)],
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    shutil.copy(remote.__file__, folder / "modeling_hubbub.py")
+    WhisperFeatureExtractor(feature_size=encoder.num_mel_bins).save_pretrained(folder)
+    if header.tokenizer_file is not None and Path(header.tokenizer_file).is_file():
+        shutil.copy(header.tokenizer_file, folder / "tokenizer.json")
 
 
 def model_type_of(folder: Path) -> Any:
