@@ -14,6 +14,7 @@ from models.sequence.documents import AUDIO, GridSpec, PackedDocuments
 from models.sequence.grammar import Grammar
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.decode.audio import AudioTask, Given
+from models.speech_lm.decode.beam import BeamSearch
 from models.speech_lm.decode.decoder import Decoder
 from models.speech_lm.decode.sampling import Sampling
 from models.speech_lm.model import SpeechLM
@@ -51,6 +52,36 @@ def greedy_text(
     decoder = decoder or Decoder(model)
     slots = slots or len(prompts)
     return decoder.text(prompts, grid, end=end, max_tokens=max_tokens, grammars=grammars, slots=slots)
+
+
+@torch.no_grad()
+@in_precision_of_device
+def beam_text(
+    model: SpeechLM,
+    prompts: Sequence[PackedDocuments],
+    grid: GridSpec,
+    search: BeamSearch,
+    *,
+    grammars: Sequence[Grammar[Any]] | None = None,
+    slots: int | None = None,
+    decoder: Decoder | None = None,
+) -> list[list[int]]:
+    """Continue each prompt with the text that a beam search finds likeliest.
+
+    Args:
+        model: the speech-LLM; its device is used.
+        prompts: packs of one document each, without loss spans.
+        grid: what their integers mean.
+        search: width, end and length.
+        grammars: what each answer may look like, as tables; anything where none are given.
+        slots: prompts that are answered at once; by default all.
+        decoder: of the model, where it has been used before.
+
+    Returns:
+        The tokens of each answer, without the end.
+    """
+    decoder = decoder or Decoder(model)
+    return decoder.beams(prompts, grid, search, grammars=grammars, slots=slots or max(len(prompts), 1))
 
 
 @torch.no_grad()

@@ -124,7 +124,8 @@ def main() -> None:
         return
     verb, rest = arguments[0], arguments[1:]
     stopping.install()
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of each library that is for another GPU
+    for noisy in ("torchao", "torch.utils._pytree"):  # torchao, which transformers imports, warns of other GPUs' parts
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         _refuse_habits(verb, rest)
         function_of(verb)(rest)

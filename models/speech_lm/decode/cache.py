@@ -61,3 +61,8 @@ class StaticCache:
         for (key, value), keys, values in zip(kept, self.keys, self.values, strict=True):
             keys[row, prompts.positions], values[row, prompts.positions] = key, value
         self.lengths[slots] = lengths
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Give each slot what the slot `rows` (B,) names holds."""
+        for one in (*self.keys, *self.values, self.lengths):
+            one.copy_(one.index_select(0, rows))

@@ -1,7 +1,8 @@
 """What decodes for a model, call after call: its weights in the precision of decoding, slots and captured steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +14,15 @@ from models.sequence.batch import Batch, collate
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.grammar import Grammar
 from models.speech_lm.decode.audio import AudioSlots, AudioTask, Given
+from models.speech_lm.decode.beam import BeamSearch, BeamState
 from models.speech_lm.decode.cache import StaticCache
 from models.speech_lm.decode.engine import decode_all
 from models.speech_lm.decode.graphs import Pace, Runner, Step, pace_of, slot_bucket, window_bucket
-from models.speech_lm.decode.heard import HeardCache
 from models.speech_lm.decode.text import Rules, TextSlots
 from models.speech_lm.decode.weights import Versions, decoding_copy, versions_of
 from models.speech_lm.model import SpeechLM
 from models.speech_lm.precision import precision_of, type_of
+from models.speech_lm.whisper.cache import HeardCache
 from models.speech_lm.whisper.model import WhisperLM
 
 
@@ -85,6 +87,41 @@ class Decoder:
         look_every = 1 if rules is not None and rules.on_host else self._pace.look_every
         answers, steps = decode_all(kept.slots, number, fill, len(prompts), kept.runner, look_every, max_tokens - 1)
         self.steps += steps
+        return answers
+
+    def beams(
+        self,
+        prompts: Sequence[PackedDocuments],
+        grid: GridSpec,
+        search: BeamSearch,
+        *,
+        grammars: Sequence[Grammar[Any]] | None,
+        slots: int,
+    ) -> list[list[int]]:
+        """Return the best answer to each prompt that a beam search finds; see `generate.beam_text`."""
+        weights, backend = self._decoding_weights(), self._model.backend()
+        answers: list[list[int]] = []
+        for start in range(0, len(prompts), slots):
+            some = prompts[start : start + slots]
+            columns = [self._model.columns_of(prompt) for prompt in some]
+            most, frames = search.max_tokens, 0
+            if isinstance(self._model, WhisperLM):
+                most = min(most, self._model.room_for_text(some))
+                frames = max(map(self._model.frames_of, some))
+            rows = len(some) * search.width
+            rules = None
+            if grammars:
+                of_rows = [one for one in grammars[start : start + slots] for _ in range(search.width)]
+                rules = Rules(of_rows, rows, self._device)
+            batch = collate(some, grid).to(self._device)
+            hidden, read = self._model.prefill(batch, backend)
+            first = torch.arange(len(some), device=self._device) * search.width
+            cache = self._cache((rows, max(columns) + most, frames))
+            cache.insert(first, read, batch)
+            cache.reorder(first.repeat_interleave(search.width))
+            state = BeamState(weights, cache, rules, columns)
+            with torch.autocast(self._device.type, enabled=False) if weights is not self._model else nullcontext():
+                answers += replace(search, max_tokens=most).run(state, hidden.to(weights.norm.weight.dtype))
         return answers
 
     def audio(

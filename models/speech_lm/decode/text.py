@@ -10,8 +10,8 @@ from models.sequence.grammar import Grammar, TableGrammar
 from models.sequence.grammar_table import GrammarTable, joined_tables
 from models.speech_lm.decode.cache import StaticCache
 from models.speech_lm.decode.column import append_column
-from models.speech_lm.decode.heard import HeardCache, append_token
 from models.speech_lm.model import SpeechLM
+from models.speech_lm.whisper.cache import HeardCache, append_token
 from models.speech_lm.whisper.model import WhisperLM
 
 
@@ -72,6 +72,10 @@ class Rules:
             after = self._table.advance(self._states, tokens)
             self._states.copy_(torch.where(goes_on[:, None], after, self._states))
 
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Give each slot the state of the slot that `rows` (B,) names; rules must be tables."""
+        self._states.copy_(self._states.index_select(0, rows))
+
     def follow(self, slot: int, token: int, count: int) -> None:
         """Take in, on the host, the newest of a slot's tokens, of which there are so many."""
         grammar, state, known = self._followed[slot]
@@ -91,6 +95,14 @@ def _tables_of(grammars: Sequence[Grammar[Any]]) -> list[GrammarTable]:
         table = one.table()
         found[id(table)] = table
     return list(found.values())
+
+
+def append_text(model: SpeechLM, cache: StaticCache | HeardCache, tokens: torch.Tensor, window: int) -> torch.Tensor:
+    """Append a text token (B,) to every slot; return its states (B, d). The cache's lengths are left to the caller."""
+    if isinstance(cache, HeardCache):
+        assert isinstance(model, WhisperLM)
+        return append_token(model, cache, tokens, window)
+    return append_column(model, cache, tokens, None, window)
 
 
 class TextSlots:
@@ -160,16 +172,9 @@ class TextSlots:
             window: columns that are attended to.
         """
         active = self.running.clone()
-        hidden = self._append(window)
+        hidden = append_text(self._model, self.cache, self.tokens, window)
         self.cache.lengths.add_(active)
         self._choose(hidden, active)
-
-    def _append(self, window: int) -> torch.Tensor:
-        """Append the chosen tokens; return their states (B, d)."""
-        if isinstance(self.cache, HeardCache):
-            assert isinstance(self._model, WhisperLM)
-            return append_token(self._model, self.cache, self.tokens, window)
-        return append_column(self._model, self.cache, self.tokens, None, window)
 
     def _choose(self, hidden: torch.Tensor, active: torch.Tensor) -> None:
         """Choose tokens from states (B, d), in the slots that are active (B,)."""

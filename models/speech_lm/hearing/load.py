@@ -26,8 +26,10 @@ def load_encoder(name: str) -> Any:
     """
     try:
         from transformers import AutoConfig, AutoModel
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise ValueError("an encoder needs a package: pip install 'hubbub[codecs]'") from error
+    disable_progress_bar()  # a small encoder is there at once, and its bar would stand among a run's lines
     local = Path(name).is_dir()
     if not local and (Path(name).is_absolute() or name.startswith(".")):
         raise ValueError(f"there is no folder {name}")

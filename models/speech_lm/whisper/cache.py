@@ -86,6 +86,11 @@ class HeardCache:
             self.heard_values[layer][row_of_frame, place] = kept.heard[layer][1]
         self.lengths[slots], self.frames[slots] = lengths, frames
 
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Give each slot what the slot `rows` (B,) names holds."""
+        for one in (*self.keys, *self.values, *self.heard_keys, *self.heard_values, self.lengths, self.frames):
+            one.copy_(one.index_select(0, rows))
+
 
 def append_token(model: WhisperLM, cache: HeardCache, text: torch.Tensor, window: int) -> torch.Tensor:
     """Append one token to every slot; return its states (B, d). The cache's lengths are left to the caller.
