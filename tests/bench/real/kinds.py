@@ -161,7 +161,8 @@ def write_recipe(kind: str, folder: Path, corpus: Path) -> Path:
 
 def conversations_of(recipe: Recipe) -> pa.Table:
     """Return the conversations that the stage `simulate` makes of a recipe, in this process."""
-    utterances, bad = index_utterances(given_manifests(recipe), language=recipe.corpus.language)
+    corpus = recipe.corpus
+    utterances, bad = index_utterances(given_manifests(recipe), language=corpus.language, licence=corpus.licence)
     assert not bad, bad
     splits = split_rows(utterances, recipe.casting, recipe.seed)
     casts = plan_casts(utterances, splits, recipe.casting, recipe.seed, with_enrolments=recipe.needs_enrolments)

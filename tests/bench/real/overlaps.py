@@ -82,7 +82,7 @@ def windows_of(meeting: str, segments: Sequence[Segment]) -> Iterator[list[Windo
             continue
         near = [turn for turn in turns[number:] if turn.start_s < first.start_s + LENGTHS_S[1]]
         edges = sorted({time for turn in near for time in (turn.start_s, turn.end_s)} - {first.start_s})
-        found = [_cut(meeting, near, edge) for edge in edges]
+        found = dict.fromkeys(_cut(meeting, near, edge) for edge in edges)  # silence at the end makes no other window
         if kept := [window for window in found if _is_wanted(window)]:
             yield kept
 
