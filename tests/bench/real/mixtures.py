@@ -1,6 +1,6 @@
-"""Make the judge and every kind of training mixtures, and say what they are: two minutes on two cores for 2 h each.
+"""Make the judge and every kind of training mixtures, and say what they are: a minute or two on two cores.
 
-    python -m tests.bench.real.mixtures FOLDER [--hours 2] [--kinds ours lhotse ...]
+    python -m tests.bench.real.mixtures FOLDER [--hours 2.4] [--kinds ours lhotse ...]
 
 FOLDER/judge holds two lists of test mixtures (overlaps, single talkers), and FOLDER/reference.seglst.json what is said
 in them. FOLDER/KIND holds a list of training mixtures and recipe.yaml, for `hubbub run FOLDER/KIND/recipe.yaml`. Prints
@@ -85,7 +85,7 @@ def main() -> None:
     """Make what is asked for, and print one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.real.mixtures")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--hours", type=float, default=2.0, help="of mixtures of each kind")
+    parser.add_argument("--hours", type=float, default=2.4, help="of mixtures of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     asked = parser.parse_args()
     folder = asked.folder.absolute()
