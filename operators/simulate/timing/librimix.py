@@ -11,7 +11,8 @@ class LibriMix(Timing):
     name = "librimix"
     source = (
         'Cosentino et al. 2020, "LibriMix: an open-source dataset for generalizable speech separation", '
-        "arXiv:2005.11262, section 2.1; mode `max`, which keeps all words, as its recipes for recognition do"
+        "arXiv:2005.11262, with mode `max` of its scripts (github.com/JorisCos/LibriMix): a mixture ends with its "
+        "longest source, so that no word is cut"
     )
 
     def __call__(self, pool: Pool, traits: Traits, draw: np.random.Generator) -> Timeline:

@@ -53,9 +53,9 @@ TURNS = (2, 4)
 SINGLE_SHARE = 0.25
 """Of the hours of `general`."""
 LEAST_S = 3.0
-"""No kind makes less than this of each mixture that is drawn, those left out counted in."""
-LEAST_IN_BOUNDS = 0.2
-"""Share of our mixtures with 20 to 40 % of overlap, at least."""
+"""No kind keeps less than this of each mixture that is drawn, those left out counted in."""
+LEAST_IN_BOUNDS_S = 0.6
+"""The same of `general`: one in eight of our mixtures has the overlap wanted."""
 
 
 def without_dyads(prior: Prior) -> Prior:
@@ -316,7 +316,7 @@ def list_of(
         return prefix_lasting(lhotse_list(spoken, corpus, round(seconds / LEAST_S), fit_to), hours)
     if kind != "general":
         return prefix_lasting(our_list(kind, spoken, folder, round(seconds / LEAST_S)), hours)
-    drawn = our_list("ours", spoken, folder, round(seconds / LEAST_S / LEAST_IN_BOUNDS), kind)
+    drawn = our_list("ours", spoken, folder, round(seconds / LEAST_IN_BOUNDS_S), kind)
     mixed = [row for row in drawn if is_within(row["columns"]["overlap_share"], SHARES)]
     alone = singles_list(spoken, 1 + round(seconds / LEAST_S / sum(map(len, spoken.values()))))
     return [
