@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features clean
 
 setup: $(STAMP)
 
@@ -70,6 +70,9 @@ PEERS := .venv-peers/bin/python
 
 bench-realism: setup       ## conversations simulated with a prior fitted to AMI's train meetings, against train and dev
 	$(BIN)/python -m tests.bench.realism
+
+bench-mixtures: setup      ## mixtures of several simulators to train on, and recorded overlaps to judge by, in runs/mixtures
+	$(BIN)/python -m tests.bench.real.mixtures runs/mixtures
 
 bench-digits: setup        ## real spoken digits: train the fsdd recipe, judge it three ways (30 minutes)
 	$(BIN)/python -m tests.bench.digits

@@ -48,7 +48,8 @@ class Converse(Checked, section="converse", error=InputError):
     prior: str = field(default="meeting", metadata=BY_CONTENT)
     """Distributions of turn-taking: meeting, telephone or broadcast, or a file written by `hubbub data fit`."""
     model: TimingName = "copula"
-    """Turn-taking: Hubbub's own, or another simulator's for comparison (SASC; Landini et al.; LibriSpeechMix)."""
+    """Turn-taking: Hubbub's own, or another simulator's for comparison (SASC; Landini et al.; LibriSpeechMix;
+    LibriMix)."""
     min_turns: int = field(default=4, metadata=within(1, 10_000))
     """Fewest turns in a conversation, not counting backchannels; at least one for each speaker of its cast."""
     max_turns: int = field(default=8, metadata=within(1, 10_000))

@@ -218,11 +218,11 @@ def plan(cell: Cell, number: int, corpus: Mapping[str, Sequence[Spoken]]) -> dic
     }
 
 
-def spoken_by(corpus: Path) -> dict[str, list[Spoken]]:
-    """Return the utterances of the test speakers of speechocean762, by speaker."""
+def spoken_by(corpus: Path, split: str = "test") -> dict[str, list[Spoken]]:
+    """Return the utterances of a split of speechocean762, by speaker, each in the order of their ids."""
     found: dict[str, list[Spoken]] = {}
     for row in sorted(json_lines(corpus / "manifest.jsonl"), key=lambda row: str(row["id"])):
-        if row["split"] == "test":
+        if row["split"] == split:
             samples = soundfile.read(corpus / row["audio"], dtype="float32")[0]
             start, length = without_silence(samples)
             kept = samples[start : start + length].astype(np.float64)

@@ -23,6 +23,20 @@ def hold_probabilities(odds: Floats, overlaps: float, shifts: Floats) -> tuple[F
     return chance, after_switch / (1 - chance[0] + after_switch)
 
 
+def hold_shares(odds: Floats, overlaps: float, spread: float) -> Floats:
+    """Return the shares (3,) of holds after a hold, a gap, an overlap over all conversations.
+
+    Args:
+        odds: (3,) log-odds of a hold in the average conversation.
+        overlaps: share of overlaps among the changes of speaker.
+        spread: standard deviation of the conversations' log-odds.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    chance, hold = hold_probabilities(odds, overlaps, spread * nodes)
+    seen = np.stack([hold, (1 - hold) * (1 - overlaps), (1 - hold) * overlaps]) * weights
+    return np.asarray((seen * chance).sum(1) / seen.sum(1))
+
+
 def mean_tempo_of_switches(prior: Prior) -> float:
     """Return the mean normal score of conversations' tempo over all changes of speaker.
 
@@ -78,13 +92,10 @@ def average_hold_probabilities(shares: Sequence[float], overlaps: float, spread:
     wanted = np.clip(np.array(shares), 0.01, 0.99)
     if spread <= 0:
         return tuple(shares)  # type: ignore[return-value]
-    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
     goal = np.log(wanted / (1 - wanted))
     odds = goal.copy()
     for _ in range(200):
-        chance, hold = hold_probabilities(odds, overlaps, spread * nodes)
-        seen = np.stack([hold, (1 - hold) * (1 - overlaps), (1 - hold) * overlaps]) * weights
-        mean = (seen * chance).sum(1) / seen.sum(1)
+        mean = hold_shares(odds, overlaps, spread)
         odds += 0.7 * (goal - np.log(mean / (1 - mean)))
     found: list[float] = (1 / (1 + np.exp(-odds))).round(6).tolist()
     return (found[0], found[1], found[2])

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from operators.simulate.timing.copula import Copula
 from operators.simulate.timing.landini import Landini
+from operators.simulate.timing.librimix import LibriMix
 from operators.simulate.timing.librispeechmix import LibriSpeechMix
 from operators.simulate.timing.sasc import Sasc
 from operators.simulate.timing.timing import Timing
 
-TIMINGS: dict[str, type[Timing]] = {timing.name: timing for timing in (Copula, Sasc, Landini, LibriSpeechMix)}
+TIMINGS: dict[str, type[Timing]] = {timing.name: timing for timing in (Copula, Sasc, Landini, LibriSpeechMix, LibriMix)}
 """Class of each timing, by its name."""
 
 if TYPE_CHECKING:

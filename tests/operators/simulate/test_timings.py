@@ -1,6 +1,7 @@
 """Timings: a contract that every one of them keeps, and what the papers of the baselines say of them."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from operators.simulate.realism import analyze_conversations, figures
 from operators.simulate.rooms import Place
 from operators.simulate.timing import TIMINGS
 from operators.simulate.timing.landini import Landini
+from operators.simulate.timing.librimix import LibriMix
 from operators.simulate.timing.librispeechmix import LibriSpeechMix
 from operators.simulate.timing.sasc import Sasc
 from operators.simulate.timing.timing import TRANSITIONS, Pool, Traits
@@ -34,10 +36,15 @@ def timeline_of(timing, seed=0, speakers=3, each=60, target=150, limit_s=1e6):
     return timing(PRIOR, 0.1)(pool, traits, draw), seconds
 
 
+def made_up_casts(speakers=3):
+    casting = replace(CASTING, min_speakers=speakers, max_speakers=speakers)
+    utterances = made_up(40, 20)
+    return cast_table(utterances, plan_casts(utterances, split_rows(utterances, casting, 0), casting, 0), 0)
+
+
 @pytest.fixture(scope="module")
 def casts():
-    utterances = made_up(40, 20)
-    return cast_table(utterances, plan_casts(utterances, split_rows(utterances, CASTING, 0), CASTING, 0), 0)
+    return made_up_casts()
 
 
 @pytest.mark.parametrize("name", sorted(TIMINGS))
@@ -54,9 +61,11 @@ class TestContract:
     def test_it_follows_from_the_seed(self, name, casts):
         converse = Converse(model=name, **CONVERSE)
         assert converse(casts).equals(converse(casts))
-        timelines = [timeline_of(TIMINGS[name], seed)[0] for seed in (1, 1, 2)]
-        assert np.array_equal(timelines[0].start_s, timelines[1].start_s)
-        assert not np.array_equal(timelines[0].start_s, timelines[2].start_s)
+        timelines = [timeline_of(TIMINGS[name], seed) for seed in (1, 1, 2)]
+        # Ends, because LibriMix's starts are all 0.
+        ends_s = [made.start_s + seconds[made.piece] for made, seconds in timelines]
+        assert np.array_equal(ends_s[0], ends_s[1])
+        assert not np.array_equal(ends_s[0], ends_s[2])
 
     def test_it_does_not_depend_on_how_casts_are_batched_or_ordered(self, name, casts):
         converse = Converse(model=name, **CONVERSE)
@@ -141,6 +150,16 @@ def test_librispeechmix_starts_each_utterance_within_the_one_before():
         delays = np.diff(timeline.start_s)
         assert (delays >= 0.5).all()
         assert (delays <= seconds[timeline.piece[:-1]]).all()
+
+
+def test_librimix_starts_all_utterances_together_and_keeps_them_whole():
+    for row in Converse(model="librimix", **CONVERSE)(made_up_casts(2)).to_pylist():
+        assert [turn["start_sample"] for turn in row["turns"]] == [0, 0]
+        assert (
+            row["num_samples"] == max(turn["num_samples"] for turn in row["turns"]) + 3200
+        )  # 0.2 s, as in all timings
+    orders = {tuple(timeline_of(LibriMix, seed)[0].who) for seed in range(50)}
+    assert len(orders) == 6  # who is named first is drawn
 
 
 def test_landini_shuffles_speakers_and_draws_pauses_and_overlaps_independently():
