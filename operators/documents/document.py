@@ -24,6 +24,8 @@ class Document:
     codes: list[bytes] = field(default_factory=list)
     loss_spans: list[dict[str, float]] = field(default_factory=list)
     talker_spans: list[dict[str, int]] = field(default_factory=list)
+    asked: dict[str, str] = field(default_factory=dict)
+    """What the prompt asks, as evaluation slices by it and measures it: instruction, hotwords."""
 
     def add_text(self, tokens: Sequence[int], weight: float = 0.0) -> None:
         """Append text columns; a weight above 0 makes them targets."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from models.codecs.codec import CodecSpec, unpack_codes
 from models.sequence.documents import PackedDocuments
 from operators.documents.compose import Compose
+from operators.documents.scene import Asked
 from operators.documents.split_turns import Turn
 from operators.documents.task import TranscribedTurn
 from operators.documents.windows import Window
@@ -48,6 +49,8 @@ class Recording:
     compose: Compose
     task: str
     following: Following
+    asked: Asked | None = None
+    """What a user asks of every window."""
     num_tokens: int = 0
     num_cut: int = 0
     _samples: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -102,7 +105,7 @@ class Recording:
         row = {**self.row, "speakers": self.joiner.speakers, "turns": ()}
         scene = self.compose.scene(row, window, self.codec, self.task, "question")
         self._prompted[number] = scene.arrivals
-        return self.compose.prompt(row, window, self.codec, self.task).prompt()
+        return self.compose.prompt(row, window, self.codec, self.task, self.asked).prompt()
 
     def add(
         self, number: int, turns: Sequence[TranscribedTurn], active: Activity | None, *, num_tokens: int, is_cut: bool

@@ -70,7 +70,7 @@ def test_a_task_that_the_model_never_saw_is_an_error():
 
 
 def test_every_task_is_judged_somehow_and_only_text_is_judged_by_words():
-    assert set(EVALUATED) == {"asr", "asr_timed"}
+    assert set(EVALUATED) == {"asr", "asr_timed", "asr_formatted"}
     for name, task in TASKS.items():
         assert task.judged_by == "likelihood" or not task.predicts_audio, name
 
