@@ -166,7 +166,7 @@ class Transcribe:
     def carries_voices(self) -> bool:
         """Whether prompts hold samples of the voices so far, found by the times or activity that the model predicts."""
         task = TASKS[self.task]
-        located = task.predicts_times or (task.marks_talkers and self.header.predicts_activity)
+        located = task.predicts_times or self.header.predicts_activity
         return self.header.carry_voices and task.carries_voices and "voices" in self.join and located
 
     @cached_property
@@ -264,8 +264,8 @@ class Transcribe:
     @property
     def needs_activity(self) -> bool:
         """Whether the model is asked who talks when: to take samples of voices where answers have no times."""
-        wanted = self.carries_voices or "likeness" in self.join
-        return wanted and self.header.predicts_activity and not TASKS[self.task].predicts_times
+        wanted, task = self.carries_voices or "likeness" in self.join, TASKS[self.task]
+        return wanted and self.header.predicts_activity and task.marks_talkers and not task.predicts_times
 
     def activity(self, prompts: Sequence[PackedDocuments]) -> list[Activity | None]:
         """Return how probably each talker speaks in each frame of the window that a prompt ends with."""
