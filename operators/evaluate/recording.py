@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from models.codecs.codec import CodecSpec, unpack_codes
 from models.sequence.documents import PackedDocuments
+from operators.corpus.normalizers import normalize
 from operators.documents.compose import Compose
 from operators.documents.scene import Asked
 from operators.documents.split_turns import Turn
 from operators.documents.task import TranscribedTurn
+from operators.documents.tasks import TASKS
 from operators.documents.windows import Window
 from operators.evaluate.cuts import Piece
 from operators.evaluate.join import HeardTurn, HeardWindow, Joiner
@@ -67,6 +69,8 @@ class Recording:
             by_overlap=self.following.by_overlap,
             voice=self._vector if self.following.by_likeness else None,
             least_likeness=LEAST_LIKENESS,
+            # A sentence that a window's border cuts in two is written otherwise than whole.
+            same=normalize if TASKS[self.task].writes_formatted else str,
         )
 
     def window(self, number: int) -> Window:
