@@ -50,7 +50,7 @@ class WordCounts:
 
         Common words are the most frequent ones that together make up nine tenths of all words that are said.
 
-        Source: Le et al. 2021, arXiv:2104.02194, section 4.1 (the 5,000 most common words of LibriSpeech, nine tenths
+        Source: Le et al. 2021, arXiv:2104.02194 (the 5,000 most common words of LibriSpeech, nine tenths
         of what is said there, are common, all others rare).
 
         >>> WordCounts.rare([[{"text_normalized": "so so so so so so so so so oslo"}]]).counts

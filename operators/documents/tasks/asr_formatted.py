@@ -30,7 +30,7 @@ class AsrFormatted(Asr):
     """As asr, but for an instruction in the prompt and text as in the corpus: `[s0] Good morning! [s1] Hello <end>`.
 
     Source: O'Neill et al. 2021, "SPGISpeech: 5,000 hours of transcribed financial audio for fully formatted end-to-end
-    speech recognition", arXiv:2104.02014, section 1.
+    speech recognition", arXiv:2104.02014.
     """
 
     name = "asr_formatted"

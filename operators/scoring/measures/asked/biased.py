@@ -22,7 +22,7 @@ def word_errors(*, are_listed: bool) -> Callable[[Session, Conditions], Counts]:
     reference belongs, an added one where it belongs itself.
 
     Source: Le et al. 2021, "Contextualized streaming end-to-end speech recognition with trie-based deep biasing and
-    shallow fusion", arXiv:2104.02194, section 4.1.
+    shallow fusion", arXiv:2104.02194 (B-WER and U-WER).
     """
 
     def of_session(session: Session, conditions: Conditions) -> Counts:
