@@ -89,7 +89,7 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
         if stage.index is not None and stage.is_used(recipe):
             stage.index(context, plan_stage(stage, indexes))
     check_licences(recipe, output, context.snapshots)
-    check_told(recipe, output, context.snapshots)
+    check_told(recipe, output, context.snapshots, trains=context.options.checkpoint is None)
     checkpoint = context.options.checkpoint
     if checkpoint is not None:
         checkpoint = check_checkpoint(newest_checkpoint(checkpoint), recipe)

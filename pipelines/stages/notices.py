@@ -53,15 +53,22 @@ _CURES: Mapping[Told, str] = {
 """Where a corpus tells what a task needs."""
 
 
-def check_told(recipe: Recipe, output: Output, snapshots: Mapping[str, Snapshot]) -> None:
+def check_told(recipe: Recipe, output: Output, snapshots: Mapping[str, Snapshot], *, trains: bool = True) -> None:
     """Check that the corpus tells what tasks ask about.
+
+    Args:
+        recipe: whose tasks are checked.
+        output: of the run.
+        snapshots: of the corpus's index.
+        trains: whether documents are trained on; where a checkpoint is given, whole conversations are transcribed
+            without what they tell.
 
     Raises:
         InputError: no row tells it; names the field, and what to do.
     """
     for task in recipe.compose.tasks:
         needed = TASKS[task].needs_told
-        if needed is None or not {"utterances", "recordings"} & set(snapshots):
+        if needed is None or (not trains and TASKS[task].judged_by == "conversation"):
             continue
         if not any(_tells(rows, needed) for rows in _spoken(output, snapshots)):
             raise InputError(

@@ -184,6 +184,14 @@ def test_a_task_about_what_the_corpus_does_not_tell_is_refused_with_the_field_an
                 output,
                 snapshots,
             )
+    # A checkpoint can be asked for formatted text of any corpus; its questions about gender need one that tells it.
+    for task in ("asr_formatted", "asr_gender"):
+        given = dataclasses.replace(recipe, compose=dataclasses.replace(recipe.compose, tasks=(task,)))
+        if task == "asr_formatted":
+            check_told(given, output, snapshots, trains=False)
+        else:
+            with pytest.raises(InputError, match="needs the gender"):
+                check_told(given, output, snapshots, trains=False)
     check_told(
         dataclasses.replace(recipe, compose=dataclasses.replace(recipe.compose, tasks=("asr", "asr_order"))),
         output,
