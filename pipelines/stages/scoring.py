@@ -15,6 +15,7 @@ from models.config.intact import sealed
 from operators.corpus.normalizers import normalize
 from operators.digest import digest
 from operators.documents.tasks import TASKS
+from operators.errors import InputError
 from operators.evaluate import segments
 from operators.evaluate.ask import Ask, asked_words, reference_answers
 from operators.evaluate.baselines import MEASURES as OF_BASELINES
@@ -162,6 +163,11 @@ class Scorer:
             reference = [
                 one for part in asked for one in reference_answers(part, compose, asked_words([part], compose))
             ]
+            if not reference:
+                raise InputError(
+                    f"evaluate.tasks: nothing in the test split can be asked by {task}: it lacks what is asked about; "
+                    "name the other tasks in --evaluate.tasks"
+                )
         else:
             reference = segments.reference_segments(codes, rate_hz, segments.windows_of(written) if apart else None)
         is_timed = TASKS[task].predicts_times

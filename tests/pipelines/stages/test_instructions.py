@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 
 from operators.corpus.normalizers import normalize
@@ -114,6 +115,24 @@ def test_every_task_has_figures_of_its_own_and_one_for_each_instruction(road, me
     assert {"trained.asr_order.cpwer", "trained.asr_context.uwer", "trained.asr_formatted.orthographic_wer"} <= set(
         logged
     )
+
+
+def test_a_task_that_the_test_split_cannot_be_asked_is_named(road, monkeypatch, tmp_path):
+    """As where recorded conversations are tested on, of which no gender is told."""
+    answers = Scorer._partitions
+
+    def untold(self, which, task):
+        found = []
+        for codes, written in answers(self, which, task):
+            rows = codes.to_pylist()
+            for row in rows:
+                row["turns"] = [{**turn, "gender": None} for turn in row["turns"]]
+            found.append((pa.Table.from_pylist(rows, schema=codes.schema), written))
+        return found
+
+    monkeypatch.setattr(Scorer, "_partitions", untold)
+    with pytest.raises(InputError, match=r"nothing in the test split can be asked by asr_gender: .* --evaluate.tasks"):
+        Scorer(plan_recipe(road.recipe, road.output), tmp_path).checkpoint("trained", "asr_gender")
 
 
 def test_formatted_text_is_scored_as_it_stands_besides(road, metrics):
