@@ -7,9 +7,12 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
+from models.sequence.tokenizer import ByteTokenizer
 from operators.corpus.normalizers import normalize
 from operators.documents.tasks import TASKS
 from operators.errors import InputError
+from operators.evaluate.ask import Ask
+from operators.evaluate.transcribe import Transcribe
 from operators.store.shards import PackShards
 from pipelines.cli.use import transcribe
 from pipelines.plan.output import Output
@@ -19,6 +22,7 @@ from pipelines.stages.score_tables import rates
 from pipelines.stages.scoring import Scorer, score
 from tests.golden import fingerprints
 
+T = ByteTokenizer()
 WEIGHTS = {"asr": 2, "asr_target": 1, "asr_gender": 1, "asr_order": 3, "asr_keyword": 1, "asr_language": 1}
 TASKS_ASKED = (*WEIGHTS, "asr_context", "asr_formatted")
 ROUNDS = 3
@@ -36,6 +40,7 @@ def instructed(recipe):
         )
     return dataclasses.replace(
         recipe,
+        casting=dataclasses.replace(recipe.casting, test_conversations=6),
         render=dataclasses.replace(recipe.render, stems="none", keep_audio=False),
         encode=dataclasses.replace(recipe.encode, stems=False),
         compose=dataclasses.replace(
@@ -54,8 +59,13 @@ def instructed(recipe):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The road, and the component of every pack that was trained on."""
+    """The road, the component of every pack that was trained on, and what every document asked in evaluation."""
     drawn, whole = [], PackShards.__getitem__
+    questions, answered = {}, Ask._answered
+
+    def asked(self, documents):
+        questions.setdefault(self.task, []).extend(T.show(one.question()[0].text_tokens.tolist()) for one in documents)
+        return answered(self, documents)
 
     def recorded(self, index):
         spans = ((name, span) for name, spans in self.components.items() for span in spans)
@@ -64,8 +74,9 @@ def made(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PackShards, "__getitem__", recorded)
+        patch.setattr(Ask, "_answered", asked)
         road = fingerprints.build(tmp_path_factory.mktemp("instructed"), instructed)
-    return road, drawn
+    return road, drawn, questions
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +90,7 @@ def metrics(road):
 
 
 def test_all_six_instructions_are_drawn_by_their_weights_and_trained_on(made):
-    road, drawn = made
+    road, drawn, _ = made
     assert Counter(drawn) == {name: ROUNDS * weight for name, weight in WEIGHTS.items()}
     packed = Counter(document["task"] for row in road.rows("packs") for document in row["documents"])
     assert set(packed) == set(TASKS_ASKED)
@@ -117,6 +128,20 @@ def test_every_task_has_figures_of_its_own_and_one_for_each_instruction(road, me
     )
 
 
+def test_what_is_scored_is_what_was_asked(made, metrics):
+    """Words of other conversations are drawn from the same ones when answers are made and when they are scored."""
+    road, _, questions = made
+    folder = road.output.evaluation(plan_recipe(road.recipe, road.output).evaluation_key)
+    listed = [text.split("<instruction>")[1].split("<")[0] for text in questions["asr_context"]]
+    reference = json.loads((folder / "asr_context_reference.seglst.json").read_text())
+    assert {entry["hotwords"] for entry in reference} == set(listed)
+    heard = {
+        row["conversation_id"]: {w for turn in row["turns"] for w in turn["text_normalized"].split()}
+        for row in road.rows("codes")
+    }
+    assert any(set(entry["hotwords"].split()) - heard[entry["recording_id"]] for entry in reference)
+
+
 def test_a_task_that_the_test_split_cannot_be_asked_is_named(road, monkeypatch, tmp_path):
     """As where recorded conversations are tested on, of which no gender is told."""
     answers = Scorer._partitions
@@ -149,16 +174,34 @@ def test_formatted_text_is_scored_as_it_stands_besides(road, metrics):
     assert scorer._orthographic((reference, reference), "same")["orthographic_wer"]["rate"] == 0
 
 
-def test_a_recording_is_asked_each_of_the_six_and_with_hotwords(road, tmp_path, capsys):
+def test_a_recording_is_asked_each_of_the_six_and_with_hotwords(road, tmp_path, capsys, monkeypatch):
     checkpoint = road.output.training(plan_recipe(road.recipe, road.output).training_key)
     wav = next(road.output.folder.parent.glob("corpus/recorded/*.wav"))
     asked = (str(wav), "--checkpoint", str(checkpoint), "--max-tokens", "8", "--format", "seglst")
     words = tmp_path / "hotwords.txt"
     words.write_text("Oslo\nBergen, Oslo\n", encoding="utf-8")
-    options = [("--ask", one) for one in ("all", f"voice={wav}", "gender=f", "order=2", "keyword=one", "language=de")]
-    for option in (*options, ("--hotwords", str(words))):
+    shown, answer = [], Transcribe.answer
+
+    def recorded(self, prompts, **options):
+        shown.extend(T.show(prompt.text_tokens.tolist()) for prompt in prompts)
+        return answer(self, prompts, **options)
+
+    monkeypatch.setattr(Transcribe, "answer", recorded)
+    in_words = "<asr_instructed><instruction>"
+    for option, prompt in {
+        ("--ask", "all"): "<asr>",
+        ("--ask", f"voice={wav}"): "<asr_target><instruction>voice<enrol><audio>",
+        ("--ask", "gender=f"): f"{in_words}Transcribe only the female speakers.",
+        ("--ask", "order=2"): f"{in_words}Transcribe only the second person to speak.",
+        ("--ask", "keyword=one"): f'{in_words}Transcribe only the speakers who say "one".',
+        ("--ask", "language=de"): f"{in_words}Transcribe only what is said in German.",
+        ("--hotwords", str(words)): "<asr_context><instruction>oslo bergen",
+        ("--task", "asr_formatted"): "<asr><instruction>formatted",
+    }.items():
         transcribe([*asked, *option])
         assert isinstance(json.loads(capsys.readouterr().out), list)
+        assert {one.replace("<21>", "<asr_instructed>") for one in shown} == {f"{prompt}<text>"}
+        shown.clear()
     for option, said in (
         (("--ask", "age=3"), "is none of all, voice=FILE"),
         (("--ask", "all", "--task", "asr"), "--task and --ask ask different things"),
