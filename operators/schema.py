@@ -13,6 +13,9 @@ S audio cells (S = the layout's streams; K codebooks make S = K streams in the p
                       (<audio> before the window's A where voice samples would touch it)
     asr_fifo, asr_timed, asr_token: the same with <change> between turns or words, or [start] [sK] text [end]
     task asr_context: <asr_context> <instruction> hotwords A A ... A <text> [s0] ... <end>
+    asr_formatted:    <asr> <instruction> formatted A A ... A <text> [s0] ... <end>, text as in the corpus
+    asr_gender, asr_order, asr_keyword, asr_language:
+                      <asr_instructed> <instruction> b y t e s A A ... A <text> [sK] ... <end>
     task asr_target:  <asr_target> <instruction> b y t e s [<enrol> A ...] <audio> A A ... A <text> [sK] ... <end>
     task continue:    <continue> A A ... A <audio_end>
     task extract:     <extract> <enrol> A ... <text> A ... (mixture) <audio> A ... (one speaker's own) <audio_end>

@@ -24,7 +24,7 @@ from pipelines.reporting.run_state import unrecorded
 from pipelines.stages import STAGES, check_stages, plan_recipe, stage_names
 from pipelines.stages.evaluate import check_checkpoint, check_tasks
 from pipelines.stages.index import make_corpus
-from pipelines.stages.notices import check_licences
+from pipelines.stages.notices import check_licences, check_told
 from pipelines.stages.score_tables import rates
 from pipelines.stages.simulate import casting_summary
 
@@ -89,6 +89,7 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
         if stage.index is not None and stage.is_used(recipe):
             stage.index(context, plan_stage(stage, indexes))
     check_licences(recipe, output, context.snapshots)
+    check_told(recipe, output, context.snapshots, trains=context.options.checkpoint is None)
     checkpoint = context.options.checkpoint
     if checkpoint is not None:
         checkpoint = check_checkpoint(newest_checkpoint(checkpoint), recipe)

@@ -20,6 +20,7 @@ from models.sequence.documents import AUDIO, REFERENCE
 from operators.digest import canonical_json
 from operators.documents.compose import Compose, codec_of
 from operators.documents.tasks import TASKS
+from operators.documents.tasks.instructed.instructed import Instructed
 from operators.documents.transcription import Transcription
 from operators.errors import UnusableRowError
 from operators.schema import CODES, STRETCHES, table
@@ -94,9 +95,9 @@ def stretches_of(document: Mapping[str, Any]) -> list[Stretch]:
 def windowing(compose: Compose) -> Compose:
     """Return the options that decide which stretches documents hold, all others at their defaults.
 
-    Transcription tasks hold the same ones, whatever they write of them.
+    Transcription tasks hold the same ones, whatever they write of them and whoever is asked for.
     """
-    heard = ["asr" if isinstance(TASKS[task], Transcription) else task for task in compose.tasks]
+    heard = ["asr" if isinstance(TASKS[task], Transcription | Instructed) else task for task in compose.tasks]
     kept = ("window_s", "overlap_s", "carry_voices", "enrol_s", "silence_share", "seed")
     options: dict[str, Any] = {name: getattr(compose, name) for name in kept}
     return Compose(tasks=tuple(sorted(set(heard))), **options)

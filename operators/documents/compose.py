@@ -1,7 +1,7 @@
 """compose: codes -> documents. Cuts conversations into windows and makes each task's documents of every window."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +15,9 @@ from models.layouts.layout import Layout
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.documents.document import Document
 from operators.documents.hotwords import WordCounts
-from operators.documents.scene import Scene
+from operators.documents.scene import Asked, Scene
 from operators.documents.silences import chosen, silences
-from operators.documents.tasks import TASKS, TaskName, transcription
+from operators.documents.tasks import TASKS, TaskName
 from operators.documents.transcription import Transcription
 from operators.documents.windows import Window, windows
 from operators.errors import InputError, UnusableRowError
@@ -51,6 +51,12 @@ class Compose(Checked, section="compose", error=InputError):
     """How text becomes integers: bytes, or a tokenizer.json (or its folder)."""
     hotwords: int = field(default=20, metadata=within(1, 10_000))
     """Most hotwords in a prompt of task asr_context; their number, and how many of them are said, is drawn."""
+    hotwords_from: Literal["long", "rare"] = "long"
+    """Which words can be hotwords: those of five letters or more, with distractors as likely as they are common; or
+    the corpus's rare words, whatever their length, with distractors from other conversations in evaluation too."""
+    empty_share: float = field(default=0.2, metadata=within(0, 1))
+    """Share of the questions of tasks asr_gender, asr_order, asr_keyword and asr_language that are about nobody in the
+    window, and whose answer is empty, among windows that allow such a question."""
     silence_share: float = field(default=0.05, metadata=within(0, 1, open_at="high"))
     """Largest share, on average, of a transcription task's documents that are windows without speech, whose answer is
     empty; taken from what windows leave out of long conversations."""
@@ -202,6 +208,9 @@ class Compose(Checked, section="compose", error=InputError):
         task: str,
         document_id: str,
         words: WordCounts | None = None,
+        *,
+        is_evaluated: bool = False,
+        asked: Asked | None = None,
     ) -> Scene:
         """Return everything that a task may use to make a document of a window."""
         prompt = max(1, round(self.prompt_s * codec.frame_rate_hz))
@@ -220,15 +229,40 @@ class Compose(Checked, section="compose", error=InputError):
             seed=self.seed or 0,
             words=words,
             most_hotwords=self.hotwords,
+            rare_hotwords=self.hotwords_from == "rare",
+            empty_share=self.empty_share,
+            is_evaluated=is_evaluated,
+            asked=asked,
         )
 
-    def prompt(self, row: Mapping[str, Any], window: Window, codec: CodecSpec, task: str = "asr") -> Document:
-        """Return the prompt of a transcription task, for a model to answer.
+    def prompt(
+        self,
+        row: Mapping[str, Any],
+        window: Window,
+        codec: CodecSpec,
+        task: str = "asr",
+        asked: Asked | None = None,
+    ) -> Document:
+        """Return the prompt of a task, for a model to answer.
+
+        Args:
+            row: the conversation.
+            window: of it.
+            codec: of its codes.
+            task: a transcription task, or one that takes what a user asks.
+            asked: what a user asks.
 
         Raises:
-            ValueError: it is not a transcription task.
+            ValueError: nobody can ask the task without the truth.
         """
-        return transcription(task).prompt(self.scene(row, window, codec, task, "question"))
+        return TASKS[task].prompt(self.scene(row, window, codec, task, "question", asked=asked))
+
+    def words_of(self, task: str, conversations: Iterable[Sequence[Any]]) -> WordCounts | None:
+        """Return the words of conversations, each a sequence of turns; None where the task uses none."""
+        if not TASKS[task].uses_words:
+            return None
+        is_rare = task == "asr_context" and self.hotwords_from == "rare"
+        return WordCounts.rare(conversations) if is_rare else WordCounts.of(conversations)
 
 
 def codec_of(schema: pa.Schema) -> CodecSpec:

@@ -26,6 +26,8 @@ class Document:
     talker_spans: list[dict[str, int]] = field(default_factory=list)
     suffix: str = ""
     """Of its id, where a task makes several documents of a window."""
+    asked: dict[str, str] = field(default_factory=dict)
+    """What the prompt asks, as evaluation slices by it and measures it: instruction, hotwords."""
 
     def add_text(self, tokens: Sequence[int], weight: float = 0.0) -> None:
         """Append text columns; a weight above 0 makes them targets."""

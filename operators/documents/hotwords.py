@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 EMPTY_SHARE, WITHOUT_HIT_SHARE = 0.1, 0.2
 """Shares of documents whose list is empty, and whose list holds no word that is said."""
+COMMON_SHARE = 0.9
+"""Share of all that is said, which the most common words make up; the other words are rare."""
 _SHORTEST = 5
 
 
@@ -25,6 +27,8 @@ class WordCounts:
 
     counts: tuple[tuple[str, int], ...]
     """By word."""
+    languages: tuple[str, ...] = field(default=(), compare=False)
+    """Languages of the corpus, as it names them."""
 
     @staticmethod
     def of(conversations: Iterable[Sequence[Any]]) -> "WordCounts":
@@ -33,8 +37,39 @@ class WordCounts:
         >>> WordCounts.of([[{"text_normalized": "hello there hello"}], [{"text_normalized": "oh hello"}]]).counts
         (('hello', 2), ('there', 1))
         """
-        counts = Counter(word for turns in conversations for word in hotwords_in(turns))
-        return WordCounts(tuple(sorted(counts.items())))
+        counts: Counter[str] = Counter()
+        languages: set[str] = set()
+        for turns in conversations:
+            counts.update(hotwords_in(turns))
+            languages |= {turn["language"] for turn in turns if turn.get("language")}
+        return WordCounts(tuple(sorted(counts.items())), tuple(sorted(languages)))
+
+    @staticmethod
+    def rare(conversations: Iterable[Sequence[Any]]) -> "WordCounts":
+        """Return the rare words of conversations, each counted once.
+
+        Common words are the most frequent ones that together make up nine tenths of all words that are said.
+
+        Source: Le et al. 2021, arXiv:2104.02194 (the 5,000 most common words of LibriSpeech, nine tenths
+        of what is said there, are common, all others rare).
+
+        >>> WordCounts.rare([[{"text_normalized": "so so so so so so so so so oslo"}]]).counts
+        (('oslo', 1),)
+        """
+        counts = Counter(w for turns in conversations for turn in turns for w in turn["text_normalized"].split())
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        before = np.cumsum([0, *(count for _, count in ordered)])[:-1]
+        few = [word for (word, _), n in zip(ordered, before, strict=True) if n >= COMMON_SHARE * counts.total()]
+        return WordCounts(tuple((word, 1) for word in sorted(few)))
+
+    def among(self, turns: Iterable[Any]) -> set[str]:
+        """Return those of the words that turns hold."""
+        said = {word for turn in turns for word in turn["text_normalized"].split()}
+        return said & self._known
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(word for word, _ in self.counts)
 
     @cached_property
     def _running(self) -> NDArray[np.float64]:

@@ -18,6 +18,16 @@ from operators.rng import rng
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a user asks of a recording, where documents would take a question from the truth."""
+
+    text: str
+    """Of the instruction, as the task words it."""
+    voice: bytes | None = None
+    """Packed codes of a sample of the voice that is asked for."""
+
+
+@dataclass(frozen=True)
 class Scene:
     """A conversation's codes and truth, one window of it, and the recipe's options."""
 
@@ -43,6 +53,14 @@ class Scene:
     """Words of the corpus, for tasks that use them; None where only this conversation is at hand."""
     most_hotwords: int = 20
     """Most hotwords in a prompt."""
+    rare_hotwords: bool = False
+    """Whether hotwords are the corpus's rare words, not its long ones."""
+    empty_share: float = 0.0
+    """Share of instructions that nobody in the window answers to, of those windows that allow one."""
+    is_evaluated: bool = False
+    """Whether the document is a question of evaluation, which is always worded the same."""
+    asked: Asked | None = None
+    """What a user asks; None where the truth decides."""
 
     @property
     def speakers(self) -> Sequence[str]:

@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
 from operators.documents.scene import Scene
+
+if TYPE_CHECKING:  # composing documents does without torch
+    from models.sequence.grammar import Grammar
 
 DIALOGUE = (
     (0, 40, "ann", "good morning"),
@@ -46,6 +49,9 @@ Judge = Literal["conversation", "talkers", "speakers", "utterances", "likelihood
 talkers are transcribed one by one; document by document, by who said what, or by what was said alone; or by the
 likelihood of the documents' targets."""
 
+Told = Literal["gender", "language", "formatted text"]
+"""What a corpus may tell of an utterance, or not."""
+
 
 class Task(ABC):
     """A template that makes documents of a window: a prompt that begins with the task's token, and a target."""
@@ -54,6 +60,8 @@ class Task(ABC):
     """Name in `--compose.tasks`."""
     token: ClassVar[int]
     """First token of each document, persisted: a constant of `ByteTokenizer`, or one of its spare ids."""
+    family: ClassVar[str | None] = None
+    """Name of the token where several tasks share it, whose prompts differ in the instruction after it."""
     example: ClassVar[Example]
     predicts_audio: ClassVar[bool] = False
     """Whether codes are targets; codecs without discrete codes cannot be used then."""
@@ -61,6 +69,8 @@ class Task(ABC):
     """Whether each speaker's stem must be encoded (`--encode.stems`)."""
     needs_word_times: ClassVar[bool] = False
     """Whether turns must have word times."""
+    needs_told: ClassVar[Told | None] = None
+    """What the corpus must tell of utterances; a recipe is refused before work starts where no row does."""
     needs_even_group: ClassVar[bool] = False
     """Whether columns must hold an even number of frames (`--compose.group`)."""
     takes_voices: ClassVar[bool] = False
@@ -70,14 +80,40 @@ class Task(ABC):
     marks_talkers: ClassVar[bool] = False
     """Whether the prompt's audio is labeled with who talks, as `--train.activity-weight` requires."""
 
+    predicts_times: ClassVar[bool] = False
+    """Whether answers say when turns start and end, so that tcpWER can be scored."""
+    writes_formatted: ClassVar[bool] = False
+    """Whether text is written as in the corpus, with case and punctuation, whatever `--compose.text` says."""
     uses_words: ClassVar[bool] = False
     """Whether words of other conversations are used (`Scene.words`)."""
     judged_by: ClassVar[Judge] = "likelihood"
     """How answers are judged in evaluation; all but `likelihood` need targets that are text alone."""
+    also_measured: ClassVar[tuple[str, ...]] = ()
+    """Further measures of its answers (`operators.scoring.measures`)."""
 
     def turns(self, tokenizer: ByteTokenizer, answer: Sequence[int]) -> list[TranscribedTurn]:
         """Return the turns of an answer's text, in order."""
         return [TranscribedTurn(tag, text) for tag, text in tokenizer.turns(answer)]
+
+    def prompt(self, scene: Scene) -> Document:
+        """Return the prompt of a question that is asked without the truth, up to where the answer begins.
+
+        Raises:
+            ValueError: the task has no such question.
+        """
+        del scene
+        raise ValueError(f"{self.name!r} is no task that a user can ask")
+
+    def grammar(self, tokenizer: ByteTokenizer, window_s: float, num_carried: int) -> "Grammar[Any] | None":
+        """Return the grammar that answers follow; None where any text is an answer.
+
+        Args:
+            tokenizer: the checkpoint's.
+            window_s: longest window in seconds.
+            num_carried: speakers that the prompt names, whose tags may be used from the start.
+        """
+        del tokenizer, window_s, num_carried
+        return None
 
     @abstractmethod
     def documents(self, scene: Scene) -> Iterator[Document]:

@@ -2,17 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
 
-from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
 from operators.documents.scene import Scene, without_repeats
 from operators.documents.serialization import arrival
 from operators.documents.task import Task
 from operators.errors import UnusableRowError
-
-if TYPE_CHECKING:  # composing documents does without torch
-    from models.sequence.grammar import Grammar
 
 
 def prompt_codes(scene: Scene) -> bytes:
@@ -39,13 +34,24 @@ def transcription_prompt(scene: Scene, first: Sequence[int]) -> Document:
     return document
 
 
+def check_text(scene: Scene) -> None:
+    """Check that somebody has transcribed the conversation.
+
+    Raises:
+        UnusableRowError: it has no text.
+    """
+    if not any(turn["text_normalized"] for turn in scene.row["turns"]):
+        raise UnusableRowError(
+            f"{scene.row['conversation_id']} has no text to transcribe; recorded conversations get it from STM or "
+            "supervisions"
+        )
+
+
 class Transcription(Task):
     """Transcribes the window; subclasses differ in how turns are serialized."""
 
     marks_talkers = True
     carries_voices = True
-    predicts_times: ClassVar[bool] = False
-    """Whether answers say when turns start and end, so that tcpWER can be scored."""
 
     @abstractmethod
     def target(self, scene: Scene) -> list[int]:
@@ -63,11 +69,7 @@ class Transcription(Task):
         Raises:
             UnusableRowError: the conversation has no text.
         """
-        if not any(turn["text_normalized"] for turn in scene.row["turns"]):
-            raise UnusableRowError(
-                f"{scene.row['conversation_id']} has no text to transcribe; recorded conversations get it from STM or "
-                "supervisions"
-            )
+        check_text(scene)
         if not any(turn["text_normalized"] for turn in scene.window.turns):
             return  # speech that nobody has transcribed: an empty transcript would be wrong
         document = self.prompt(scene)
@@ -79,14 +81,3 @@ class Transcription(Task):
         document = self.prompt(scene)
         document.add_text([scene.tokenizer.END], weight=1.0)
         return document
-
-    def grammar(self, tokenizer: ByteTokenizer, window_s: float, num_carried: int) -> "Grammar[Any] | None":
-        """Return the grammar that answers follow; None where any text is an answer.
-
-        Args:
-            tokenizer: the checkpoint's.
-            window_s: longest window in seconds.
-            num_carried: speakers that the prompt names, whose tags may be used from the start.
-        """
-        del tokenizer, window_s, num_carried
-        return None

@@ -5,7 +5,7 @@ that the task would make of a test conversation is asked, and is a session of it
 the likelihood that the model gives them is measured.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,10 +14,15 @@ import pyarrow as pa
 from models.sequence.documents import PackedDocuments
 from operators.documents.compose import Compose, codec_of
 from operators.documents.document import Document
+from operators.documents.hotwords import WordCounts
+from operators.documents.task import TranscribedTurn
 from operators.documents.tasks import TASKS
 from operators.errors import InputError, UnusableRowError
 from operators.evaluate.transcribe import Transcribe
 from operators.schema import CODES, HYPOTHESES, table
+
+NOBODY = "nobody"
+"""Speaker of an answer that is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,8 @@ class Ask:
     """The checkpoint, and how text is decoded."""
     compose: Compose
     """As the checkpoint's documents were made; its one task is asked."""
+    words: WordCounts | None = None
+    """Of the conversations that are asked about, where the task asks by words of others (`asked_words`)."""
 
     reads: ClassVar[pa.Schema] = CODES
     writes: ClassVar[pa.Schema] = HYPOTHESES
@@ -59,7 +66,7 @@ class Ask:
         """Return the answers to the documents of each conversation (rows of CODES to HYPOTHESES)."""
         self.transcribe.check_codec(codec_of(batch.schema))
         rows = batch.to_pylist()
-        asked = [list(documents(row, batch.schema, self.compose)) for row in rows]
+        asked = [list(documents(row, batch.schema, self.compose, self.words)) for row in rows]
         flat = [document for of_row in asked for _, document in of_row]
         judge = self._measured if TASKS[self.task].judged_by == "likelihood" else self._answered
         answers = iter(judge(flat))
@@ -107,11 +114,26 @@ class Ask:
         }
 
 
-def documents(row: Mapping[str, Any], schema: pa.Schema, compose: Compose) -> Iterator[tuple[dict[str, int], Document]]:
+def asked_words(codes: Iterable[pa.Table], compose: Compose) -> WordCounts | None:
+    """Return the words of the conversations of a partition (tables of CODES) that questions of the one task may hold.
+
+    The long hotwords of asr_context are those of the conversation alone.
+    """
+    (task,) = compose.tasks
+    if task == "asr_context" and compose.hotwords_from == "long":
+        return None
+    return compose.words_of(task, (turns for batch in codes for turns in batch["turns"].to_pylist()))
+
+
+def documents(
+    row: Mapping[str, Any], schema: pa.Schema, compose: Compose, words: WordCounts | None = None
+) -> Iterator[tuple[dict[str, int], Document]]:
     """Yield window and document of what `compose` makes of a conversation (a row of CODES) for its one task."""
     codec, (task,) = codec_of(schema), compose.tasks
     for number, window in enumerate(compose.windows(row, codec)):
-        scene = compose.scene(row, window, codec, task, f"{row['conversation_id']}/{number}/{task}")
+        scene = compose.scene(
+            row, window, codec, task, f"{row['conversation_id']}/{number}/{task}", words, is_evaluated=True
+        )
         span = {"start_frame": window.start_frame, "num_frames": window.end_frame - window.start_frame}
         try:
             for document in TASKS[task].documents(scene):
@@ -120,23 +142,26 @@ def documents(row: Mapping[str, Any], schema: pa.Schema, compose: Compose) -> It
             continue  # a window that offers nothing to ask
 
 
-def reference_answers(codes: pa.Table, compose: Compose) -> list[dict[str, Any]]:
+def reference_answers(codes: pa.Table, compose: Compose, words: WordCounts | None = None) -> list[dict[str, Any]]:
     """Return the targets of the documents of conversations (rows of CODES) as SegLST entries without times.
 
-    A document is a session, named `conversation/number`, as `hypothesis_segments` names windows apart.
+    A document is a session, named `conversation/number`, as `hypothesis_segments` names windows apart. What it asks is
+    part of every entry; an empty answer is an entry of nobody without words.
     """
     entries, task = [], TASKS[compose.tasks[0]]
     for row in codes.to_pylist():
-        made = list(documents(row, codes.schema, compose))
+        made = list(documents(row, codes.schema, compose, words))
         for number, (_, document) in enumerate(made):
             name = row["conversation_id"] if len(made) == 1 else f"{row['conversation_id']}/{number}"
+            turns = task.turns(compose.loaded_tokenizer, document.question()[1])
             entries += [
                 {
                     "session_id": name,
                     "recording_id": row["conversation_id"],
                     "speaker": turn.speaker,
                     "words": turn.text,
+                    **document.asked,
                 }
-                for turn in task.turns(compose.loaded_tokenizer, document.question()[1])
+                for turn in turns or [TranscribedTurn(NOBODY, "")]
             ]
     return entries

@@ -83,6 +83,7 @@ class Joiner:
         by_overlap: bool = True,
         voice: Callable[[int, str], Floats | None] | None = None,
         least_likeness: float = 0.5,
+        same: Callable[[str], str] = str,
     ) -> None:
         """Take what windows are joined by.
 
@@ -91,7 +92,9 @@ class Joiner:
             by_overlap: whether tags are linked by the words and times of audio that two windows share.
             voice: returns a vector of a tag's voice in a window, where windows are joined by the likeness of voices.
             least_likeness: cosine below which two voices are two speakers.
+            same: returns what is equal of two words that are the same, where they can be written in several ways.
         """
+        self._same = same
         self._rate, self._by_overlap, self._voice, self._least = frame_rate_hz, by_overlap, voice, least_likeness
         self.speakers: list[str] = []
         """Speakers so far, by arrival."""
@@ -143,6 +146,9 @@ class Joiner:
         head = [word for word in head if word.middle is None or word.middle <= before.window.piece.end + slack]
         return tail[-most:], head[:most]
 
+    def _shared_words(self, tail: Sequence[_Word], head: Sequence[_Word]) -> list[tuple[int, int]]:
+        return shared_words([self._same(word.text) for word in tail], [self._same(word.text) for word in head])
+
     def _most_shared_words(self, before: _Heard, window: HeardWindow) -> int:
         return int(WORDS_PER_SECOND * (before.window.piece.end - window.piece.start) / self._rate) + 4
 
@@ -161,7 +167,7 @@ class Joiner:
         shared = np.zeros((len(theirs), len(ours)))
         for (i, speaker), (j, tag) in itertools.product(enumerate(theirs), enumerate(ours)):
             tail, head = self._shared(before, speaker, window, words, tag)
-            shared[i, j] = len(shared_words([w.text for w in tail], [w.text for w in head]))
+            shared[i, j] = len(self._shared_words(tail, head))
             shared[i, j] += self._shared_seconds(before, speaker, window, tag)
         for i, j in _most_in_all(shared):
             if shared[i, j] >= 0.5:
@@ -209,7 +215,7 @@ class Joiner:
             if speaker not in speakers:
                 continue
             tail, head = self._shared(before, speaker, window, words, tag)
-            pairs = shared_words([w.text for w in tail], [w.text for w in head])
+            pairs = self._shared_words(tail, head)
             if pairs:
                 i, j = pairs[len(pairs) // 2]
                 dropped = [*tail[i + 1 :], *head[: j + 1]]

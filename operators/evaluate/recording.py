@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from models.codecs.codec import CodecSpec, unpack_codes
 from models.sequence.documents import PackedDocuments
+from operators.corpus.normalizers import normalize
 from operators.documents.compose import Compose
+from operators.documents.scene import Asked
 from operators.documents.split_turns import Turn
 from operators.documents.task import TranscribedTurn
+from operators.documents.tasks import TASKS
 from operators.documents.windows import Window
 from operators.evaluate.cuts import Piece
 from operators.evaluate.join import HeardTurn, HeardWindow, Joiner
@@ -48,6 +51,8 @@ class Recording:
     compose: Compose
     task: str
     following: Following
+    asked: Asked | None = None
+    """What a user asks of every window."""
     num_tokens: int = 0
     num_cut: int = 0
     _samples: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -64,6 +69,8 @@ class Recording:
             by_overlap=self.following.by_overlap,
             voice=self._vector if self.following.by_likeness else None,
             least_likeness=LEAST_LIKENESS,
+            # A sentence that a window's border cuts in two is written otherwise than whole.
+            same=normalize if TASKS[self.task].writes_formatted else str,
         )
 
     def window(self, number: int) -> Window:
@@ -102,7 +109,7 @@ class Recording:
         row = {**self.row, "speakers": self.joiner.speakers, "turns": ()}
         scene = self.compose.scene(row, window, self.codec, self.task, "question")
         self._prompted[number] = scene.arrivals
-        return self.compose.prompt(row, window, self.codec, self.task).prompt()
+        return self.compose.prompt(row, window, self.codec, self.task, self.asked).prompt()
 
     def add(
         self, number: int, turns: Sequence[TranscribedTurn], active: Activity | None, *, num_tokens: int, is_cut: bool

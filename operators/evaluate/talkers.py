@@ -96,7 +96,7 @@ class TranscribeTalkers:
         window = Window(piece.start, piece.end, (), inside)
         told = {**row, "speakers": speakers, "turns": inside}
         scene = self.transcribe.compose.scene(told, window, codec, TASK.name, "question")
-        return [(speaker, TASK.prompt(scene, speaker).prompt()) for speaker in speakers]
+        return [(speaker, TASK.prompt_of(scene, speaker).prompt()) for speaker in speakers]
 
     def _add(self, made: dict[str, Any], place: int, speaker: str, answer: Sequence[int]) -> None:
         tokenizer = self.transcribe.tokenizer

@@ -15,8 +15,9 @@ from models.layouts import make_layout
 from models.sequence.documents import GridSpec, PackedDocuments
 from models.sequence.tokenizer import ByteTokenizer, load_tokenizer
 from operators.documents.compose import Compose, codec_of
+from operators.documents.scene import Asked
 from operators.documents.task import TranscribedTurn
-from operators.documents.tasks import EVALUATED, EvaluatedTaskName, transcription
+from operators.documents.tasks import EVALUATED, TASKS, TaskName
 from operators.errors import InputError
 from operators.evaluate.cuts import pieces
 from operators.evaluate.options import Cut, JoinName
@@ -62,8 +63,10 @@ class Transcribe:
     """Number of windows decoded at once; the place of one that has ended is taken by the next."""
     constrain: bool = True
     """Whether decoding is constrained to the task's grammar: tags in order of arrival, times that do not decrease."""
-    task: EvaluatedTaskName = "asr"
-    """Transcription task of the prompt; the model must be trained on it."""
+    task: TaskName = "asr"
+    """Task of the prompt, one of EVALUATED where no user asks; the model must be trained on it."""
+    asked: Asked | None = None
+    """What a user asks of every window, by a task that takes it."""
     device: str = "cpu"
     """Device of the model."""
 
@@ -148,7 +151,7 @@ class Transcribe:
 
         That takes the times of what was transcribed: without them, shared audio is transcribed twice.
         """
-        return self.header.overlap_s > 0 and transcription(self.task).predicts_times and "overlap" in self.join
+        return self.header.overlap_s > 0 and TASKS[self.task].predicts_times and "overlap" in self.join
 
     @property
     def shared_s(self) -> float:
@@ -162,8 +165,9 @@ class Transcribe:
     @property
     def carries_voices(self) -> bool:
         """Whether prompts hold samples of the voices so far, found by the times or activity that the model predicts."""
-        located = transcription(self.task).predicts_times or self.header.predicts_activity
-        return self.header.carry_voices and "voices" in self.join and located
+        task = TASKS[self.task]
+        located = task.predicts_times or self.header.predicts_activity
+        return self.header.carry_voices and task.carries_voices and "voices" in self.join and located
 
     @cached_property
     def grid(self) -> GridSpec:
@@ -178,7 +182,7 @@ class Transcribe:
         Raises:
             InputError: it was not.
         """
-        if self.task not in EVALUATED:
+        if self.asked is None and self.task not in EVALUATED:
             raise InputError(f"{self.task} is no task that names speakers; choose from {', '.join(EVALUATED)}")
         trained = self.header.tasks
         if trained and self.task not in trained:
@@ -242,7 +246,7 @@ class Transcribe:
             carries_voices=self.carries_voices,
             continues=self.continues,
         )
-        return Recording(row, codec, cut, self.compose, self.task, following)
+        return Recording(row, codec, cut, self.compose, self.task, following, self.asked)
 
     def transcribe(self, recordings: Sequence[Recording]) -> None:
         """Transcribe the windows of recordings, in as many rounds as their prompts depend on each other."""
@@ -260,8 +264,8 @@ class Transcribe:
     @property
     def needs_activity(self) -> bool:
         """Whether the model is asked who talks when: to take samples of voices where answers have no times."""
-        wanted = self.carries_voices or "likeness" in self.join
-        return wanted and self.header.predicts_activity and not transcription(self.task).predicts_times
+        wanted, task = self.carries_voices or "likeness" in self.join, TASKS[self.task]
+        return wanted and self.header.predicts_activity and task.marks_talkers and not task.predicts_times
 
     def activity(self, prompts: Sequence[PackedDocuments]) -> list[Activity | None]:
         """Return how probably each talker speaks in each frame of the window that a prompt ends with."""
@@ -291,11 +295,11 @@ class Transcribe:
         tags = prompt.text_tokens - ByteTokenizer.FIRST_SPEAKER
         named = tags[(tags >= 0) & (tags < ByteTokenizer.MAX_SPEAKERS)]
         carried = int(named.max()) + 1 if len(named) else 0
-        return transcription(self.task).grammar(self.tokenizer, self.longest_s, carried)
+        return TASKS[self.task].grammar(self.tokenizer, self.longest_s, carried)
 
     def turns(self, answer: Sequence[int]) -> list[TranscribedTurn]:
         """Return the turns of an answer's tokens, with times from the window's start where the task predicts them."""
-        return transcription(self.task).turns(self.tokenizer, answer)
+        return TASKS[self.task].turns(self.tokenizer, answer)
 
     def answer(self, prompts: Sequence[PackedDocuments], *, are_free: bool = False) -> list[list[int]]:
         """Return the tokens of each prompt's answer, `batch_size` decoded at once, those of similar length together.

@@ -33,7 +33,7 @@ class Conditions:
     units: str = "auto"
     """What is resampled: `speakers`, `recordings`, or `auto`, which takes speakers where their names are global."""
     measures: tuple[str, ...] = ()
-    """Names in `MEASURES`; empty stands for all but those of generated recordings."""
+    """Names in `MEASURES`; empty stands for all but those of generated recordings and of answers to questions."""
 
 
 @dataclass(frozen=True, kw_only=True)

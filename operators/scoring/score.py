@@ -59,7 +59,9 @@ def measure(
     """
     conditions = conditions or Conditions()
     name, normalizer = find_normalizer(conditions.normalizer)
-    names = conditions.measures or tuple(name for name, one in MEASURES.items() if not one.needs_audio)
+    names = conditions.measures or tuple(
+        name for name, one in MEASURES.items() if not (one.needs_audio or one.is_on_request)
+    )
     if unknown := [one for one in names if one not in MEASURES]:
         raise InputError(f"there is no measure {unknown[0]}; choose from {', '.join(MEASURES)}")
     if not np.isfinite(conditions.collar_s) or conditions.collar_s < 0:

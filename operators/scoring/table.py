@@ -88,7 +88,7 @@ def slice_rows(
     return ["column", "value", "sessions", *(titles[name] for name in measures if name in titles)], found
 
 
-SLICED = ("wer", "cpwer", "tcpwer", "der")
+SLICED = ("wer", "cpwer", "tcpwer", "der", "empty_accuracy")
 """Measures that tables of slices show; JSON has all."""
 
 

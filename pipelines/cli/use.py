@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from models.config.values import SEED, within
+from operators.corpus.normalizers import normalize
 from operators.errors import InputError
 from operators.formats import FORMATS
 from pipelines.cli.arguments import Arguments, read
@@ -34,6 +35,11 @@ class TranscribeArguments(Arguments):
     """A step-... folder, or a run's output folder, whose newest checkpoint is taken."""
     task: str | None = None
     """Transcription task to ask; the first that the checkpoint was trained on by default."""
+    ask: str | None = None
+    """What to transcribe: all, voice=FILE (a sample of the wanted voice), gender=female, order=2 (the second talker),
+    keyword=budget (whoever says it) or language=de. Each window of a longer file is asked on its own."""
+    hotwords: Path | None = None
+    """File of words that may be said, separated by blanks or lines; needs a checkpoint of task asr_context."""
     window_s: float | None = field(default=None, metadata=within(0, 86_400, "s", open_at="low"))
     """Longest window in seconds; the longest that the checkpoint was trained on by default."""
     cut: Literal["quiet", "fixed"] = "quiet"
@@ -54,9 +60,9 @@ def transcribe(arguments: Sequence[str]) -> None:
     from pipelines.reporting import console
     from pipelines.use.transcribe import Transcriber, as_seglst
 
-    mine = ("files", "format", "output", "checkpoint")
+    mine = ("files", "format", "output", "checkpoint", "hotwords")
     options = {name: value for name, value in vars(parsed).items() if name not in mine}
-    transcriber = Transcriber(parsed.checkpoint, **options)
+    transcriber = Transcriber(parsed.checkpoint, hotwords=_hotwords(parsed), **options)
     if parsed.format not in ("lines", "seglst") and not transcriber.has_times:
         raise InputError(
             f"--format {parsed.format} needs times, which {parsed.checkpoint} does not predict; take a checkpoint "
@@ -66,6 +72,8 @@ def transcribe(arguments: Sequence[str]) -> None:
         started = time.monotonic()
         turns, audio_s = transcriber(path)
         took_s = time.monotonic() - started
+        if transcriber.asks_each_window and audio_s > transcriber.longest_s:
+            console.notice(f"{path.name} is longer than {transcriber.longest_s:g} s: each window is asked on its own")
         if parsed.format == "lines":
             text = "".join(f"{_times(turn)}[{turn.speaker}] {turn.text}\n" for turn in turns)
         else:
@@ -79,6 +87,26 @@ def transcribe(arguments: Sequence[str]) -> None:
             target.write_text(text, encoding="utf-8")
         rate = f"{audio_s:.1f} s of audio in {took_s:.1f} s, {took_s / audio_s:.2f} of real time"
         console.ERR.print(console.shown(f"{path.name}: {rate}" + (f", to {target}" if target else "")))
+
+
+def _hotwords(parsed: TranscribeArguments) -> list[str]:
+    """Return the words of the file of hotwords, normalized as in training; none where there is no file.
+
+    Raises:
+        InputError: more than one thing is asked, or the file cannot be read or has no words.
+    """
+    given = [name for name in ("task", "ask", "hotwords") if getattr(parsed, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"--{given[0]} and --{given[1]} ask different things; give one of them")
+    if parsed.hotwords is None:
+        return []
+    try:
+        words = normalize(parsed.hotwords.read_text(encoding="utf-8")).split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--hotwords {parsed.hotwords} cannot be read: {error}") from error
+    if not words:
+        raise InputError(f"--hotwords {parsed.hotwords} has no words")
+    return list(dict.fromkeys(words))
 
 
 def _times(turn: "Heard") -> str:

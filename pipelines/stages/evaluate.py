@@ -11,7 +11,7 @@ from operators.corpus.sources import with_roots
 from operators.digest import canonical_json, digest
 from operators.documents.tasks import TASKS
 from operators.errors import InputError
-from operators.evaluate.ask import Ask
+from operators.evaluate.ask import Ask, asked_words
 from operators.evaluate.recognize import Recognize
 from operators.evaluate.talkers import TranscribeTalkers
 from operators.evaluate.transcribe import Transcribe
@@ -176,9 +176,12 @@ def make_hypotheses(job: Job) -> Receipt:
     source = job.output.dataset("codes")
     operator = transcriber(job.recipe, _local_checkpoint(job), job.payload.task, _device())
     operator.check_task()
+    receipt = receipt_of(source, job.payload.codes)
+    if isinstance(operator, Ask):
+        operator = replace(operator, words=asked_words(source.batches(receipt), operator.compose))
 
     def fill(writer: RowWriter) -> None:
-        for batch in source.batches(receipt_of(source, job.payload.codes)):
+        for batch in source.batches(receipt):
             hypotheses = apply_or_quarantine(operator, batch, writer)
             writer.write(hypotheses)
             writer.count(tokens=sum(hypotheses["num_tokens"].to_pylist()), conversations=hypotheses.num_rows)

@@ -1,13 +1,16 @@
 """What is reported of a corpus and its conversations: licences, turn-taking, utterance lengths."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.documents.task import Told
+from operators.documents.tasks import TASKS
+from operators.documents.tasks.asr_formatted import is_formatted
 from operators.errors import InputError
 from operators.simulate.priors import prior_of
 from operators.simulate.realism import against_prior, analyze_conversations
@@ -40,6 +43,58 @@ def check_licences(recipe: Recipe, output: Output, snapshots: Mapping[str, Snaps
             "Leave them out (--corpus.where \"licence == '...'\"), name the corpus's own (--corpus.licence), or allow "
             "them"
         )
+
+
+_CURES: Mapping[Told, str] = {
+    "gender": "field gender or sex of the manifests (--corpus.map gender=NAME where it is called otherwise)",
+    "language": "field language, lang or locale of the manifests, or --corpus.language for all rows without one",
+    "formatted text": "field text of the manifests, with case and punctuation as it is to be written",
+}
+"""Where a corpus tells what a task needs."""
+
+
+def check_told(recipe: Recipe, output: Output, snapshots: Mapping[str, Snapshot], *, trains: bool = True) -> None:
+    """Check that the corpus tells what tasks ask about.
+
+    Args:
+        recipe: whose tasks are checked.
+        output: of the run.
+        snapshots: of the corpus's index.
+        trains: whether documents are trained on; where a checkpoint is given, whole conversations are transcribed
+            without what they tell.
+
+    Raises:
+        InputError: no row tells it; names the field, and what to do.
+    """
+    for task in recipe.compose.tasks:
+        needed = TASKS[task].needs_told
+        if needed is None or (not trains and TASKS[task].judged_by == "conversation"):
+            continue
+        if not any(_tells(rows, needed) for rows in _spoken(output, snapshots)):
+            raise InputError(
+                f"compose.tasks: {task} needs the {needed} of utterances, which no row of the corpus tells: give "
+                f"{_CURES[needed]}, or leave out {task}"
+            )
+
+
+def _spoken(output: Output, snapshots: Mapping[str, Snapshot]) -> Iterator[pa.Table]:
+    """Yield what is told of everything that was indexed: utterances, and turns of recorded conversations."""
+    names = ["text", "text_normalized", "gender", "language"]
+    for name in ("utterances", "recordings"):
+        for receipt in snapshots[name].receipts if name in snapshots else ():
+            for batch in output.dataset(name).batches(receipt):
+                if name == "utterances":
+                    yield batch.select(names)
+                else:
+                    turns = pc.list_flatten(batch["turns"]).combine_chunks()
+                    yield pa.table({one: pc.struct_field(turns, one) for one in names})
+
+
+def _tells(rows: pa.Table, needed: Told) -> bool:
+    if needed == "formatted text":
+        pairs = zip(rows["text"].to_pylist(), rows["text_normalized"].to_pylist(), strict=True)
+        return any(is_formatted(text or "", normalized) for text, normalized in pairs if normalized)
+    return any(rows[needed].to_pylist())
 
 
 def long_utterances(recipe: Recipe, utterances: pa.Table) -> str:

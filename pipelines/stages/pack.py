@@ -13,7 +13,6 @@ from operators.digest import canonical_json
 from operators.documents.addresses import Stretch, addressed, index_of, referring
 from operators.documents.compose import Compose, codec_of
 from operators.documents.hotwords import WordCounts
-from operators.documents.tasks import TASKS
 from operators.errors import UnusableRowError
 from operators.packing.pack import buckets_of
 from operators.schema import CODES, DOCUMENTS, PACKS, SCHEMA_VERSION, check_chain, table
@@ -116,7 +115,7 @@ def make_packs(job: Job) -> Receipt:
                 yield from batches if index is None else map(addressed, batches)
 
         def documents() -> Iterator[pa.Table]:
-            words = _words(task, codes())
+            words = _words(compose, codes())
             for batch in codes():
                 composed = _documents(compose, batch, writer, words)
                 counted = {**compose.count_cuts(batch), **compose.count_voices(batch)}
@@ -170,14 +169,13 @@ def _index(job: Job) -> dict[tuple[str, Stretch], tuple[int, int]] | None:
     return index_of(reader.read_all().drop_columns(["values", "scales"]) for reader in readers)
 
 
-def _words(task: str, batches: Iterable[pa.Table]) -> WordCounts | None:
-    """Return the words of a shard's conversations, where the task uses words of other conversations.
+def _words(compose: Compose, batches: Iterable[pa.Table]) -> WordCounts | None:
+    """Return the words of a shard's conversations, where the one task uses words of other conversations.
 
     Which conversations those are is in the shard's key: batches, their order and other shards make no difference.
     """
-    if not TASKS[task].uses_words:
-        return None
-    return WordCounts.of(turns for batch in batches for turns in batch["turns"].to_pylist())
+    (task,) = compose.tasks
+    return compose.words_of(task, (turns for batch in batches for turns in batch["turns"].to_pylist()))
 
 
 def _documents(compose: Compose, batch: pa.Table, writer: RowWriter, words: WordCounts | None) -> pa.Table:

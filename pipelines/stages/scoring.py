@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from models.config.intact import sealed
 from operators.corpus.normalizers import normalize
 from operators.digest import digest
-from operators.documents.tasks import TASKS, transcription
+from operators.documents.tasks import TASKS
+from operators.errors import InputError
 from operators.evaluate import segments
-from operators.evaluate.ask import reference_answers
+from operators.evaluate.ask import asked_words, reference_answers
 from operators.evaluate.baselines import MEASURES as OF_BASELINES
 from operators.evaluate.baselines import baseline, round_trip
 from operators.evaluate.transcribe import Transcribe
@@ -54,6 +55,8 @@ TIMED_MEASURES = (
     *("word_start_median", "word_start_mean", "turn_start_median", "turn_start_mean"),
 )
 """Further measures of tasks that predict times."""
+ORTHOGRAPHIC = ("cpwer", "wer", "cer")
+"""Measures of tasks that write formatted text, without a normalizer besides."""
 OF_RECOGNIZERS: Mapping[str, tuple[str, ...]] = {
     "segments": ("cpwer", "wer", "cer"),
     "mixture": OF_BASELINES["no-speakers"],
@@ -148,23 +151,43 @@ class Scorer:
     def checkpoint(self, which: str, task: str) -> dict[str, Any]:
         """Score one checkpoint's answers to one task; nothing where there are none."""
         recipe, judge = self.plan.recipe, TASKS[task].judged_by
-        codes, written = self._answers(which, task)
-        if codes is None or written is None:
+        answers = self._partitions(which, task)
+        if not answers:
             return {}
+        codes, written = (pa.concat_tables(side) for side in zip(*answers, strict=True))
         num_cut = sum(written["num_cut"].to_pylist())
         if judge == "likelihood":
             return {"num_cut": 0, "measures": {"nll": _likelihood(written, recipe.seed)}}
         rate_hz, apart = recipe.encode.spec.frame_rate_hz, judge in OF_WINDOWS or not recipe.evaluate.join
         if judge in OF_WINDOWS:
-            reference = reference_answers(codes, asked_compose(recipe, task))
+            compose = asked_compose(recipe, task)
+            asked = [part for part, _ in answers]
+            reference = [
+                one for part in asked for one in reference_answers(part, compose, asked_words([part], compose))
+            ]
+            if not reference:
+                raise InputError(
+                    f"evaluate.tasks: nothing in the test split can be asked by {task}: it lacks what is asked about; "
+                    "name the other tasks in --evaluate.tasks"
+                )
         else:
             reference = segments.reference_segments(codes, rate_hz, segments.windows_of(written) if apart else None)
-        is_timed = judge == "conversation" and transcription(task).predicts_times
+        is_timed = TASKS[task].predicts_times
         hypothesis = segments.hypothesis_segments(written, rate_hz, is_timed=is_timed, apart=apart)
-        names = (*MEASURES[judge], *(TIMED_MEASURES if is_timed else ()))
+        names = (*MEASURES[judge], *TASKS[task].also_measured, *(TIMED_MEASURES if is_timed else ()))
         text = json.dumps(reference, indent=1, ensure_ascii=False) + "\n"
         storage.replace_bytes(text.encode(), str(self.folder / f"{task}_reference.seglst.json"))
-        return {"num_cut": num_cut, **self._measured((reference, hypothesis), names, f"{which}_{task}")}
+        found = {"num_cut": num_cut, **self._measured((reference, hypothesis), names, f"{which}_{task}")}
+        if TASKS[task].writes_formatted:
+            found["measures"] |= self._orthographic((reference, hypothesis), f"{which}_{task}")
+        return found
+
+    def _orthographic(self, both: tuple[Any, Any], name: str) -> dict[str, Any]:
+        """Measure formatted text as it stands: words differ by case and punctuation too."""
+        measured = self._measured(both, ORTHOGRAPHIC, f"{name}_orthographic", normalizer="none")["measures"]
+        for one in measured.values():
+            one["row"] = [f"orthographic {one['row'][0]}", *one["row"][1:]]
+        return {f"orthographic_{measure}": one for measure, one in measured.items()}
 
     def baselines(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Score the recipe's baselines on what the first task that is judged by conversations was asked about."""
@@ -204,8 +227,13 @@ class Scorer:
             found[name] = {"task": over, **self._measured(both, OF_RECOGNIZERS[over], name)}
         return found
 
-    def _measured(self, both: tuple[Any, Any], names: tuple[str, ...], name: str) -> dict[str, Any]:
-        """Measure a hypothesis against its reference, and write it and its scores to files whose names start so."""
+    def _measured(
+        self, both: tuple[Any, Any], names: tuple[str, ...], name: str, normalizer: str | None = None
+    ) -> dict[str, Any]:
+        """Measure a hypothesis against its reference, and write it and its scores to files whose names start so.
+
+        Words are normalized as the recipe evaluates, unless a normalizer is named.
+        """
         from operators.scoring import page, table
         from operators.scoring.result import Conditions
         from operators.scoring.score import measure, scores_of
@@ -213,10 +241,11 @@ class Scorer:
         reference, hypothesis = both
         recipe = self.plan.recipe
         columns = {entry["session_id"]: self.columns[entry["recording_id"]] for entry in reference}
-        conditions = Conditions(normalizer=recipe.evaluate.normalizer, seed=recipe.seed, measures=names)
+        normalizer = normalizer or recipe.evaluate.normalizer
+        conditions = Conditions(normalizer=normalizer, seed=recipe.seed, measures=names)
         measured = measure(reference, hypothesis, conditions, columns=columns)
         # A column with one value in all sessions slices nothing.
-        wanted = ("num_speakers", *recipe.evaluate.slices)
+        wanted = ("num_speakers", "instruction", *recipe.evaluate.slices)
         values = {column: {one.columns.get(column) for one in measured.sessions} for column in wanted}
         scores = scores_of(measured, by=[column for column in wanted if len(values[column]) > 1])
         recording = {one.session_id: one.recording_id for one in measured.sessions}
@@ -252,6 +281,14 @@ class Scorer:
 
     def _answers(self, which: str, task: str) -> tuple[pa.Table | None, pa.Table | None]:
         """Return the codes that a checkpoint or recognizer was asked about, and its answers; None where it was not."""
+        read = self._partitions(which, task)
+        if not read:
+            return None, None
+        codes, written = (pa.concat_tables(side) for side in zip(*read, strict=True))
+        return codes, written
+
+    def _partitions(self, which: str, task: str) -> list[tuple[pa.Table, pa.Table]]:
+        """Return the codes of each partition that a checkpoint or recognizer was asked about, and its answers."""
         output, stage = self.plan.output, self.plan.stage("hypotheses")
         codes, hypotheses = output.dataset("codes"), output.dataset("hypotheses")
         read: list[tuple[pa.Table, pa.Table]] = []
@@ -265,10 +302,7 @@ class Scorer:
                         hypotheses.open(receipt_of(hypotheses, ref)).read_all(),
                     )
                 )
-        if not read:
-            return None, None
-        both = list(zip(*read, strict=True))
-        return pa.concat_tables(both[0]), pa.concat_tables(both[1])
+        return read
 
 
 def _asked(payload: Transcription | Recognition) -> tuple[str, str]:

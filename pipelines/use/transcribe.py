@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from models.codecs import reload_codec
 from models.codecs.codec import pack_codes
 from operators.corpus.sources import resample, resampled_length
-from operators.documents.tasks import asked_of, transcription
+from operators.documents.scene import Asked
+from operators.documents.tasks import TASKS, asked_of
 from operators.errors import InputError
+from operators.evaluate.questions import question_of
 from operators.evaluate.transcribe import Transcribe
 from operators.tokenize.encode import levels
 from pipelines.plan.start import newest_checkpoint
@@ -67,12 +69,22 @@ def as_seglst(session: str, turns: Sequence[Heard]) -> list[dict[str, Any]]:
 class Transcriber:
     """A checkpoint that transcribes audio files, one after the other."""
 
-    def __init__(self, checkpoint: Path, *, task: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        task: str | None = None,
+        ask: str | None = None,
+        hotwords: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         """Load the checkpoint and its codec.
 
         Args:
             checkpoint: folder of a checkpoint, or of checkpoints, of which the newest is used.
             task: transcription task to ask; the first that the model was trained on by default.
+            ask: what is asked of the recording, one of `operators.evaluate.questions.FORMS`.
+            hotwords: words that may be said, for a model that was trained on asr_context.
             options: of `Transcribe`: window_s, cut, join, overlap_s, max_tokens.
 
         Raises:
@@ -83,18 +95,41 @@ class Transcriber:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         operator = Transcribe(checkpoint=str(newest_checkpoint(checkpoint)), device=device, **options)
         header = operator.header
-        self._operator = replace(operator, task=task or asked_of(header.tasks))
         try:
             self._codec = reload_codec(header.codec, header.codec_weights)
         except ValueError as error:
             raise InputError(str(error)) from error
+        asked: Asked | None = None
+        if ask is not None:
+            task, asked = question_of(ask, header.tasks)
+            if asked is not None and ask.startswith("voice"):
+                asked = replace(asked, voice=self._voice(Path(ask.partition("=")[2].strip()), header.enrol_s))
+        elif hotwords:
+            task, asked = "asr_context", Asked(" ".join(hotwords))
+        self._operator = replace(operator, task=task or asked_of(header.tasks), asked=asked)
         self._operator.check_codec(self._codec.spec)
         self._operator.check_task()
+
+    def _voice(self, path: Path, longest_s: float) -> bytes:
+        """Return the packed codes of a sample of a voice, cut to the longest that the model was trained with."""
+        spec = self._codec.spec
+        codes = self._codec.encode(read_mono(path, spec.sample_rate_hz))
+        return pack_codes(codes[:, : max(1, round(longest_s * spec.frame_rate_hz))], spec.bits)
+
+    @property
+    def asks_each_window(self) -> bool:
+        """Whether what is asked is answered window by window, each as if it were all there is."""
+        return self._operator.asked is not None
+
+    @property
+    def longest_s(self) -> float:
+        """Longest window in seconds."""
+        return self._operator.longest_s
 
     @property
     def has_times(self) -> bool:
         """Whether turns have times: the task's, or by who is heard to talk."""
-        return transcription(self._operator.task).predicts_times or self._operator.header.predicts_activity
+        return TASKS[self._operator.task].predicts_times or self._operator.header.predicts_activity
 
     def __call__(self, path: Path) -> tuple[list[Heard], float]:
         """Return the turns of an audio file, with one name for a speaker throughout, and its length in seconds.

@@ -96,7 +96,7 @@ class BeamSearch:
         if len(done) < self.width or not ahead:
             return not ahead
         longest = self.max_tokens if self.length_power > 0 else length
-        best_ahead = max(value for value, _, _ in ahead) / longest**self.length_power
+        best_ahead: float = max(value for value, _, _ in ahead) / longest**self.length_power
         return best_ahead <= max(one for one, _ in done)
 
     def _log_likelihoods(self, state: BeamState, hidden: torch.Tensor) -> torch.Tensor:

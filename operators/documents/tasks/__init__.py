@@ -1,6 +1,7 @@
 """Tasks: one table from a task's name to the task, which knows everything about itself.
 
-A new task is one file with its class, and one line in `TASKS` (docs/extending.md). `operators.schema` spells out the
+A new task is one file with its class, and one line in `TASKS` (docs/extending.md); instructions in words, which share a
+token, are in `instructed/`. `operators.schema` spells out the
 template of each task's documents.
 """
 
@@ -11,6 +12,7 @@ from operators.documents.task import Task
 from operators.documents.tasks.asr import Asr
 from operators.documents.tasks.asr_context import AsrContext
 from operators.documents.tasks.asr_fifo import AsrFifo
+from operators.documents.tasks.asr_formatted import AsrFormatted
 from operators.documents.tasks.asr_talker import AsrTalker
 from operators.documents.tasks.asr_target import AsrTarget
 from operators.documents.tasks.asr_timed import AsrTimed
@@ -18,6 +20,10 @@ from operators.documents.tasks.asr_token import AsrToken
 from operators.documents.tasks.continuation import Continuation
 from operators.documents.tasks.duplex import Duplex
 from operators.documents.tasks.extract import Extract
+from operators.documents.tasks.instructed.asr_gender import AsrGender
+from operators.documents.tasks.instructed.asr_keyword import AsrKeyword
+from operators.documents.tasks.instructed.asr_language import AsrLanguage
+from operators.documents.tasks.instructed.asr_order import AsrOrder
 from operators.documents.tasks.interleave import Interleave
 from operators.documents.tasks.speak import Speak
 from operators.documents.transcription import Transcription
@@ -35,6 +41,11 @@ TASKS: dict[str, Task] = {
     "speak": Speak(),
     "duplex": Duplex(),
     "interleave": Interleave(),
+    "asr_formatted": AsrFormatted(),
+    "asr_gender": AsrGender(),
+    "asr_order": AsrOrder(),
+    "asr_keyword": AsrKeyword(),
+    "asr_language": AsrLanguage(),
 }
 
 EVALUATED = tuple(name for name, task in TASKS.items() if task.judged_by == "conversation")
@@ -42,10 +53,8 @@ EVALUATED = tuple(name for name, task in TASKS.items() if task.judged_by == "con
 
 if TYPE_CHECKING:
     TaskName = str
-    EvaluatedTaskName = str
-else:  # the choices of `--compose.tasks` and of evaluation follow from the table
+else:  # the choices of `--compose.tasks` and `--evaluate.tasks` follow from the table
     TaskName = Literal[tuple(TASKS)]
-    EvaluatedTaskName = Literal[EVALUATED]
 
 
 def transcription(name: str) -> Transcription:
@@ -67,5 +76,5 @@ def asked_of(trained: Sequence[str]) -> str:
 
 
 def token_names() -> dict[int, str]:
-    """Return the name of each task by its token, as `ByteTokenizer.show` takes them."""
-    return {task.token: name for name, task in TASKS.items()}
+    """Return the name of each task or family by its token, as `ByteTokenizer.show` takes them."""
+    return {task.token: task.family or name for name, task in TASKS.items()}

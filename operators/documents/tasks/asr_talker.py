@@ -22,7 +22,7 @@ class AsrTalker(Task):
     judged_by = "talkers"
     marks_talkers = True
 
-    def prompt(self, scene: Scene, speaker: str) -> Document:
+    def prompt_of(self, scene: Scene, speaker: str) -> Document:
         """Return the document of a speaker up to and including `<text>`, after which the answer begins."""
         document = transcription_prompt(scene, [self.token, scene.tag(speaker)])
         document.add_text([scene.tokenizer.TEXT])
@@ -41,7 +41,7 @@ class AsrTalker(Task):
             turns = by_start([t for t in scene.window.turns if t["speaker"] == speaker], scene.speakers)
             if not turns:
                 continue
-            document = self.prompt(scene, speaker)
+            document = self.prompt_of(scene, speaker)
             words = " ".join(turn["text"] if scene.raw_text else turn["text_normalized"] for turn in turns)
             document.add_text([*scene.encode(words), scene.tokenizer.END], weight=1.0)
             yield document

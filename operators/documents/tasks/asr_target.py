@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from models.sequence.tokenizer import ByteTokenizer
 from operators.documents.document import Document
-from operators.documents.scene import Scene, by_start
+from operators.documents.scene import Asked, Scene, by_start
 from operators.documents.serialization import arrival
 from operators.documents.split_turns import Turn
 from operators.documents.task import Example, Task
@@ -64,6 +64,22 @@ class AsrTarget(Task):
     judged_by = "speakers"
     takes_voices = True
 
+    def prompt(self, scene: Scene) -> Document:
+        """Return the prompt of what a user asks."""
+        assert scene.asked is not None
+        return self._prompt(scene, scene.asked)
+
+    def _prompt(self, scene: Scene, asked: Asked) -> Document:
+        document = Document(scene.layout, scene.codec)
+        document.add_text([self.token, scene.tokenizer.INSTRUCTION, *scene.encode(asked.text)])
+        if asked.voice is not None:
+            document.add_text([scene.tokenizer.ENROL])
+            document.add_audio(asked.voice)
+        document.add_text([scene.tokenizer.AUDIO])
+        document.add_audio(prompt_codes(scene))
+        document.add_text([scene.tokenizer.TEXT])
+        return document
+
     def documents(self, scene: Scene) -> Iterator[Document]:
         """Yield a document with one instruction: its kind is drawn first, then one of that kind."""
         candidates = instructions(scene)
@@ -72,13 +88,8 @@ class AsrTarget(Task):
         kind = kinds[int(draw.integers(len(kinds)))]
         candidates = [one for one in candidates if one.kind == kind]
         chosen = candidates[int(draw.integers(len(candidates)))]
-        document = Document(scene.layout, scene.codec)
-        document.add_text([self.token, scene.tokenizer.INSTRUCTION, *scene.encode(chosen.text)])
-        if chosen.voice is not None:
-            document.add_text([scene.tokenizer.ENROL])
-            document.add_audio(scene.voice(chosen.voice) or b"")
-        document.add_text([scene.tokenizer.AUDIO])
-        document.add_audio(prompt_codes(scene))
-        document.add_text([scene.tokenizer.TEXT])
+        voice = None if chosen.voice is None else scene.voice(chosen.voice)
+        document = self._prompt(scene, Asked(chosen.text, voice))
+        document.asked = {"instruction": chosen.kind}
         document.add_text([*arrival(scene, chosen.turns), scene.tokenizer.END], weight=1.0)
         yield document

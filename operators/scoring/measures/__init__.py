@@ -4,6 +4,7 @@ A new measure is one file and one line in `MEASURES`; its example is held by `te
 """
 
 from operators.scoring.measures import diarization, generated, speaker_count, time_error
+from operators.scoring.measures.asked import biased, empty
 from operators.scoring.measures.cer import MEASURE as CER
 from operators.scoring.measures.cpwer import MEASURE as CPWER
 from operators.scoring.measures.dicpwer import MEASURE as DICPWER
@@ -30,6 +31,9 @@ MEASURES: dict[str, Measure] = {
     "word_start_mean": time_error.WORD_MEAN,
     "turn_start_median": time_error.TURN_MEDIAN,
     "turn_start_mean": time_error.TURN_MEAN,
+    "empty_accuracy": empty.MEASURE,
+    "bwer": biased.BIASED,
+    "uwer": biased.UNBIASED,
     "speaker_similarity": generated.SIMILARITY,
     "duration_error": generated.DURATION_ERROR,
     "duration_error_relative": generated.DURATION_SHARE,

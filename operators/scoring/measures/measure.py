@@ -44,6 +44,8 @@ class Measure:
     needs_words: bool = True
     needs_audio: bool = False
     """Whether it is of generated recordings, and taken of nothing else."""
+    is_on_request: bool = False
+    """Whether it is taken only where it is named: of sessions that answer a question."""
     is_median: bool = False
     """Whether the value is the median of all sessions' values, instead of errors over base."""
     more_is_better: bool = False

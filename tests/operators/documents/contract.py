@@ -60,13 +60,15 @@ class Case:
 
 
 def declares_itself(case):
-    """The name is the table's, the token is the task's own, and readable."""
+    """The name is the table's, the token is the task's or its family's own, and readable."""
     task = case.task
     assert task.name == case.name
-    assert [name for name, other in TASKS.items() if other.token == task.token] == [case.name]
-    constants = {value for name, value in vars(ByteTokenizer).items() if name.isupper() and name.lower() == task.name}
+    shared = task.family or case.name
+    sharing = {name: other for name, other in TASKS.items() if other.token == task.token}
+    assert {other.family or name for name, other in sharing.items()} == {shared}
+    constants = {value for name, value in vars(ByteTokenizer).items() if name.isupper() and name.lower() == shared}
     assert task.token in constants | set(ByteTokenizer.SPARE)
-    assert T.show([task.token], token_names()) == f"<{task.name}>"
+    assert T.show([task.token], token_names()) == f"<{shared}>"
 
 
 def makes_documents_of_its_example(case):

@@ -8,9 +8,10 @@ import pytest
 from models.sequence.documents import REFERENCE
 from operators.documents.addresses import addressed, index_of, referring, stretches, stretches_of, windowing_key
 from operators.documents.compose import Compose, codec_of
+from operators.documents.hotwords import WordCounts
 from operators.documents.scene import frames_of
 from operators.documents.task import DIALOGUE
-from operators.schema import FEATURES, table
+from operators.schema import DOCUMENTS, FEATURES, table
 from tests.operators.documents.support import CODEC, codes_table, row_of
 
 LONG = tuple((start + 160 * i, n, who, text) for i in range(3) for start, n, who, text in DIALOGUE)
@@ -102,3 +103,21 @@ def test_only_what_cuts_windows_decides_which_stretches_there_are():
     assert len({str(windowing_key(one)) for one in other}) == len(other)
     held = [[one.to_pylist() for one in stretches(conversations(), config)] for config in (compose, *same[:2])]
     assert held[0] == held[1] == held[2]
+
+
+def test_whoever_is_asked_for_features_are_those_of_a_transcription():
+    """Which windows can be asked by a word depends on other conversations, whose words features do not know."""
+    compose = Compose(tasks=("asr_keyword", "asr_formatted"), window_s=5.0, empty_share=1.0, seed=3)
+    assert windowing_key(compose) == windowing_key(replace(compose, tasks=("asr",)))
+    turns = tuple((start, n, who, "so it is") for start, n, who, _ in LONG)  # no word that can be asked for
+    batch = codes_table(row_of(turns, 900))
+    made = [
+        table([{**row, "values": b"", "scales": []} for row in one.to_pylist()], FEATURES)
+        for one in stretches(batch, compose)
+    ]
+    others = WordCounts.of([[{"text_normalized": "zeppelin"}]])
+    addresses = addressed(batch)
+    (row,) = addresses.to_pylist()
+    documents = list(replace(compose, tasks=("asr_keyword",)).documents(row, codec_of(addresses.schema), words=others))
+    assert len(documents) > 2
+    assert referring(table(documents, DOCUMENTS), index_of(made)).num_rows == len(documents)

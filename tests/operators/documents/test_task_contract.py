@@ -36,7 +36,9 @@ def test_what_a_transcription_is_trained_to_answer_keeps_to_its_grammar_and_is_r
         state = state if token == scene.tokenizer.END else grammar.advance(state, token)
     tags = {speaker: f"s{number}" for number, speaker in enumerate(row["speakers"])}
     found = [(turn.speaker, turn.text) for turn in task.turns(scene.tokenizer, answer)]
-    assert found == [(tags[who], text) for _, _, who, text in task.example.turns]
+    written = {turn["text_normalized"]: turn["text"] for turn in row["turns"]}
+    wanted = [written[text] if task.writes_formatted else text for _, _, _, text in task.example.turns]
+    assert found == [(tags[who], text) for (_, _, who, _), text in zip(task.example.turns, wanted, strict=True)]
 
 
 def test_other_tasks_have_no_question():

@@ -12,13 +12,14 @@ from models.speech_lm.likelihood import negative_log_likelihoods
 from operators.documents.compose import Compose
 from operators.documents.tasks import EVALUATED, TASKS
 from operators.errors import InputError
-from operators.evaluate.ask import Ask, documents, reference_answers
+from operators.evaluate.ask import Ask, asked_words, documents, reference_answers
 from operators.evaluate.segments import hypothesis_segments
 from operators.scoring.result import Conditions
 from operators.scoring.score import score
 from tests.operators.documents.support import CODEC, codes_table, row_of
 from tests.operators.evaluate.perfect import perfect
 
+T = ByteTokenizer()
 TURNS = (
     (0, 60, "ann", "we begin the meeting now"),
     (50, 60, "bob", "good morning to everyone"),
@@ -70,7 +71,7 @@ def test_a_task_that_the_model_never_saw_is_an_error():
 
 
 def test_every_task_is_judged_somehow_and_only_text_is_judged_by_words():
-    assert set(EVALUATED) == {"asr", "asr_timed"}
+    assert set(EVALUATED) == {"asr", "asr_timed", "asr_formatted"}
     for name, task in TASKS.items():
         assert task.judged_by == "likelihood" or not task.predicts_audio, name
 
@@ -105,3 +106,82 @@ def make_model():
         return SpeechLM(shape, vocabulary).initialize(0).eval()
 
     return make
+
+
+FAMILY = ("asr_gender", "asr_order", "asr_keyword", "asr_language")
+
+
+def told():
+    """Conversations of two women and a man, of whom one speaks another language."""
+    codes = conversations().to_pylist()
+    for row in codes:
+        for turn in row["turns"]:
+            turn["gender"], turn["language"] = {"ann": ("f", "en"), "bob": ("m", "de")}.get(
+                turn["speaker"], ("f", "en")
+            )
+    return codes_table(*codes)
+
+
+@pytest.mark.parametrize("task", FAMILY)
+def test_answers_are_scored_apart_by_instruction_and_empty_ones_by_whether_they_are_empty(task):
+    codes = told()
+    compose = Compose(tasks=(task,), window_s=5.0, empty_share=0.5, seed=4)
+    words = asked_words([codes], compose)
+    made = [document for row in codes.to_pylist() for _, document in documents(row, codes.schema, compose, words)]
+    targets = [document.question()[1] for document in made]
+    reference = reference_answers(codes, compose, words)
+    nobody = {entry["session_id"] for entry in reference if entry["instruction"].endswith(", nobody")}
+    assert nobody == {entry["session_id"] for entry in reference if not entry["words"]}
+    assert 0 < len(nobody) < len(made)
+
+    def scores(given):
+        stand_in = perfect({"tasks": compose.tasks})
+        object.__setattr__(stand_in, "answer", lambda prompts, are_free: [given.pop(0) for _ in prompts])
+        hypotheses = Ask(transcribe=stand_in, compose=compose, words=words)(codes)
+        hypothesis = hypothesis_segments(hypotheses, CODEC.frame_rate_hz, is_timed=False, apart=True)
+        conditions = Conditions(measures=("cpwer", "wer", *TASKS[task].also_measured))
+        return score(reference, hypothesis, conditions, by=("instruction",))
+
+    right = scores(list(targets))
+    assert [right.figure(name).value for name in ("cpwer", "wer", "empty_accuracy")] == [0, 0, 1]
+    assert right.figure("empty_accuracy").base == len(nobody)
+    assert set(right.slices["instruction"]) == {entry["instruction"] for entry in reference}
+    # Whoever never leaves an answer empty is wrong wherever nobody was meant, and only there.
+    talkative = [T.encode("yes") if target == [ByteTokenizer.END] else target for target in targets]
+    wrong = scores(talkative)
+    assert wrong.figure("empty_accuracy").value == 0
+    assert wrong.figure("wer").counts["insertions"] == len(nobody) == wrong.figure("wer").counts["errors"]
+    # Whoever always does misses every word that was asked for.
+    silent = scores([[ByteTokenizer.END] for _ in targets])
+    assert (silent.figure("empty_accuracy").value, silent.figure("cpwer").value) == (1, 1)
+
+
+def test_errors_of_hotwords_are_counted_apart_and_with_the_others_make_up_all():
+    codes, compose = conversations(), Compose(tasks=("asr_context",), window_s=5.0)
+    made = [document for row in codes.to_pylist() for _, document in documents(row, codes.schema, compose)]
+    reference = reference_answers(codes, compose)
+    listed = [set(document.asked["hotwords"].split()) for document in made]
+    said = [" ".join(text for _, text in T.turns(document.question()[1])).split() for document in made]
+    hits = sum(word in own for own, words in zip(listed, said, strict=True) for word in words)
+    assert hits
+
+    def figures(change):
+        given = []
+        for document, own in zip(made, listed, strict=True):
+            answer = []
+            for tag, text in T.turns(document.question()[1]):
+                answer += [T.speaker(int(tag[1:])), *T.encode(" ".join(change(word, own) for word in text.split()))]
+            given.append([*answer, T.END])
+        hypothesis = hypothesis_segments(
+            answers(codes, compose, given), CODEC.frame_rate_hz, is_timed=False, apart=True
+        )
+        found = score(reference, hypothesis, Conditions(measures=("cpwer", "bwer", "uwer")))
+        return {name: found.figure(name).counts["errors"] for name in ("cpwer", "bwer", "uwer")}, found.figure(
+            "bwer"
+        ).base
+
+    assert figures(lambda word, own: word) == ({"cpwer": 0, "bwer": 0, "uwer": 0}, hits)
+    missed, _ = figures(lambda word, own: "xx" if word in own else word)
+    assert missed == {"cpwer": hits, "bwer": hits, "uwer": 0}
+    others, _ = figures(lambda word, own: word if word in own else "xx")
+    assert others["cpwer"] == others["uwer"] > 0 == others["bwer"]

@@ -49,6 +49,7 @@ def scored(codes, made, task="asr", *, apart=False, measure="cpwer"):
     ]
     is_timed = transcription(task).predicts_times
     hypothesis = hypothesis_segments(made, RATE, is_timed=is_timed, apart=apart)
+    hypothesis = [{**entry, "words": normalize(entry["words"])} for entry in hypothesis]
     return errors(reference, hypothesis, measure), reference, hypothesis
 
 

@@ -154,3 +154,11 @@ def test_licences_that_may_not_be_used_stop_a_run_before_work(recipe, tmp_path):
     said = one_line(refuses(*common, "--corpus.allow-licences", "CC0-1.0", "CC-BY-4.0"))
     assert "of 30 utterances 30 have CC-BY-NC-4.0; corpus.allow_licences allows CC0-1.0, CC-BY-4.0" in said
     assert not (output / "data/conversations").exists()
+
+
+def test_a_task_about_what_the_corpus_does_not_tell_stops_a_run_before_work(recipe, tmp_path):
+    output = tmp_path / "o"
+    said = one_line(refuses("run", recipe, "--output", output, "--compose.tasks", "asr", "asr_language"))
+    assert "compose.tasks: asr_language needs the language of utterances, which no row of the corpus tells" in said
+    assert "--corpus.language" in said
+    assert not (output / "data/conversations").exists()

@@ -108,6 +108,8 @@ CHANGES = {
     "compose.text": ("raw", AFTER_PACKS),
     "compose.tokenizer": ("TOKENIZER", AFTER_PACKS),
     "compose.hotwords": (5, AFTER_PACKS),
+    "compose.hotwords_from": ("rare", AFTER_PACKS),
+    "compose.empty_share": (0.5, AFTER_PACKS),
     "compose.silence_share": (0.1, AFTER_PACKS),
     "compose.deduplicate": (True, AFTER_PACKS),
     "compose.seed": (8, AFTER_PACKS),

@@ -1,0 +1,1 @@
+"""Measures of answers to questions, which are taken only where they are named."""
