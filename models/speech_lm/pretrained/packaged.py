@@ -4,6 +4,7 @@ Where no model hub can be reached, an index of packages often can. The weights a
 """
 
 import importlib.util
+import json
 import shutil
 import struct
 from collections.abc import Iterator
@@ -87,6 +88,7 @@ def write_whisper(name: str, folder: Path) -> None:
     embeddings = _matrix(weights, "decoder/embeddings")
     width, depth = embeddings.shape[1], _depth(weights)
     heads = width // _HEAD_WIDTH
+    end, start = _ids(packaged.tokenizer_path, "<|endoftext|>", "<|startoftranscript|>")
     config = WhisperConfig(
         vocab_size=len(embeddings),
         d_model=width,
@@ -96,6 +98,10 @@ def write_whisper(name: str, folder: Path) -> None:
         decoder_attention_heads=heads,
         encoder_ffn_dim=4 * width,
         decoder_ffn_dim=4 * width,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=start,
     )
     state = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in _renamed(weights, depth)}
     state["model.decoder.embed_tokens.weight"] = torch.from_numpy(embeddings)
@@ -108,6 +114,14 @@ def write_whisper(name: str, folder: Path) -> None:
     model.save_pretrained(folder)
     WhisperFeatureExtractor().save_pretrained(folder)
     shutil.copy(packaged.tokenizer_path, folder / "tokenizer.json")
+
+
+def _ids(tokenizer: Path, *tokens: str) -> list[int]:
+    """Return the ids of special tokens of a tokenizer.json."""
+    known = {
+        one["content"]: int(one["id"]) for one in json.loads(tokenizer.read_text(encoding="utf-8"))["added_tokens"]
+    }
+    return [known[token] for token in tokens]
 
 
 def read_ctranslate2(data: bytes) -> Weights:

@@ -112,7 +112,8 @@ def test_a_packaged_model_becomes_a_folder_that_transformers_loads(tmp_path, mon
     data = written({key: np.ascontiguousarray(array) for key, array in as_ctranslate2(model).items()})
     for number, part in enumerate((data[:5000], data[5000:])):
         (tmp_path / "carrier" / f"part{number}").write_bytes(part)
-    (tmp_path / "carrier" / "tokenizer.json").write_text(json.dumps({"is": "copied"}))
+    special = [{"content": "<|endoftext|>", "id": 2}, {"content": "<|startoftranscript|>", "id": 1}]
+    (tmp_path / "carrier" / "tokenizer.json").write_text(json.dumps({"added_tokens": special}))
     (tmp_path / "carrier" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     one = Packaged(("carrier==1",), ("carrier/part0", "carrier/part1"), "carrier/tokenizer.json")
@@ -123,7 +124,8 @@ def test_a_packaged_model_becomes_a_folder_that_transformers_loads(tmp_path, mon
     with torch.no_grad():
         wanted, got = (each(input_features=mel, decoder_input_ids=ids).logits for each in (model, again))
     assert (got - wanted).abs().max() < 0.05 * wanted.abs().max()  # 8 bits
-    assert json.loads((tmp_path / "folder" / "tokenizer.json").read_text()) == {"is": "copied"}
+    assert json.loads((tmp_path / "folder" / "tokenizer.json").read_text()) == {"added_tokens": special}
+    assert (again.config.eos_token_id, again.config.decoder_start_token_id) == (2, 1)
 
 
 def test_what_is_missing_is_named(tmp_path):
