@@ -10,6 +10,7 @@ from models.config.values import Checked, within
 Precision = Literal["auto", "float32", "bf16", "fp8"]
 Recompute = Literal["none", "cheap", "all"]
 Compile = Literal["none", "blocks", "graphs"]
+CtcPlace = Literal["output", "projector"]
 Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
 
@@ -60,6 +61,9 @@ class Training(Checked, section="train"):
     """Whether a document attends only to itself; otherwise also to all documents before it in its pack."""
     ctc_weight: float = field(default=0.0, metadata=within(0, 1e6))
     """Weight of an auxiliary CTC loss on prompt audio, a mean over tokens; speeds up learning to align them."""
+    ctc_at: CtcPlace = "output"
+    """Whose states the CTC loss reads: the last block's, or those of the projector behind an encoder, which the text
+    head then reads as if they were the last block's."""
     activity_weight: float = field(default=0.0, metadata=within(0, 1e6))
     """Weight of an auxiliary loss on who talks, a mean over columns of prompt audio; speeds up learning tags."""
     tag_weight: float = field(default=1.0, metadata=within(0, 1e6))

@@ -81,7 +81,7 @@ LARGE_VOCABULARY = 2048
 """Tokens from which on the loss is computed without a matrix of all logits. Of few, that matrix is cheaper."""
 
 
-def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> torch.Tensor:
+def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch, *, of_audio: bool = False) -> torch.Tensor:
     """Return the sum of the negative log-likelihoods of documents' predicted text, given the audio of their prompts.
 
     Documents without one or the other count for nothing, and neither do those with more text than columns.
@@ -90,12 +90,14 @@ def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> t
         hidden: (N, d) states of all columns.
         text_weight: (V, d) the text head; id 0 is the blank.
         batch: packed documents.
+        of_audio: the states are those (A, d) of the columns of audio alone.
     """
     found = ctc_targets(batch)
     used = found.usable
     if not bool(used.any()):
         return hidden.sum() * 0.0
-    states = hidden[found.columns[used[found.of_column]]]
+    columns = found.columns[used[found.of_column]]
+    states = hidden[torch.searchsorted(batch.audio_columns, columns) if of_audio else columns]
     targets = found.targets[used[found.of_target]]
     lengths = found.input_lengths[used], found.target_lengths[used]
     loss = linear_ctc if len(text_weight) >= LARGE_VOCABULARY else full_ctc

@@ -71,7 +71,7 @@ class Decoder:
 
         def fill(free: list[int], numbers: list[int]) -> list[int]:
             batch = collate([prompts[n] for n in numbers], grid).to(self._device)
-            hidden, read = self._model.prefill(batch, backend)
+            hidden, read, batch = self._model.prefill(batch, backend)
             kept.slots.fill(free, numbers, batch, hidden.to(weights.norm.weight.dtype), read)
             return _columns(batch)
 
@@ -114,7 +114,7 @@ class Decoder:
                 batch = collate([prompts[n] for n in some], grid).to(self._device)
                 lead_cells = np.stack([given[n].forced[:, :lead].T for n in some])
                 batch = batch.with_given(torch.from_numpy(lead_cells).to(self._device))
-                hidden, read = self._model.prefill(batch, backend)
+                hidden, read, batch = self._model.prefill(batch, backend)
                 hidden = hidden.to(weights.norm.weight.dtype)
                 made.fill([slot for slot, _ in places], some, [given[n] for n in some], batch, hidden, read)
                 columns |= dict(zip(some, _columns(batch), strict=True))

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from models.codecs.pcm import Pcm
+from models.config.shape import FRAMES_PER_COLUMN
 
 ENCODER_HOP = 320
 """Samples between two frames of all of these encoders: 50 a second."""
 STACK = Pcm.HOP_SAMPLES // ENCODER_HOP
 """Frames in a column."""
+assert STACK == FRAMES_PER_COLUMN
 _FAMILIES = ("whisper", "wavlm", "hubert", "wav2vec2")
 
 

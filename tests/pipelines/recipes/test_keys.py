@@ -137,6 +137,8 @@ CHANGES = {
     "model.rope_scaling": ((8.0, 1.0, 4.0, 8192.0), AFTER_TRAINING),
     "model.encoder": ("ENCODER", AFTER_TRAINING),
     "model.projector": ("queries", AFTER_TRAINING),
+    "model.stack": (8, "REFUSED"),  # there is no encoder
+    "model.compress": ("ctc", "REFUSED"),
     "model.encoder_rank": (4, AFTER_TRAINING),
     "model.encoder_window": ("full", AFTER_TRAINING),
     "model.encoder_layers": ((1,), AFTER_TRAINING),
@@ -163,6 +165,7 @@ CHANGES = {
     "train.clip_norm": (2.0, AFTER_TRAINING),
     "train.document_mask": (False, AFTER_TRAINING),
     "train.ctc_weight": (0.1, AFTER_TRAINING),
+    "train.ctc_at": ("projector", AFTER_TRAINING),
     "train.activity_weight": (0.1, AFTER_TRAINING),
     "train.tag_weight": (2.0, AFTER_TRAINING),
     "train.pad_weight": (0.5, AFTER_TRAINING),
