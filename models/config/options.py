@@ -11,6 +11,7 @@ Precision = Literal["auto", "float32", "bf16", "fp8"]
 Recompute = Literal["none", "cheap", "all"]
 Compile = Literal["none", "blocks", "graphs"]
 CtcPlace = Literal["output", "projector"]
+PartName = Literal["projector", "tokens", "lora", "encoder", "llm"]
 Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
 
@@ -38,6 +39,10 @@ class Training(Checked, section="train"):
     optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     """AdamW for all parameters, the same with moments in 8 bits (torchao), or Muon for the matrices of the blocks:
     slower steps, of which fewer are needed."""
+    only: tuple[PartName, ...] = ()
+    """Parts of the model that are trained, and no others; by default all that are not frozen. projector: what makes
+    columns of audio, or predicts them; tokens: the rows of our special tokens beside a frozen LLM's; lora: low-rank
+    updates of the blocks; encoder: those of the encoder; llm: the rest."""
     lr: float = field(default=2e-3, metadata=within(0, 100, open_at="low"))
     """Peak learning rate."""
     pretrained_lr: float = field(default=1e-4, metadata=within(0, 100, open_at="low"))

@@ -64,8 +64,15 @@ def shape_of(recipe: Recipe) -> Shape:
         _, header = read_header(ours)
     except ValueError as error:
         raise InputError(f"train.start_from: {error}") from error
-    # Updates of low rank may be added to what has none.
-    return replace(header.shape, lora_rank=recipe.model.lora_rank, lora_alpha=recipe.model.lora_alpha)
+    wanted = recipe.model
+    # Updates of low rank may be added to what has none; and columns left out that were not.
+    return replace(
+        header.shape,
+        lora_rank=wanted.lora_rank,
+        lora_alpha=wanted.lora_alpha,
+        encoder_rank=wanted.encoder_rank or header.shape.encoder_rank,
+        compress="none" if wanted.compress == header.shape.compress == "none" else "ctc",
+    )
 
 
 def check_start(recipe: Recipe, header: Header) -> None:
@@ -174,6 +181,11 @@ def _last(own: Path, header: Header) -> Path | None:
     return max(found)[1] if found else None
 
 
+def _is_update(name: str) -> bool:
+    """Return whether a parameter is a low-rank update, or one of an encoder's list of them."""
+    return name.rstrip("0123456789").rstrip(".").endswith(("update_up", "update_down"))
+
+
 def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
     """Load the initial weights into an initialized model.
 
@@ -190,7 +202,7 @@ def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
 
             weights = load(Path(start["path"]))[0].state_dict()
             missing, odd = model.load_state_dict(weights, strict=False)
-            wrong = [*odd, *(name for name in missing if not name.endswith(("update_up", "update_down")))]
+            wrong = [*odd, *(name for name in missing if not _is_update(name))]
             if wrong:
                 raise InputError(f"train.start_from: {start['path']} does not fit the model: {wrong[0]}")
     except (RuntimeError, ValueError) as error:

@@ -104,6 +104,7 @@ def _check_encoder(recipe: Recipe) -> None:
         if recipe.train.hide_bands or recipe.train.shift_bands:
             raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
     _check_fewer_columns(recipe)
+    _check_parts(recipe)
 
 
 def _check_features(recipe: Recipe) -> None:
@@ -152,6 +153,24 @@ def _check_fewer_columns(recipe: Recipe) -> None:
     if model.drops_columns and train.compile == "graphs":
         raise InputError(
             "train.compile graphs needs few lengths, which model.stack and model.compress change; take blocks"
+        )
+
+
+def _check_parts(recipe: Recipe) -> None:
+    """Check that there is something to train in each part of the model that the recipe names.
+
+    Raises:
+        InputError: there is not; names the option that gives it.
+    """
+    model, train = recipe.model, recipe.train
+    trains = {"tokens": model.lora_rank, "lora": model.lora_rank, "encoder": model.encoder_rank}
+    for part in train.only:
+        if not trains.get(part, True):
+            option = "model.encoder_rank" if part == "encoder" else "model.lora_rank"
+            raise InputError(f"train.only {part} needs low-rank updates: --{option.replace('_', '-')} 16")
+    if "llm" in train.only and model.lora_rank:
+        raise InputError(
+            "train.only llm trains the text LLM itself, which model.lora_rank freezes; take lora and tokens"
         )
 
 
