@@ -1,6 +1,7 @@
 """Initial weights of a training: random, a Hubbub checkpoint, a pretrained text LLM, or the newest checkpoint here."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,6 +180,20 @@ def _last(own: Path, header: Header) -> Path | None:
         if all(getattr(theirs, what) == getattr(header, what) for what in same):
             found.append(((path / "checkpoint.json").stat().st_mtime_ns, path))
     return max(found)[1] if found else None
+
+
+def llm_of(lineage: Mapping[str, Any]) -> str | None:
+    """Return the text LLM that a checkpoint goes back to, by way of those that it started from; None if unknown.
+
+    Raises:
+        InputError: a checkpoint on the way is damaged.
+    """
+    start = lineage.get("started_from", {})
+    if start.get("kind") == "pretrained":
+        return str(start["path"])
+    if start.get("kind") == "checkpoint" and (Path(start["path"]) / "checkpoint.json").is_file():
+        return llm_of(read_header(Path(start["path"]))[1].lineage)
+    return None
 
 
 def _is_update(name: str) -> bool:
