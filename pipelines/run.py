@@ -12,7 +12,6 @@ from operators.store.dataset import Snapshot
 from pipelines.execute.partitions import run_partitions
 from pipelines.plan.context import RunContext, RunOptions, lock_folder, write_quarantine
 from pipelines.plan.output import Output
-from pipelines.plan.phases import changed_phases, check_phases, in_phase
 from pipelines.plan.planning import Planning
 from pipelines.plan.sets import check_training_split, fitted, is_set
 from pipelines.plan.stage import Plan, plan_stage
@@ -20,6 +19,7 @@ from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short, is_kept, write_recipe
 from pipelines.recipes.open import settled
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from pipelines.inspect.preview import preview
 from pipelines.plan.output import Output
-from pipelines.plan.phases import changed_phases, check_phases, in_phase
 from pipelines.plan.planning import Planning
 from pipelines.plan.sources import made_corpus
 from pipelines.plan.stage import Plan, StagePlan, plan_stage
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import STAGES, check_stages, plan_recipe

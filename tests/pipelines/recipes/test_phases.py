@@ -6,11 +6,11 @@ import pytest
 
 from models.config.shape import Shape
 from operators.errors import InputError
-from pipelines.plan.phases import changed_phases, check_phases, in_phase
 from pipelines.plan.start import _is_update, shape_of
 from pipelines.recipes.files import from_mapping, load_recipe, recipe_of, to_json, write_recipe
 from pipelines.recipes.named import tiny
 from pipelines.recipes.phase import Phase
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase
 from pipelines.recipes.recipe import Recipe
 
 ALONE = Phase(name="alone", tasks=("asr",), min_speakers=1, max_speakers=1, only=("projector",), lr=0.1, steps=7)
