@@ -19,7 +19,7 @@ from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short, is_kept, write_recipe
 from pipelines.recipes.open import settled
-from pipelines.recipes.phases import changed_phases, check_phases, in_phase
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase, start_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -59,13 +59,15 @@ def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResu
     if not recipe.phases:
         return _run(recipe, options, until)
     last = len(recipe.phases) - 1
-    if options.checkpoint is not None:
-        return _run(in_phase(recipe, last), options, until)
     check_phases(recipe)
-    changed = [] if options.update else changed_phases(options.output, recipe)
-    if changed:
-        raise _another_recipe(options.output, changed)
-    options, trains, start = replace(options, update=True), until in ("train", "evaluate"), None
+    begun = None
+    if not options.update:
+        if changed := changed_phases(options.output, recipe):
+            raise _another_recipe(options.output, changed)
+        begun, options = start_of(options.output), replace(options, update=True)
+    if options.checkpoint is not None:
+        return _run(in_phase(recipe, last, begun), options, until)
+    trains, start = until in ("train", "evaluate"), None
     for number, phase in enumerate(recipe.phases):
         console.line("phase", f"{number + 1} of {last + 1}: {phase.name}")
         result = _run(in_phase(recipe, number, start), options, "train" if trains and number < last else until)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.recipes.check import check_recipe
-from pipelines.recipes.files import changed_since
+from pipelines.recipes.files import changed_since, recipe_of
 from pipelines.recipes.open import settled, without_given
 from pipelines.recipes.recipe import OPEN, Recipe
 
@@ -38,6 +38,15 @@ def in_phase(recipe: Recipe, number: int, start: str | None = None) -> Recipe:
         compose=replace(recipe.compose, **phase.given("tasks")),
         train=replace(recipe.train, **training, start_from=start or recipe.train.start_from),
     )
+
+
+def start_of(folder: Path) -> str | None:
+    """Return what the training starts from that an output folder was last used for; None where it was not used.
+
+    Raises:
+        InputError: the folder's recipe is damaged.
+    """
+    return recipe_of(folder).train.start_from if (folder / "recipe.json").exists() else None
 
 
 def check_phases(recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from pipelines.plan.start import _is_update, shape_of
 from pipelines.recipes.files import from_mapping, load_recipe, recipe_of, to_json, write_recipe
 from pipelines.recipes.named import tiny
 from pipelines.recipes.phase import Phase
-from pipelines.recipes.phases import changed_phases, check_phases, in_phase
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase, start_of
 from pipelines.recipes.recipe import Recipe
 
 ALONE = Phase(name="alone", tasks=("asr",), min_speakers=1, max_speakers=1, only=("projector",), lr=0.1, steps=7)
@@ -59,9 +59,11 @@ def test_phases_are_written_and_read_as_any_other_field(tmp_path):
 def test_a_folder_is_anothers_unless_a_phase_of_this_recipe_was_run_there(tmp_path):
     recipe = staged()
     assert changed_phases(tmp_path, recipe) == []
+    assert start_of(tmp_path) is None
     for mine in (in_phase(recipe, 0), in_phase(recipe, 1, "runs/x/checkpoints/abc/step-000007")):
         write_recipe(mine, tmp_path)
         assert changed_phases(tmp_path, recipe) == []
+        assert start_of(tmp_path) == mine.train.start_from
     write_recipe(replace(in_phase(recipe, 1), seed=3), tmp_path)
     assert changed_phases(tmp_path, recipe) == ["seed: 3 -> 0"]
 

@@ -71,5 +71,8 @@ def test_killed_in_each_phase_the_bytes_are_those_of_a_run_never_stopped(tmp_pat
     lineage = json.loads(hubbub("lineage", checkpoint / "step-000040", "--json").stdout)
     assert lineage["started_from"]["step"] == 40
     assert hubbub("plan", recipe, "--output", whole).stdout.count("phase ") == 2
+    kept = (whole / "recipe.json").read_bytes()
+    hubbub("evaluate", recipe, "--output", whole, "--checkpoint", whole)
+    assert (whole / "recipe.json").read_bytes() == kept  # an evaluation leaves the trained phase's recipe
     other = hubbub("run", recipe, "--output", whole, "--seed", 5, check=False)
     assert (other.returncode, "belongs to another recipe (seed" in other.stderr) == (2, True)
