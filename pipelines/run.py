@@ -1,7 +1,9 @@
 """run: every stage up to the one asked for. What is done stays, what is stale is made."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from models.config.groups import check_groups
@@ -17,6 +19,7 @@ from pipelines.plan.start import newest_checkpoint
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short, is_kept, write_recipe
 from pipelines.recipes.open import settled
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase, start_of
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.reporting.code_version import code_version
@@ -48,7 +51,33 @@ class RunResult:
 
 
 def run(recipe: Recipe, options: RunOptions, until: str = "evaluate") -> RunResult:
-    """Run every stage up to one; return what was made.
+    """Run every stage up to one, of a recipe with phases for each of them; return what was made, in the last phase.
+
+    Raises:
+        InputError: the user can fix it; nothing already made is lost.
+    """
+    if not recipe.phases:
+        return _run(recipe, options, until)
+    last = len(recipe.phases) - 1
+    check_phases(recipe)
+    begun = None
+    if not options.update:
+        if changed := changed_phases(options.output, recipe):
+            raise _another_recipe(options.output, changed)
+        begun, options = start_of(options.output), replace(options, update=True)
+    if options.checkpoint is not None:
+        return _run(in_phase(recipe, last, begun), options, until)
+    trains, start = until in ("train", "evaluate"), None
+    for number, phase in enumerate(recipe.phases):
+        console.line("phase", f"{number + 1} of {last + 1}: {phase.name}")
+        result = _run(in_phase(recipe, number, start), options, "train" if trains and number < last else until)
+        # Without training, there is no checkpoint to start from, and what is made before does not depend on it.
+        start = str(result.plan.checkpoint_of("trained")) if trains else None
+    return result
+
+
+def _run(recipe: Recipe, options: RunOptions, until: str) -> RunResult:
+    """Run every stage of a recipe without phases up to one.
 
     Raises:
         InputError: the user can fix it; nothing already made is lost.
@@ -111,6 +140,13 @@ def _run_stages(context: RunContext, until: str) -> RunResult:
     return RunResult(plan, context.snapshots, context.training, context.metrics)
 
 
+def _another_recipe(folder: Path, changed: Sequence[str]) -> InputError:
+    return InputError(
+        f"{folder} belongs to another recipe ({in_short(changed)}); give another --output, or --update to "
+        "continue there with this one (what still fits is kept)"
+    )
+
+
 def claim(recipe: Recipe, options: RunOptions) -> None:
     """Write the resolved recipe to the output folder.
 
@@ -124,9 +160,6 @@ def claim(recipe: Recipe, options: RunOptions) -> None:
             raise
         changed = ["the recipe there cannot be read"]
     if changed and not options.update:
-        raise InputError(
-            f"{options.output} belongs to another recipe ({in_short(changed)}); give another --output, or --update to "
-            "continue there with this one (what still fits is kept)"
-        )
+        raise _another_recipe(options.output, changed)
     if not is_kept(recipe, options.output):
         write_recipe(recipe, options.output)

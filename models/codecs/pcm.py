@@ -13,6 +13,8 @@ from models.codecs.codec import CodecEntry, CodecSpec
 
 ZERO = 1 << 15
 """The code of silence."""
+FRAMES_PER_COLUMN = 4
+"""Frames of a speech encoder, 50 a second, in a frame of this codec: a column of a pack."""
 
 
 class Pcm:

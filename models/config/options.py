@@ -10,6 +10,8 @@ from models.config.values import Checked, within
 Precision = Literal["auto", "float32", "bf16", "fp8"]
 Recompute = Literal["none", "cheap", "all"]
 Compile = Literal["none", "blocks", "graphs"]
+CtcPlace = Literal["output", "projector"]
+PartName = Literal["projector", "tokens", "lora", "encoder", "llm"]
 Backend = Literal["auto", "loop", "mask", "varlen", "flash", "flex"]
 
 
@@ -37,6 +39,10 @@ class Training(Checked, section="train"):
     optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     """AdamW for all parameters, the same with moments in 8 bits (torchao), or Muon for the matrices of the blocks:
     slower steps, of which fewer are needed."""
+    only: tuple[PartName, ...] = ()
+    """Parts of the model that are trained, and no others; by default all that are not frozen. projector: what makes
+    columns of audio, or predicts them; tokens: the rows of our special tokens beside a frozen LLM's; lora: low-rank
+    updates of the blocks; encoder: those of the encoder; llm: the rest."""
     lr: float = field(default=2e-3, metadata=within(0, 100, open_at="low"))
     """Peak learning rate."""
     pretrained_lr: float = field(default=1e-4, metadata=within(0, 100, open_at="low"))
@@ -60,6 +66,9 @@ class Training(Checked, section="train"):
     """Whether a document attends only to itself; otherwise also to all documents before it in its pack."""
     ctc_weight: float = field(default=0.0, metadata=within(0, 1e6))
     """Weight of an auxiliary CTC loss on prompt audio, a mean over tokens; speeds up learning to align them."""
+    ctc_at: CtcPlace = "output"
+    """Whose states the CTC loss reads: the last block's, or those of the projector behind an encoder, which the text
+    head then reads as if they were the last block's."""
     activity_weight: float = field(default=0.0, metadata=within(0, 1e6))
     """Weight of an auxiliary loss on who talks, a mean over columns of prompt audio; speeds up learning tags."""
     tag_weight: float = field(default=1.0, metadata=within(0, 1e6))

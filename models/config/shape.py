@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from models.codecs.pcm import FRAMES_PER_COLUMN
 from models.config.settings import BY_CONTENT
 from models.config.values import Checked, within
 
@@ -55,6 +56,11 @@ class Shape(Checked, section="model"):
     """Pretrained speech encoder (folder or hub id) for audio of codec pcm."""
     projector: Literal["mlp", "queries"] = "mlp"
     """What turns the encoder's frames into columns: two layers on stacked frames, or queries that attend to windows."""
+    stack: int = field(default=FRAMES_PER_COLUMN, metadata=within(4, 16, "frames"))
+    """The encoder's frames in one column that the blocks read: 4 (80 ms), 8 or 16."""
+    compress: Literal["none", "ctc"] = "none"
+    """ctc: columns of audio whose likeliest token by CTC is the blank are left out before the blocks, and neighbours
+    with the same token are averaged. Needs a CTC loss at the projector (train.ctc_at)."""
     encoder_rank: int = field(default=0, metadata=within(0, 65_536))
     """Above 0, rank of trained low-rank updates (LoRA) of the encoder's attention; with 0 the encoder is frozen."""
     encoder_window: Literal["content", "full"] = "content"
@@ -88,6 +94,15 @@ class Shape(Checked, section="model"):
             yield "model.encoder_tail_s is for Whisper's decoder: --model.from-whisper FOLDER, or 0"
         if self.rope_scaling and len(self.rope_scaling) != 4:
             yield f"model.rope_scaling takes four numbers or none, not {len(self.rope_scaling)}"
+        if self.stack not in (4, 8, 16):
+            yield f"model.stack is {self.stack}; it must be 4, 8 or 16 frames"
+        if self.drops_columns and self.encoder is None:
+            yield "model.stack and model.compress are for audio that goes through an encoder: --model.encoder FOLDER"
+
+    @property
+    def drops_columns(self) -> bool:
+        """Whether the blocks read fewer columns than packs hold."""
+        return self.stack > FRAMES_PER_COLUMN or self.compress != "none"
 
     @property
     def head_dim(self) -> int:

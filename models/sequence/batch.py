@@ -3,6 +3,7 @@
 A batch has no batch dimension: the columns of all its documents are concatenated, and `cu_seqlens` holds their borders.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.codecs.codec import unpack_codes
-from models.sequence.documents import AUDIO, FRAMES_PER_COLUMN, TEXT, Codes, GridSpec, PackedDocuments, SegmentFeatures
+from models.codecs.pcm import FRAMES_PER_COLUMN
+from models.sequence.documents import AUDIO, TEXT, Codes, GridSpec, PackedDocuments, SegmentFeatures
 from models.sequence.tokenizer import ByteTokenizer
 
 
@@ -97,6 +99,55 @@ class Batch:
             boundaries=tuple(cu_seqlens.tolist()),
             max_seqlen=self.max_seqlen + columns,
             prompts=tuple(length + columns for length in self.prompts),
+        )
+
+    def without_columns(self, dropped: torch.Tensor) -> "Batch":
+        """Return the batch without some columns of audio; what is behind them in their documents moves up.
+
+        Positions, borders and predicted cells move along, so that a document stays what it is alone. Features are left
+        out: they are of all of the audio.
+
+        Args:
+            dropped: (D,) columns without text, of which nothing is predicted.
+
+        Raises:
+            ValueError: one of them holds text or is predicted.
+        """
+        kept = torch.ones_like(self.text, dtype=torch.bool)
+        kept[dropped] = False
+        before = F.pad(kept.cumsum(0), (1, 0))  # (N + 1,) columns left of each border
+        starts = self.cu_seqlens[:-1].to(torch.int64)
+        ends = before[starts + torch.tensor(self.prompts).to(starts.device, non_blocking=True)]
+        cu_seqlens = before[self.cu_seqlens.to(torch.int64)]
+        predicted = kept[self.text_from + 1].all() & kept[self.audio_from + 1].all()
+        is_sound = predicted & (self.text[dropped] == ByteTokenizer.PAD).all()
+        # All that the host needs to know, in one transfer.
+        sound, *numbers = torch.cat([is_sound[None].to(torch.int64), cu_seqlens, ends - cu_seqlens[:-1]]).tolist()
+        if not sound:
+            raise ValueError(
+                "a column of audio that holds text, or of which something is predicted, cannot be left out"
+            )
+        boundaries, prompts = tuple(numbers[: len(cu_seqlens)]), tuple(numbers[len(cu_seqlens) :])
+        lengths, heard = cu_seqlens.diff(), kept[self.audio_columns]
+        first = torch.repeat_interleave(cu_seqlens[:-1], lengths, output_size=boundaries[-1])
+        spans = self.talker_spans.clone()
+        spans[:, 1:] = before[spans[:, 1:]]
+        return replace(
+            self,
+            text=self.text[kept],
+            audio=self.audio[heard],
+            audio_columns=before[self.audio_columns[heard]],
+            positions=torch.arange(boundaries[-1], device=first.device) - first,
+            cu_seqlens=cu_seqlens.to(torch.int32),
+            max_seqlen=max((end - start for start, end in itertools.pairwise(boundaries)), default=0),
+            text_from=before[self.text_from + 1] - 1,
+            audio_from=before[self.audio_from + 1] - 1,
+            talker_spans=spans,
+            boundaries=boundaries,
+            prompts=prompts,
+            features=None,
+            feature_scales=None,
+            feature_columns=(),
         )
 
     def padded(self, length: int) -> "Batch":

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from models.layouts.layout import Layout
 
 TEXT, AUDIO = 0, 1
-FRAMES_PER_COLUMN = 4
-"""Frames of a speech encoder, 50 a second, in a column of features."""
 Codes = NDArray[np.int32]
 REFERENCE = np.dtype([("partition", "<i4"), ("row", "<i4"), ("start_frame", "<i4")])
 """What a pack holds of each audio segment in place of codes, where its audio is features that were made before."""

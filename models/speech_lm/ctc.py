@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from models.kernels.ctc import full_ctc, linear_ctc
 from models.sequence.batch import Batch
 from models.sequence.tokenizer import ByteTokenizer
 
@@ -77,7 +77,11 @@ def check_ctc(batches: Iterable[Batch]) -> None:
         )
 
 
-def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> torch.Tensor:
+LARGE_VOCABULARY = 2048
+"""Tokens from which on the loss is computed without a matrix of all logits. Of few, that matrix is cheaper."""
+
+
+def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch, *, of_audio: bool = False) -> torch.Tensor:
     """Return the sum of the negative log-likelihoods of documents' predicted text, given the audio of their prompts.
 
     Documents without one or the other count for nothing, and neither do those with more text than columns.
@@ -86,21 +90,15 @@ def ctc_loss(hidden: torch.Tensor, text_weight: torch.Tensor, batch: Batch) -> t
         hidden: (N, d) states of all columns.
         text_weight: (V, d) the text head; id 0 is the blank.
         batch: packed documents.
+        of_audio: the states are those (A, d) of the columns of audio alone.
     """
     found = ctc_targets(batch)
     used = found.usable
     if not bool(used.any()):
         return hidden.sum() * 0.0
-    keep = used[found.of_column]
-    columns, of_column = found.columns[keep], found.of_column[keep]
+    columns = found.columns[used[found.of_column]]
+    states = hidden[torch.searchsorted(batch.audio_columns, columns) if of_audio else columns]
     targets = found.targets[used[found.of_target]]
-    input_lengths, target_lengths = found.input_lengths[used], found.target_lengths[used]
-    row = torch.cumsum(used, 0)[of_column] - 1
-    first = torch.cumsum(input_lengths, 0) - input_lengths
-    place = torch.arange(len(columns), device=hidden.device) - first[row]
-    logits = F.linear(hidden[columns], text_weight).float()
-    padded = logits.new_zeros((int(input_lengths.max()), int(used.sum()), logits.shape[1]))
-    padded[place, row] = F.log_softmax(logits, dim=-1)
-    return F.ctc_loss(
-        padded, targets, input_lengths, target_lengths, blank=ByteTokenizer.PAD, reduction="sum", zero_infinity=True
-    )
+    lengths = found.input_lengths[used], found.target_lengths[used]
+    loss = linear_ctc if len(text_weight) >= LARGE_VOCABULARY else full_ctc
+    return loss(states, text_weight, targets, *lengths, blank=ByteTokenizer.PAD)

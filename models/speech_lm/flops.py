@@ -5,6 +5,8 @@ between columns that see each other. Not counted: norms, activations, the optimi
 Source: Chowdhery et al. 2022, "PaLM", arXiv:2204.02311, appendix B; attention by documents, causally.
 """
 
+import itertools
+
 import torch
 
 from models.config.shape import Shape, Vocabulary
@@ -37,7 +39,7 @@ def attention_pairs(lengths: list[int], prompts: list[int] | None = None) -> int
 
 def training_flops(shape: Shape, vocabulary: Vocabulary, batch: Batch) -> float:
     """Return the operations of one forward and backward pass over a batch."""
-    lengths = batch.cu_seqlens.diff().tolist()
+    lengths = [end - start for start, end in itertools.pairwise(batch.boundaries)]
     pairs = attention_pairs(lengths, list(batch.prompts) if shape.prompt_attention == "both" else None)
     # A frozen matrix passes gradients on, but gets none.
     passes = 4 if shape.lora_rank else 6

@@ -9,7 +9,7 @@ Sources: Ma et al. 2024, "SLAM-ASR", arXiv:2402.08846, section 3 (stacked frames
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import nn
 from models.codecs.pcm import ZERO
 from models.config.shape import Shape
 from models.speech_lm.diarization import of_frames
+from models.speech_lm.hearing.compress import stretches
 from models.speech_lm.hearing.encoder import Hearing
 from models.speech_lm.hearing.load import STACK
 
@@ -26,28 +27,48 @@ WINDOW_COLUMNS = 4
 
 
 class Stacked(nn.Module):
-    """Four frames side by side, then two linear layers (SLAM-ASR)."""
+    """Frames side by side, four or more, then two linear layers (SLAM-ASR)."""
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, dim: int, stack: int = STACK) -> None:
         """Build the layers."""
         super().__init__()
-        self.inner = nn.Linear(STACK * width, 2 * dim, bias=False)
+        self.columns = stack // STACK
+        self.inner = nn.Linear(stack * width, 2 * dim, bias=False)
         self.outer = nn.Linear(2 * dim, dim, bias=False)
 
-    def forward(self, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:  # noqa: ARG002
-        """Return columns (T, d) of frames (4 T, width), whatever the lengths of the stretches that they are of."""
-        out: torch.Tensor = self.outer(F.relu(self.inner(frames.reshape(-1, STACK * frames.shape[1]))))
+    def forward(self, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """Return columns (T, d) of frames of stretches of so many columns each, of four frames; zeros fill the last."""
+        if self.columns > 1:
+            there, total = _places(lengths, self.columns)
+            padded = frames.new_zeros(total, STACK * frames.shape[1])
+            rows = frames.reshape(-1, padded.shape[1])
+            frames = padded.index_copy(0, there.to(frames.device, non_blocking=True), rows)
+        out: torch.Tensor = self.outer(F.relu(self.inner(frames.reshape(-1, self.inner.in_features))))
         return out
 
 
-class Queries(nn.Module):
-    """Learned queries, one a column, that attend to the frames of a window of columns (Granite-speech)."""
+def _places(lengths: Sequence[int], multiple: int) -> tuple[torch.Tensor, int]:
+    """Return where the rows of stretches are (T,) when each begins at a multiple, and how many rows there are then.
 
-    def __init__(self, width: int, dim: int, layers: int = 2) -> None:
+    >>> places, total = _places([3, 1], 2)
+    >>> places.tolist(), total
+    ([0, 1, 2, 4], 6)
+    """
+    sizes = [-(-length // multiple) * multiple for length in lengths]
+    bases = itertools.accumulate(sizes, initial=0)
+    places = [base + row for base, length in zip(bases, lengths, strict=False) for row in range(length)]
+    return torch.tensor(places, dtype=torch.int64), sum(sizes)
+
+
+class Queries(nn.Module):
+    """Learned queries, one a column that is left, that attend to the frames of a window of columns (Granite-speech)."""
+
+    def __init__(self, width: int, dim: int, stack: int = STACK, layers: int = 2) -> None:
         """Build the layers."""
         super().__init__()
+        self.columns = stack // STACK
         self.heads = max(1, dim // 64)
-        self.queries = nn.Parameter(torch.randn(WINDOW_COLUMNS, dim) * 0.02)
+        self.queries = nn.Parameter(torch.randn(WINDOW_COLUMNS // self.columns, dim) * 0.02)
         self.place = nn.Parameter(torch.randn(WINDOW_COLUMNS * STACK, dim) * 0.02)
         self.into = nn.Linear(width, dim, bias=False)
         self.layers = nn.ModuleList(
@@ -66,16 +87,11 @@ class Queries(nn.Module):
         )
 
     def forward(self, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Return columns (T, d) of frames (4 T, width) of stretches of so many columns each; no window spans two."""
+        """Return columns (T, d) of frames of stretches of so many columns each, of four frames; no window spans two."""
         span, width = WINDOW_COLUMNS * STACK, self.queries.shape[1]
-        windows = [-(-length // WINDOW_COLUMNS) for length in lengths]
-        places = [
-            base * WINDOW_COLUMNS + column
-            for base, length in zip(itertools.accumulate(windows, initial=0), lengths, strict=False)
-            for column in range(length)
-        ]
-        of_column = torch.tensor(places, dtype=torch.int64).to(frames.device, non_blocking=True)
-        padded = frames.new_zeros(sum(windows) * WINDOW_COLUMNS, STACK, width, dtype=self.into.weight.dtype)
+        places, total = _places(lengths, WINDOW_COLUMNS)
+        of_column = places.to(frames.device, non_blocking=True)
+        padded = frames.new_zeros(total, STACK, width, dtype=self.into.weight.dtype)
         there = torch.zeros(len(padded), STACK, dtype=torch.bool, device=frames.device)
         there[of_column] = True
         heard = self.into(frames).view(-1, STACK, width)
@@ -90,7 +106,8 @@ class Queries(nn.Module):
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(-2)
             x = x + layer["out"](attended)
             x = x + layer["down"](F.gelu(layer["up"](layer["ffn_norm"](x))))
-        return x.flatten(0, 1)[of_column]
+        rows = x.flatten(0, 1)
+        return rows[of_column] if self.columns == 1 else rows[of_column[of_column % self.columns == 0] // self.columns]
 
 
 class FrontEnd(nn.Module):
@@ -118,14 +135,14 @@ class FrontEnd(nn.Module):
         width = self.hearing.width * (1 if self.mix is not None else number)
         self.projector: Stacked | Queries | None = None
         if shape.decoder == "llama":
-            self.projector = (Stacked if shape.projector == "mlp" else Queries)(width, shape.dim)
+            self.projector = (Stacked if shape.projector == "mlp" else Queries)(width, shape.dim, shape.stack)
         elif width != shape.dim:
             raise ValueError(f"Whisper's decoder attends to frames of width {shape.dim}, not {width}")
 
     def forward(
         self, samples: torch.Tensor, columns: torch.Tensor, classes: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return columns (A, d).
+        """Return columns (A, d); fewer where several are stacked to one.
 
         Args:
             samples: (A, 1280) codes of `models.codecs.pcm`.
@@ -156,7 +173,7 @@ class FrontEnd(nn.Module):
         return self._mixed(frames), lengths
 
     def project(self, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Return columns (A, d) of an encoder's frames.
+        """Return columns (A, d) of an encoder's frames; fewer where several are stacked to one.
 
         Args:
             frames: (4 A, width) of all stretches, one after the other.
@@ -198,14 +215,3 @@ class FrontEnd(nn.Module):
             repeats = torch.tensor(lengths).to(scales.device, non_blocking=True) * STACK + tail
             frames = frames * scales.repeat_interleave(repeats, dim=0, output_size=len(values))
         return self._mixed(frames.view(-1, layers, width))
-
-
-def stretches(columns: torch.Tensor) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of rows whose columns follow each other.
-
-    >>> list(stretches(torch.tensor([3, 4, 5, 9, 10])))
-    [(0, 3), (3, 5)]
-    """
-    breaks = (torch.nonzero(columns.diff() != 1).flatten() + 1).tolist()
-    edges = [0, *breaks, len(columns)]
-    yield from itertools.pairwise(edges)

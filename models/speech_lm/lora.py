@@ -1,11 +1,15 @@
-"""LoRA: a frozen matrix plus a trained low-rank update.
+"""LoRA: a frozen matrix plus a trained low-rank update; and which parts of a model are trained.
 
 Source: Hu et al. 2021, "LoRA", arXiv:2106.09685, section 4.1.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from models.config.options import PartName
 
 
 class LoRALinear(nn.Linear):
@@ -41,3 +45,37 @@ def freeze_all_but_updates(module: nn.Module) -> None:
     """Leave only the low-rank updates of a module to be trained."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name.endswith(("update_down", "update_up")))
+
+
+def part_of(name: str) -> PartName:
+    """Return the part of a speech-LLM that a parameter belongs to.
+
+    >>> part_of("front_end.projector.inner.weight"), part_of("blocks.0.attention.qkv.update_up"), part_of("norm.weight")
+    ('projector', 'lora', 'llm')
+    """
+    if name.startswith("front_end.hearing."):
+        return "encoder"
+    if name.startswith(("front_end.", "audio_")):
+        return "projector"
+    if name in ("text_update_up", "head_update_up"):
+        return "tokens"
+    return "lora" if name.endswith(("update_up", "update_down")) else "llm"
+
+
+def train_only(model: nn.Module, parts: Sequence[PartName]) -> None:
+    """Freeze all other parts of a speech-LLM; with no parts, nothing more than is frozen already.
+
+    Raises:
+        ValueError: there is nothing to train in one of them.
+    """
+    if not parts:
+        return
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = {part_of(name) for name in trained}
+    for part in parts:
+        if part not in found:
+            raise ValueError(
+                f"train.only names {part}, of which the model trains nothing; it trains {', '.join(sorted(found))}"
+            )
+    for name, parameter in trained.items():
+        parameter.requires_grad_(part_of(name) in parts)

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.config.options import Backend, Recompute
+from models.config.options import Backend, CtcPlace, Recompute
 from models.config.shape import Shape, Vocabulary
 from models.kernels import fused, plain
+from models.kernels.ctc import likeliest
 from models.kernels.loss import linear_cross_entropy, target_weight
 from models.sequence.batch import Batch
 from models.sequence.documents import PackedDocuments
@@ -32,6 +33,7 @@ from models.speech_lm.ctc import ctc_loss
 from models.speech_lm.depth import DepthTransformer
 from models.speech_lm.diarization import FrameTransforms, classes_of
 from models.speech_lm.front_end import FrontEnd
+from models.speech_lm.hearing.compress import merge_runs, stacked, stacked_lengths, stretch_lengths
 from models.speech_lm.lora import freeze_all_but_updates
 from models.speech_lm.precision import precision_of, type_of
 from models.speech_lm.transformer import Attend, Block, RMSNorm, rotary, run_block
@@ -49,6 +51,17 @@ class Loss:
     audio_weight: torch.Tensor
     ctc_total: torch.Tensor  # of the auxiliary losses, without their weights
     activity_total: torch.Tensor
+    seen: Batch | None = None  # the columns that the blocks read, where they are fewer than those given
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A batch as vectors: of all of its columns, or of those that are left of them."""
+
+    x: torch.Tensor  # (N, d)
+    batch: Batch  # of these columns
+    heard: torch.Tensor | None = None  # (A, d) what the projector makes of audio, before any is left out
+    heard_batch: Batch | None = None  # whose columns of audio those are
 
 
 def _updated(table: torch.Tensor, update: torch.Tensor | None) -> torch.Tensor:
@@ -179,9 +192,7 @@ class SpeechLM(nn.Module):
     def embed(self, text: torch.Tensor, audio: torch.Tensor, audio_columns: torch.Tensor) -> torch.Tensor:
         """Return column vectors (N, d) of text cells (N,) and audio cells (A, S) of some of the columns."""
         x = self._embed_text(text)
-        if self.front_end is not None:
-            return self._add_heard(x, self.front_end(audio, audio_columns), audio_columns)
-        assert self.audio_embedding is not None
+        assert self.audio_embedding is not None  # else audio goes through a front end: `_embed_batch`
         pad, table = self.vocabulary.codebook_size, self.audio_embedding.weight
         # A pad cell's row gets no gradient: its weight in the sum is zero, and so it stays zero.
         ops = fused if fused.is_supported(table, "embedding sum") else plain
@@ -197,19 +208,26 @@ class SpeechLM(nn.Module):
         added: torch.Tensor = x.index_add(0, audio_columns, self.audio_norm(encoded).to(x.dtype))
         return added
 
-    def _embed_batch(self, batch: Batch) -> torch.Tensor:
+    def _embed_batch(self, batch: Batch) -> Embedded:
         if self.front_end is None:
             if batch.features is not None:
                 raise ValueError("these packs hold features of a speech encoder, which the model does not have")
-            return self.embed(batch.text, batch.audio, batch.audio_columns)
-        classes = self._classes(batch)
+            return Embedded(self.embed(batch.text, batch.audio, batch.audio_columns), batch)
         if batch.features is None:
-            encoded = self.front_end(batch.audio, batch.audio_columns, classes)
+            heard = self.front_end(batch.audio, batch.audio_columns, self._classes(batch))
         else:
-            encoded = self.front_end.project_stored(batch.features, batch.feature_scales, batch.feature_columns)
-        if self.told is not None and classes is not None and len(encoded):
-            encoded = self.told(encoded, classes)
-        return self._add_heard(self._embed_text(batch.text), encoded, batch.audio_columns)
+            heard = self.front_end.project_stored(batch.features, batch.feature_scales, batch.feature_columns)
+        left = given = stacked(batch, self.shape)
+        if self.told is not None and len(heard):
+            heard = self.told(heard, classes_of(given))
+        vectors = heard
+        if self.shape.compress == "ctc" and len(given.audio_columns):
+            labels = likeliest(self.norm(heard.detach()), self.text_weight)
+            lengths = stacked_lengths(stretch_lengths(batch), self.shape)
+            keep, vectors = merge_runs(heard, labels, lengths, ByteTokenizer.PAD)
+            left = given.without_columns(given.audio_columns[~keep])
+        x = self._add_heard(self._embed_text(left.text), vectors, left.audio_columns)
+        return Embedded(x, left, heard, given)
 
     def _classes(self, batch: Batch) -> torch.Tensor | None:
         """Return what each column of audio is (A, 4), where the model is told whom to hear."""
@@ -242,13 +260,13 @@ class SpeechLM(nn.Module):
         return choose_backend(device_type, "auto", type_of(precision_of(device_type)), self.shape.head_dim)
 
     def states(self, batch: Batch, backend: Backend = "loop") -> torch.Tensor:
-        """Return the states (N, d) from which the next column is predicted."""
-        return self._run(batch, backend, keep=False)[0]
+        """Return the states (N, d) from which the next column is predicted, of the columns that the blocks read."""
+        return self._run(self._embed_batch(batch), backend, keep=False)[0]
 
     def _run(
-        self, batch: Batch, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None
+        self, embedded: Embedded, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-        x = self._embed_batch(batch)
+        x, batch = embedded.x, embedded.batch
         if torch.is_autocast_enabled(x.device.type):  # a sum of two types costs a GPU a pass over both
             x = x.to(torch.get_autocast_dtype(x.device.type))
         cos, sin = rotary(batch.positions, self.shape)
@@ -276,6 +294,7 @@ class SpeechLM(nn.Module):
         ctc_weight: float = 0.0,
         activity_weight: float = 0.0,
         spread: Callable[[Attend], Attend] | None = None,
+        ctc_at: CtcPlace = "output",
     ) -> Loss:
         """Return the summed loss of a batch; see `operators.schema` for which cells count.
 
@@ -288,8 +307,11 @@ class SpeechLM(nn.Module):
             activity_weight: weight of the summed loss on who talks where (`activity.py`), computed on the input of the
                 last block, because nothing attends to what that block makes of a prompt.
             spread: makes attention one over several ranks, where the batch holds this rank's columns alone.
+            ctc_at: whose states the CTC loss reads.
         """
-        hidden, _, readable = self._run(batch, backend, keep=False, spread=spread)
+        given, embedded = batch, self._embed_batch(batch)
+        batch = embedded.batch
+        hidden, _, readable = self._run(embedded, backend, keep=False, spread=spread)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         pad = self.vocabulary.codebook_size
@@ -323,13 +345,24 @@ class SpeechLM(nn.Module):
         total = text_total + pad_total + audio_total
         ctc_total = activity_total = torch.zeros_like(text_total)
         if ctc_weight:
-            ctc_total = ctc_loss(hidden, text_matrix, batch)
+            ctc_total = (
+                self._ctc(embedded, text_matrix) if ctc_at == "projector" else ctc_loss(hidden, text_matrix, batch)
+            )
             total = total + ctc_weight * ctc_total
         if activity_weight:
             activity_total = activity_loss(self.norm(readable), text_matrix, batch)
             total = total + activity_weight * activity_total
         weight = text_weight + pad_weight + audio_weight
-        return Loss(total, weight, text_total, text_weight, audio_total, audio_weight, ctc_total, activity_total)
+        parts = (text_total, text_weight, audio_total, audio_weight, ctc_total, activity_total)
+        return Loss(total, weight, *parts, seen=None if batch is given else batch)
+
+    def _ctc(self, embedded: Embedded, text_matrix: torch.Tensor) -> torch.Tensor:
+        """Return the summed CTC loss of what the projector makes of audio, normalized as the text head's input is."""
+        if embedded.heard is None or embedded.heard_batch is None:
+            raise ValueError(
+                "train.ctc_at projector reads what is made of an encoder's frames; the model has no encoder"
+            )
+        return ctc_loss(self.norm(embedded.heard), text_matrix, embedded.heard_batch, of_audio=True)
 
     def weight_of(self, batch: Batch, stream_weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the `weight` of a batch's `Loss`, a scalar, which is known before the forward pass."""
@@ -337,14 +370,16 @@ class SpeechLM(nn.Module):
         return batch.text_weights.sum() + target_weight(batch.audio_targets, weights, self.vocabulary.codebook_size)
 
     @torch.no_grad()
-    def prefill(self, batch: Batch, backend: Backend = "loop") -> tuple[torch.Tensor, Any]:
+    def prefill(self, batch: Batch, backend: Backend = "loop") -> tuple[torch.Tensor, Any, Batch]:
         """Read prompts packed in one batch; return the last state of each (B, d), and each layer's keys and values.
 
-        Keys and values (N, G, D) are of all columns of the batch. Source: Zhao et al. 2024, "Prepacking",
-        arXiv:2404.09529: prompts of any lengths prefilled without padding.
+        Keys and values (N, G, D) are of all columns of the batch that is returned with them: where the model leaves
+        some out, of those that are left. Source: Zhao et al. 2024, "Prepacking", arXiv:2404.09529: prompts of any
+        lengths prefilled without padding.
         """
-        hidden, kept, _ = self._run(batch, backend, keep=True)
-        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], kept
+        embedded = self._embed_batch(batch)
+        hidden, kept, _ = self._run(embedded, backend, keep=True)
+        return hidden[embedded.batch.cu_seqlens[1:].to(torch.int64) - 1], kept, embedded.batch
 
     def embed_column(self, text: torch.Tensor, audio: torch.Tensor | None) -> torch.Tensor:
         """Return the vectors (B, d) of one column of each of B sequences.

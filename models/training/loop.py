@@ -20,6 +20,8 @@ from models.sequence.documents import GridSpec
 from models.speech_lm.attention.backends import choose_backend
 from models.speech_lm.compiled import compile_blocks
 from models.speech_lm.ctc import check_ctc
+from models.speech_lm.hearing.compress import stacked
+from models.speech_lm.lora import train_only
 from models.speech_lm.model import SpeechLM
 from models.speech_lm.precision import precision_of, to_fp8, type_of
 from models.training import checkpoint
@@ -114,7 +116,7 @@ def train(
     model.recompute = config.recompute
     loader = make_loader(source, grid, config, model.shape.dim, seed, process)
     if config.ctc_weight:
-        check_ctc(loader.first(32))
+        check_ctc(stacked(batch, model.shape) for batch in loader.first(32))
     mirror = Mirror(place.folder, place.url) if place.url else None
     state, first = restore(model, config, place, process, mirror, digest=source.digest, seed=seed)
     validator = None if validation is None else Validator(validation, grid, config, process, hooks.judge)
@@ -228,8 +230,9 @@ def restore(
         seed: root of the order of packs.
 
     Raises:
-        ValueError: the checkpoint was trained on other packs, or in another order.
+        ValueError: the checkpoint was trained on other packs, or in another order; there is nothing to train in a part.
     """
+    train_only(model, config.only)
     if mirror:
         mirror.fetch_newest()
     found = complete(place.folder)

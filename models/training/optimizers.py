@@ -41,7 +41,9 @@ def make_optimizers(model: SpeechLM, config: Training) -> list[torch.optim.Optim
         from models.training.low_bit import AdamW8bit
 
         return [AdamW8bit(by_decay, lr=config.lr, betas=betas)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(by_decay, lr=config.lr, betas=betas, fused=True)]
+    optimizers: list[torch.optim.Optimizer] = []
+    if by_decay:  # with train.only, all that is trained may be Muon's
+        optimizers.append(torch.optim.AdamW(by_decay, lr=config.lr, betas=betas, fused=True))
     if by_muon:
         muon = groups(by_muon, config.weight_decay)
         optimizers.append(Muon(muon, lr=config.lr, adjust_lr_fn="match_rms_adamw"))

@@ -22,6 +22,7 @@ from models.speech_lm.activity import talking
 from models.speech_lm.compiled import in_a_bucket
 from models.speech_lm.ctc import ctc_targets
 from models.speech_lm.flops import training_flops
+from models.speech_lm.hearing.compress import stacked
 from models.speech_lm.model import Loss, SpeechLM
 from models.speech_lm.precision import computing
 from models.training.guard import StepGuard
@@ -162,7 +163,7 @@ def accumulate(
         loss = batch_loss(model, batch, backend, device, config, auxiliary, context)
         (loss.total if scale == 1.0 else loss.total * scale).backward()  # type: ignore[no-untyped-call]
         sums[:NUM_LOSS_PARTS] += loss_parts(loss)
-        flops = training_flops(model.shape, model.vocabulary, batch)
+        flops = training_flops(model.shape, model.vocabulary, loss.seen or batch)
         if context is None or context.rank == 0:
             counts += torch.tensor([len(batch.text), len(batch.boundaries) - 1, batch.num_frames, flops])
     sums[NUM_LOSS_PARTS:] = counts.to(device, non_blocking=True)
@@ -191,7 +192,9 @@ def batch_loss(
         part = context.part(batch)
     spread = None if context is None else partial(context.spread, num_columns=part.boundaries[-1])
     with computing(device.type, config.precision):
-        loss: Loss = model(part.to(device), backend, config.z_loss, streams, *auxiliary, spread=spread)
+        loss: Loss = model(
+            part.to(device), backend, config.z_loss, streams, *auxiliary, spread=spread, ctc_at=config.ctc_at
+        )
     return loss
 
 
@@ -270,7 +273,7 @@ def _auxiliary_counts(
     streams = torch.tensor(config.stream_weights) if config.stream_weights else None
     local = torch.zeros(AuxiliaryCounts.NUMBER, dtype=torch.float64)
     for batch in batches:
-        ctc = ctc_targets(batch)
+        ctc = ctc_targets(stacked(batch, model.shape))
         columns = len(talking(batch)[0]) if config.activity_weight else 0
         documents = int(ctc.usable.sum()), int(ctc.has_both.sum())
         weight = float(model.weight_of(batch, streams))

@@ -278,18 +278,26 @@ class HfArguments(Arguments):
     with_audio: bool = False
     """Put the ids of audio behind those of text, so that the folder is the whole model, as transformers and vLLM load
     it. Only for layouts in which a column is one token: flat, coarse_first."""
+    lora: bool = False
+    """Write only the low-rank updates of the text LLM (model.lora_rank), as a folder that PEFT loads onto that LLM."""
 
 
 def _hf(arguments: Sequence[str]) -> None:
     parsed = read(HfArguments, "hubbub data hf", arguments)
+    from models.speech_lm.pretrained.llm import export_lora
     from models.speech_lm.pretrained.start import export
     from models.training.checkpoint import load
-    from pipelines.plan.start import newest_checkpoint
+    from pipelines.plan.start import llm_of, newest_checkpoint
 
+    if parsed.lora and parsed.with_audio:
+        raise InputError("--lora writes no tables of text, which --with-audio is about; leave one of them out")
     path = newest_checkpoint(parsed.checkpoint)
     try:
         model, _, header = load(path)
-        export(model, header, parsed.folder, with_audio=parsed.with_audio)
+        if parsed.lora:
+            export_lora(model, header, parsed.folder, llm_of(header.lineage))
+        else:
+            export(model, header, parsed.folder, with_audio=parsed.with_audio)
     except ValueError as error:
         raise InputError(str(error)) from error
     console.line("written", f"{parsed.folder}, from {path}")

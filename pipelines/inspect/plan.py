@@ -1,15 +1,17 @@
 """plan: what would run, what is fresh, and why; starts nothing."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.inspect.preview import preview
 from pipelines.plan.output import Output
 from pipelines.plan.planning import Planning
 from pipelines.plan.sources import made_corpus
-from pipelines.plan.stage import StagePlan, plan_stage
+from pipelines.plan.stage import Plan, StagePlan, plan_stage
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import changed_since, in_short
+from pipelines.recipes.phases import changed_phases, check_phases, in_phase
 from pipelines.recipes.recipe import Recipe
 from pipelines.reporting import console
 from pipelines.stages import STAGES, check_stages, plan_recipe
@@ -18,21 +20,41 @@ from pipelines.stages.train import validation_words
 
 
 def show(recipe: Recipe, output: Output, workers: int) -> None:
-    """Print what `run` would do.
+    """Print what `run` would do; of a recipe with phases, up to the first one that is not trained.
 
     Raises:
         InputError: the recipe or its manifests cannot be used.
     """
-    check_recipe(recipe)
+    if not recipe.phases:
+        check_recipe(recipe)
+        _show(recipe, changed_since(output.folder, recipe), output, workers)
+        return
+    check_phases(recipe)
+    changed, start = changed_phases(output.folder, recipe), None
+    for number, phase in enumerate(recipe.phases, 1):
+        console.line("phase", f"{number} of {len(recipe.phases)}: {phase.name}")
+        is_last = number == len(recipe.phases)
+        plan = _show(in_phase(recipe, number - 1, start), changed, output, workers, evaluates=is_last)
+        if plan is None or not plan.training_done():
+            break
+        changed, start = [], str(plan.checkpoint_of("trained"))
+    for phase in recipe.phases[number:]:
+        console.line("phase", f"{phase.name} would start from the checkpoint of the one before")
+
+
+def _show(
+    recipe: Recipe, changed: Sequence[str], output: Output, workers: int, *, evaluates: bool = True
+) -> Plan | None:
+    """Print what `run` would do for a recipe without phases; return the plan, where the corpus is indexed."""
     check_stages(recipe)
-    if changed := changed_since(output.folder, recipe):
+    if changed:
         console.line("update", f"{output.folder} belongs to another recipe ({in_short(changed)}): run needs --update")
     if missing := _not_indexed(recipe, output):
         console.line(*missing)
         if missing[0] == "index" and recipe.corpus.manifests:
             for line in preview(recipe, output):
                 console.line(*line)
-        return
+        return None
     plan = plan_recipe(recipe, output)
     recipe = plan.recipe
     if plan.fitting:
@@ -42,6 +64,8 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         console.line("validation", validation)
     rows, total_s = [], 0.0
     for stage in plan.stages:
+        if stage.dataset == "hypotheses" and not evaluates:
+            continue
         expected = estimate(stage, recipe, output, workers)
         total_s += expected.seconds or 0.0 if stage.stale else 0.0
         counts = [str(len(stage.partitions)), str(len(stage.stale))]
@@ -55,6 +79,7 @@ def show(recipe: Recipe, output: Output, workers: int) -> None:
         console.line(
             "time", f"about {console.duration(total_s)} on {workers} workers, estimated from earlier runs here"
         )
+    return plan
 
 
 def _not_indexed(recipe: Recipe, output: Output) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 """Initial weights of a training: random, a Hubbub checkpoint, a pretrained text LLM, or the newest checkpoint here."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,15 @@ def shape_of(recipe: Recipe) -> Shape:
         _, header = read_header(ours)
     except ValueError as error:
         raise InputError(f"train.start_from: {error}") from error
-    # Updates of low rank may be added to what has none.
-    return replace(header.shape, lora_rank=recipe.model.lora_rank, lora_alpha=recipe.model.lora_alpha)
+    wanted = recipe.model
+    # Updates of low rank may be added to what has none; and columns left out that were not.
+    return replace(
+        header.shape,
+        lora_rank=wanted.lora_rank,
+        lora_alpha=wanted.lora_alpha,
+        encoder_rank=wanted.encoder_rank or header.shape.encoder_rank,
+        compress="none" if wanted.compress == header.shape.compress == "none" else "ctc",
+    )
 
 
 def check_start(recipe: Recipe, header: Header) -> None:
@@ -199,6 +207,25 @@ def _last(own: Path, header: Header) -> Path | None:
     return max(found)[1] if found else None
 
 
+def llm_of(lineage: Mapping[str, Any]) -> str | None:
+    """Return the text LLM that a checkpoint goes back to, by way of those that it started from; None if unknown.
+
+    Raises:
+        InputError: a checkpoint on the way is damaged.
+    """
+    start = lineage.get("started_from", {})
+    if start.get("kind") == "pretrained":
+        return str(start["path"])
+    if start.get("kind") == "checkpoint" and (Path(start["path"]) / "checkpoint.json").is_file():
+        return llm_of(read_header(Path(start["path"]))[1].lineage)
+    return None
+
+
+def _is_update(name: str) -> bool:
+    """Return whether a parameter is a low-rank update, or one of an encoder's list of them."""
+    return name.rstrip("0123456789").rstrip(".").endswith(("update_up", "update_down"))
+
+
 def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
     """Load the initial weights into an initialized model.
 
@@ -215,7 +242,7 @@ def load_start(model: "SpeechLM", start: dict[str, Any]) -> "SpeechLM":
 
             weights = load(Path(start["path"]))[0].state_dict()
             missing, odd = model.load_state_dict(weights, strict=False)
-            wrong = [*odd, *(name for name in missing if not name.endswith(("update_up", "update_down")))]
+            wrong = [*odd, *(name for name in missing if not _is_update(name))]
             if wrong:
                 raise InputError(f"train.start_from: {start['path']} does not fit the model: {wrong[0]}")
     except (RuntimeError, ValueError) as error:

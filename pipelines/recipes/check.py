@@ -56,17 +56,7 @@ def check_recipe(recipe: Recipe) -> None:
     _ = recipe.compose.loaded_tokenizer
     for name in recipe.evaluate.recognizers:
         load_recognizer(name)
-    continuous = codec_entry(recipe.encode.codec).is_continuous
-    if continuous != (recipe.model.encoder is not None):
-        raise InputError("codec pcm and a speech encoder go together: --encode.codec pcm needs --model.encoder FOLDER")
-    if continuous:
-        predicted = [task for task in recipe.compose.tasks if TASKS[task].predicts_audio]
-        if predicted:
-            raise InputError(f"compose.tasks: {predicted[0]} predicts audio, which codec pcm cannot; take asr tasks")
-        if (recipe.compose.layout, recipe.compose.group) != ("parallel", 1):
-            raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
-        if recipe.train.hide_bands or recipe.train.shift_bands:
-            raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
+    _check_encoder(recipe)
     _check_features(recipe)
     marking = ", ".join(name for name, task in TASKS.items() if task.marks_talkers)
     if recipe.train.activity_weight and (
@@ -96,6 +86,27 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError("encode.stems encodes what --render.stems makes; set it to reverberant, anechoic or both")
 
 
+def _check_encoder(recipe: Recipe) -> None:
+    """Check what audio that goes through an encoder needs, and what it cannot have.
+
+    Raises:
+        InputError: codec and encoder do not go together, or a task, layout or option is for codes.
+    """
+    continuous = codec_entry(recipe.encode.codec).is_continuous
+    if continuous != (recipe.model.encoder is not None):
+        raise InputError("codec pcm and a speech encoder go together: --encode.codec pcm needs --model.encoder FOLDER")
+    if continuous:
+        predicted = [task for task in recipe.compose.tasks if TASKS[task].predicts_audio]
+        if predicted:
+            raise InputError(f"compose.tasks: {predicted[0]} predicts audio, which codec pcm cannot; take asr tasks")
+        if (recipe.compose.layout, recipe.compose.group) != ("parallel", 1):
+            raise InputError("codec pcm has one column a frame: --compose.layout parallel --compose.group 1")
+        if recipe.train.hide_bands or recipe.train.shift_bands:
+            raise InputError("train.hide_bands and shift_bands are for codes whose codebooks are bands, not for pcm")
+    _check_fewer_columns(recipe)
+    _check_parts(recipe)
+
+
 def _check_features(recipe: Recipe) -> None:
     """Check what features that are made once need.
 
@@ -118,6 +129,50 @@ def _check_features(recipe: Recipe) -> None:
     for name, does, is_set in changing:
         if is_set:
             raise InputError(f"{name} {does}, so its features cannot be made once: --features.store none")
+
+
+def _check_fewer_columns(recipe: Recipe) -> None:
+    """Check what models need whose blocks read fewer columns than packs hold, and a CTC loss at the projector.
+
+    Raises:
+        InputError: names the option, and what to set.
+    """
+    model, train = recipe.model, recipe.train
+    if train.ctc_weight and train.ctc_at == "projector" and model.encoder is None:
+        raise InputError("train.ctc_at projector is for audio that goes through an encoder; take output")
+    if model.compress == "ctc" and train.ctc_weight and train.ctc_at != "projector":
+        raise InputError("model.compress ctc leaves out columns that a CTC loss needs: --train.ctc-at projector")
+    if model.compress == "ctc" and not train.ctc_weight and train.start_from is None:
+        raise InputError(
+            "model.compress ctc goes by CTC at the projector, which nothing trains: --train.ctc-weight 0.3 "
+            "--train.ctc-at projector, or start from a checkpoint that was trained with it"
+        )
+    if model.drops_columns and train.activity_weight:
+        raise InputError(
+            "train.activity_weight is about all columns, which model.stack and model.compress merge; set it 0"
+        )
+    if model.drops_columns and train.compile == "graphs":
+        raise InputError(
+            "train.compile graphs needs few lengths, which model.stack and model.compress change; take blocks"
+        )
+
+
+def _check_parts(recipe: Recipe) -> None:
+    """Check that there is something to train in each part of the model that the recipe names.
+
+    Raises:
+        InputError: there is not; names the option that gives it.
+    """
+    model, train = recipe.model, recipe.train
+    trains = {"tokens": model.lora_rank, "lora": model.lora_rank, "encoder": model.encoder_rank}
+    for part in train.only:
+        if not trains.get(part, True):
+            option = "model.encoder_rank" if part == "encoder" else "model.lora_rank"
+            raise InputError(f"train.only {part} needs low-rank updates: --{option.replace('_', '-')} 16")
+    if "llm" in train.only and model.lora_rank:
+        raise InputError(
+            "train.only llm trains the text LLM itself, which model.lora_rank freezes; take lora and tokens"
+        )
 
 
 def _check_low_bits(recipe: Recipe) -> None:

@@ -11,6 +11,9 @@ from operators.corpus.stories import Stories
 from operators.documents.compose import Compose
 from operators.packing.pack import Pack
 from operators.simulate.converse import Converse
+from operators.tokenize.encode import Encode
+from operators.tokenize.features import Features
+from pipelines.recipes.phase import Phase
 from pipelines.recipes.recipe import Corpus, Evaluation, Partitions, Recipe
 from pipelines.recipes.sets import SETS
 
@@ -124,6 +127,36 @@ def speechocean() -> Recipe:
     )
 
 
+def projector() -> Recipe:
+    """A projector from --model.encoder to a text LLM (--train.start-from); then low-rank updates, then mixtures."""
+    recipe = speechocean()
+    return dataclasses.replace(
+        recipe,
+        name="projector",
+        encode=Encode(codec="pcm"),
+        features=Features(store="float16"),
+        compose=Compose(window_s=20.0),
+        model=dataclasses.replace(SIZES["tiny"], lora_rank=16),
+        train=Training(
+            steps=1000,
+            packs_per_step=4,
+            lr=1e-3,
+            warmup_steps=50,
+            checkpoint_every=200,
+            validate_every=200,
+            keep_best=1,
+            ctc_weight=0.3,
+            ctc_at="projector",
+        ),
+        evaluate=Evaluation(max_tokens=200, checkpoint="best"),
+        phases=(
+            Phase(name="projector", min_speakers=1, max_speakers=1, only=("projector", "tokens"), patience=3),
+            Phase(name="one-talker", min_speakers=1, max_speakers=1, lr=5e-4, patience=3),
+            Phase(name="mixtures", min_speakers=1, steps=2000, lr=5e-4),
+        ),
+    )
+
+
 def fsdd() -> Recipe:
     """Real spoken digits (FSDD), ten words; its split SHARES all six speakers between train and test."""
     return Recipe(
@@ -163,6 +196,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "stories": stories,
     "tiny": tiny,
     "speechocean": speechocean,
+    "projector": projector,
     "fsdd": fsdd,
     **SETS,
     "custom": custom,

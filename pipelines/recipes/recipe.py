@@ -25,6 +25,7 @@ from operators.simulate.render import Render
 from operators.simulate.rooms import Place
 from operators.tokenize.encode import Encode
 from operators.tokenize.features import Features
+from pipelines.recipes.phase import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,8 @@ class Recipe(Checked, error=InputError):
     model: Shape = field(default_factory=lambda: SIZES["tiny"])
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
+    phases: tuple[Phase, ...] = ()
+    """Trainings in a row, each on data of its own and from the checkpoint of the one before; the last is evaluated."""
 
     @property
     def needs_enrolments(self) -> bool:

@@ -80,7 +80,7 @@ class Decoder:
 
         def fill(free: list[int], numbers: list[int]) -> list[int]:
             batch = collate([prompts[n] for n in numbers], grid).to(self._device)
-            hidden, read = self._model.prefill(batch, backend)
+            hidden, read, batch = self._model.prefill(batch, backend)
             kept.slots.fill(free, numbers, batch, hidden.to(weights.norm.weight.dtype), read)
             return [columns[n] for n in numbers]
 
@@ -114,7 +114,7 @@ class Decoder:
                 of_rows = [one for one in grammars[start : start + slots] for _ in range(search.width)]
                 rules = Rules(of_rows, rows, self._device)
             batch = collate(some, grid).to(self._device)
-            hidden, read = self._model.prefill(batch, backend)
+            hidden, read, batch = self._model.prefill(batch, backend)
             first = torch.arange(len(some), device=self._device) * search.width
             cache = self._cache((rows, max(columns) + most, frames))
             cache.insert(first, read, batch)
@@ -160,7 +160,7 @@ class Decoder:
                 batch = collate([prompts[n] for n in some], grid).to(self._device)
                 lead_cells = np.stack([given[n].forced[:, :lead].T for n in some])
                 batch = batch.with_given(torch.from_numpy(lead_cells).to(self._device))
-                hidden, read = self._model.prefill(batch, backend)
+                hidden, read, batch = self._model.prefill(batch, backend)
                 hidden = hidden.to(weights.norm.weight.dtype)
                 made.fill([slot for slot, _ in places], some, [given[n] for n in some], batch, hidden, read)
                 columns |= dict(zip(some, _columns(batch), strict=True))

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.codecs.pcm import Pcm
-from models.sequence.documents import FRAMES_PER_COLUMN
+from models.codecs.pcm import FRAMES_PER_COLUMN, Pcm
 
 ENCODER_HOP = 320
 """Samples between two frames of all of these encoders: 50 a second."""

@@ -232,19 +232,17 @@ def export(model: SpeechLM, header: Header, folder: Path, *, with_audio: bool = 
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
     modules = dict(model.named_modules())
     state: dict[str, torch.Tensor] = {}
-    sizes = [shape.num_heads * shape.head_dim, *[shape.num_kv_heads * shape.head_dim] * 2]
     for name, parts in _names(shape).items():
         layer = modules[name.rpartition(".")[0]]
         tensor = layer.merged() if isinstance(layer, LoRALinear) and name.endswith("weight") else own[name]
-        cut = {1: [len(tensor)], 2: [shape.ffn_dim] * 2, 3: sizes}[len(parts)]
-        state |= dict(zip(parts, torch.split(tensor, cut), strict=True))
+        state |= _apart(tensor, parts, shape)
     state |= _tables(model, with_audio=with_audio)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / "model.safetensors", {"format": "pt"})
     audio = {name: tensor.contiguous() for name, tensor in own.items() if name.startswith("audio_")}
     save_file(audio, folder / "hubbub_audio.safetensors")
-    (folder / "hubbub.json").write_text(json.dumps(asdict(header), indent=1, sort_keys=True, default=str) + "\n")
+    _describe(header, folder)
     if header.tokenizer_file is not None and Path(header.tokenizer_file).is_file():
         from tokenizers import Tokenizer
 
@@ -253,6 +251,70 @@ def export(model: SpeechLM, header: Header, folder: Path, *, with_audio: bool = 
         if with_audio:
             words.add_special_tokens([f"<hubbub:audio:{number}>" for number in range(model.vocabulary.codebook_size)])
         words.save(str(folder / "tokenizer.json"))
+
+
+def _apart(tensor: torch.Tensor, parts: list[str], shape: Shape) -> dict[str, torch.Tensor]:
+    """Return the tensors, by their names, that are stacked in one of ours."""
+    heads = [shape.num_heads * shape.head_dim, *[shape.num_kv_heads * shape.head_dim] * 2]
+    sizes = {1: [len(tensor)], 2: [shape.ffn_dim] * 2, 3: heads}[len(parts)]
+    return dict(zip(parts, torch.split(tensor, sizes), strict=True))
+
+
+def export_lora(model: SpeechLM, header: Header, folder: Path, base: str | None = None) -> None:
+    """Write the low-rank updates of the blocks as a PEFT folder, for the text LLM that the model was started from.
+
+    `peft.PeftModel.from_pretrained(llm, folder)` has our logits of the LLM's own tokens. What the LLM has no place for
+    is written to `hubbub_rest.safetensors`: the rows of our special tokens, and everything for audio.
+    Source: PEFT, "Checkpoint format" (huggingface.co/docs/peft/developer_guides/checkpoint).
+
+    Args:
+        model: the speech-LLM.
+        header: of its checkpoint.
+        folder: where it goes.
+        base: folder or hub id of the text LLM, if it is known.
+
+    Raises:
+        ValueError: the model has no low-rank updates.
+    """
+    shape, own = model.shape, {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if not shape.lora_rank:
+        raise ValueError("the checkpoint has no low-rank updates of its blocks: it was trained with model.lora_rank 0")
+    if shape.decoder != "llama":
+        raise ValueError("a PEFT folder is for text LLMs; without --lora, Whisper's updates are added to its weights")
+    state: dict[str, torch.Tensor] = {}
+    for name, parts in _names(shape).items():
+        ours, _, kind = name.rpartition(".")
+        if kind != "weight" or f"{ours}.update_up" not in own:
+            continue
+        # What is stacked in ours reads its input by one matrix; theirs have a copy each.
+        for part, up in _apart(own[f"{ours}.update_up"], parts, shape).items():
+            theirs = f"base_model.model.{part.removesuffix('.weight')}"
+            state |= {f"{theirs}.lora_A.weight": own[f"{ours}.update_down"], f"{theirs}.lora_B.weight": up}
+    targets = sorted({name.split(".")[-3] for name in state})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": shape.lora_rank,
+        "lora_alpha": shape.lora_alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": targets,
+    }
+    rest = {name: tensor for name, tensor in own.items() if name.startswith(("audio_", "front_end."))}
+    rest |= {"special_tokens.read": model.text_table[:_OURS], "special_tokens.predicted": model.text_weight[:_OURS]}
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, tensors in (("adapter_model", state), ("hubbub_rest", rest)):
+        kept = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(kept, folder / f"{file}.safetensors", {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    _describe(header, folder)
+
+
+def _describe(header: Header, folder: Path) -> None:
+    (folder / "hubbub.json").write_text(json.dumps(asdict(header), indent=1, sort_keys=True, default=str) + "\n")
 
 
 def _tables(model: SpeechLM, *, with_audio: bool) -> dict[str, torch.Tensor]:

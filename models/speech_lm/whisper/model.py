@@ -21,7 +21,7 @@ from models.speech_lm.attention.across import Across
 from models.speech_lm.attention.packed import PackedAttention
 from models.speech_lm.diarization import of_frames
 from models.speech_lm.hearing.load import STACK
-from models.speech_lm.model import SpeechLM
+from models.speech_lm.model import Embedded, SpeechLM
 from models.speech_lm.transformer import Attend
 from models.speech_lm.whisper.blocks import LayerNorm, WhisperBlock
 
@@ -168,21 +168,25 @@ class WhisperLM(SpeechLM):
         told: torch.Tensor = self.told(frames, torch.cat(of_frames(classes, lengths, STACK, tail)))
         return told
 
+    def _embed_batch(self, batch: Batch) -> Embedded:
+        """Return the batch with the frames of its sound (F, d)."""
+        return Embedded(self._frames(batch), batch)
+
     def _run(
-        self, batch: Batch, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None
+        self, embedded: Embedded, backend: Backend, keep: bool, spread: Callable[[Attend], Attend] | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
         if spread is not None:
             raise ValueError("Whisper's decoder cannot be split over ranks by columns: --train.context-size 1")
-        hidden, _ = self._read(batch, backend, keep)
+        hidden, _ = self._read(embedded, backend, keep)
         return hidden, [], hidden
 
-    def _read(self, batch: Batch, backend: Backend, keep: bool) -> tuple[torch.Tensor, Read]:
+    def _read(self, embedded: Embedded, backend: Backend, keep: bool) -> tuple[torch.Tensor, Read]:
         """Return states (N, d) of all columns, and what was kept."""
+        frames, batch = embedded.x, embedded.batch
         assert self.front_end is not None
         tail = self.front_end.hearing.tail_frames
         text = TextOnly.of(batch, self.shape.prefix, tail)
         x = self.embed_text(text.ids, text.positions)
-        frames = self._frames(batch)
         if torch.is_autocast_enabled(x.device.type):
             x, frames = (one.to(torch.get_autocast_dtype(x.device.type)) for one in (x, frames))
         # On a GPU the kernels take bounds of lengths, which the host knows without asking; loops need the lengths.
@@ -205,7 +209,7 @@ class WhisperLM(SpeechLM):
         return out, read
 
     @torch.no_grad()
-    def prefill(self, batch: Batch, backend: Backend = "loop") -> tuple[torch.Tensor, Read]:
-        """Read prompts packed in one batch; return the last state of each (B, d), and what is kept of them."""
-        hidden, read = self._read(batch, backend, keep=True)
-        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], read
+    def prefill(self, batch: Batch, backend: Backend = "loop") -> tuple[torch.Tensor, Read, Batch]:
+        """Read prompts packed in one batch; return the last state of each (B, d), what is kept, and the batch."""
+        hidden, read = self._read(self._embed_batch(batch), backend, keep=True)
+        return hidden[batch.cu_seqlens[1:].to(torch.int64) - 1], read, batch

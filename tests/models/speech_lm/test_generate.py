@@ -145,9 +145,9 @@ def test_given_audio_is_read_as_it_was_in_training(layout, prompt_attention):
     kept, prefill = [], model.prefill
 
     def spied(*arguments):
-        hidden, cache = prefill(*arguments)
+        hidden, cache, batch = prefill(*arguments)
         kept.append(hidden)
-        return hidden, cache
+        return hidden, cache, batch
 
     model.prefill = spied
     prompts = [prompt([9, 10]), prompt([12])]

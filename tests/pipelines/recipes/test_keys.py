@@ -16,6 +16,7 @@ from operators.corpus.joined import Join
 from operators.corpus.stories import Stories
 from pipelines.plan.output import Output
 from pipelines.plan.sources import made_corpus
+from pipelines.recipes.phase import Phase
 from pipelines.recipes.recipe import Recipe
 from pipelines.stages import STAGES, plan_recipe
 from tests.golden.fingerprints import Road, index_corpus, recipe_of, write_corpus
@@ -34,6 +35,7 @@ CHANGES = {
     "name": ("other", NOTHING),
     "seed": (8, {"recordings", *AFTER_CONVERSATIONS}),
     "fit": (("steps",), AFTER_TRAINING),
+    "phases": ((Phase(name="one"),), NOTHING_HERE),  # a run of each phase is planned by itself: see test_phases.py
     "corpus.manifests": ("OTHER", {"utterances", *AFTER_CONVERSATIONS}),
     "corpus.recorded": ("FEWER", {"recordings", *(AFTER_CONVERSATIONS)}),
     "corpus.layout": ("given", "REFUSED"),  # the folder holds no such list
@@ -139,6 +141,8 @@ CHANGES = {
     "model.rope_scaling": ((8.0, 1.0, 4.0, 8192.0), AFTER_TRAINING),
     "model.encoder": ("ENCODER", AFTER_TRAINING),
     "model.projector": ("queries", AFTER_TRAINING),
+    "model.stack": (8, "REFUSED"),  # there is no encoder
+    "model.compress": ("ctc", "REFUSED"),
     "model.encoder_rank": (4, AFTER_TRAINING),
     "model.encoder_window": ("full", AFTER_TRAINING),
     "model.encoder_layers": ((1,), AFTER_TRAINING),
@@ -171,6 +175,8 @@ CHANGES = {
     "train.clip_norm": (2.0, AFTER_TRAINING),
     "train.document_mask": (False, AFTER_TRAINING),
     "train.ctc_weight": (0.1, AFTER_TRAINING),
+    "train.only": (("projector",), AFTER_TRAINING),
+    "train.ctc_at": ("projector", AFTER_TRAINING),
     "train.activity_weight": (0.1, AFTER_TRAINING),
     "train.tag_weight": (2.0, AFTER_TRAINING),
     "train.pad_weight": (0.5, AFTER_TRAINING),

@@ -10,6 +10,7 @@ from pipelines.plan.context import RunOptions
 from pipelines.recipes.check import check_recipe
 from pipelines.recipes.files import differences, from_mapping, load_recipe, to_json
 from pipelines.recipes.named import RECIPES, demo, tiny
+from pipelines.recipes.phases import in_phase
 from pipelines.recipes.recipe import Recipe
 from pipelines.run import run
 from pipelines.use.speak import Line, script_of
@@ -22,7 +23,13 @@ def test_every_named_recipe_can_run_and_reads_back_as_it_is(name, tmp_path):
         with pytest.raises(InputError, match=r"--corpus.recorded test=PATH"):
             check_recipe(recipe)
         recipe = dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, recorded=("test=somewhere",)))
+    if recipe.encode.codec == "pcm" and recipe.model.encoder is None:  # so is an encoder's
+        with pytest.raises(InputError, match=r"--model\.encoder FOLDER"):
+            check_recipe(recipe)
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder="somewhere"))
     check_recipe(recipe)
+    for number in range(len(recipe.phases)):
+        check_recipe(in_phase(recipe, number))
     for suffix, text in (("json", to_json(recipe)), ("yaml", yaml.safe_dump(json.loads(to_json(recipe))))):
         path = tmp_path / f"r.{suffix}"
         path.write_text(text)

@@ -27,7 +27,9 @@ class GrowingCache:
 
 
 def prefill(model, batch, room):
-    hidden, kept, _ = model._run(batch, model.backend(), keep=True)
+    embedded = model._embed_batch(batch)
+    hidden, kept, _ = model._run(embedded, model.backend(), keep=True)
+    batch = embedded.batch
     lengths = batch.cu_seqlens.diff().to(torch.int64)
     size = (len(lengths), int(lengths.max()) + room, model.shape.num_kv_heads, model.shape.head_dim)
     row = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)

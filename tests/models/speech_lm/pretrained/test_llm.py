@@ -6,13 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models.config.options import Training
 from models.config.shape import Shape, Vocabulary
 from models.sequence.batch import collate
 from models.sequence.tokenizer import ByteTokenizer
 from models.speech_lm.model import SpeechLM
-from models.speech_lm.pretrained.llm import export, find, ids_in_one_vocabulary, load_weights, read_shape
+from models.speech_lm.pretrained.llm import (
+    export,
+    export_lora,
+    find,
+    ids_in_one_vocabulary,
+    load_weights,
+    read_shape,
+)
 from models.training.optimizers import make_optimizers
 from tests.models.support import PackedDocuments, document, grid_spec, header, joined, model_for, vocabulary_of
 
@@ -207,6 +215,64 @@ def test_low_rank_updates_begin_as_nothing_and_merge(tmp_path):
         mine = model.text_logits(model.states(collate([text_only(ids)], grid)))[:, OURS:]
         assert (mine - plain.text_logits(plain.states(collate([text_only(ids)], grid)))[:, OURS:]).abs().max() > 0.01
         torch.testing.assert_close(merged(torch.tensor([ids])).logits[0, :, :TOKENS], mine, rtol=1e-4, atol=1e-4)
+
+
+def updated(folder, kind, rank=4):
+    """A pretrained model with low-rank updates that do something."""
+    saved(folder, kind)
+    model, grid = ours(folder, lora_rank=rank, lora_alpha=6.0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("update_up", "update_down")):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model, grid
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_updates_in_a_peft_folder_merge_to_the_exported_matrices(tmp_path, kind):
+    model, grid = updated(tmp_path / "llm", kind)
+    export(model, header(grid), tmp_path / "merged")
+    export_lora(model, header(grid), tmp_path / "lora", base="the-llm")
+    config = json.loads((tmp_path / "lora/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 6.0, "the-llm")
+    adapter = load_file(tmp_path / "lora/adapter_model.safetensors")
+    plain, merged = (load_file(tmp_path / name / "model.safetensors") for name in ("llm", "merged"))
+    changed = {
+        name for name in plain if name in merged and "layers" in name and not torch.equal(plain[name], merged[name])
+    }
+    assert len(changed) == 7 * model.shape.num_layers == len(adapter) / 2
+    for name in changed:
+        own = f"base_model.model.{name.removesuffix('.weight')}"
+        assert own.rsplit(".", maxsplit=1)[-1] in config["target_modules"]
+        update = adapter[f"{own}.lora_B.weight"] @ adapter[f"{own}.lora_A.weight"] * (6.0 / 4)
+        torch.testing.assert_close(plain[name] + update, merged[name], rtol=1e-5, atol=1e-6)
+    rest = load_file(tmp_path / "lora/hubbub_rest.safetensors")
+    assert torch.equal(rest["special_tokens.read"], model.text_table[:OURS])
+    assert {"audio_norm.weight", "audio_embedding.weight"} <= rest.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_loads_the_updates_onto_the_llm_with_equal_logits(tmp_path, kind):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model, grid = updated(tmp_path / "llm", kind)
+    export_lora(model, header(grid), tmp_path / "lora")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "llm").eval()
+    ids = list(range(0, TOKENS, 3))
+    with torch.no_grad():
+        before = base(torch.tensor([ids])).logits[0]
+        theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "lora")).eval()(torch.tensor([ids])).logits[0]
+        mine = model.text_logits(model.states(collate([text_only(ids)], grid)))
+    assert (theirs - before).abs().max() > 0.1
+    torch.testing.assert_close(theirs[:, :TOKENS], mine[:, OURS:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_updates_has_no_peft_folder(tmp_path):
+    saved(tmp_path / "llm", "llama")
+    model, grid = ours(tmp_path / "llm")
+    with pytest.raises(ValueError, match=r"trained with model\.lora_rank 0"):
+        export_lora(model, header(grid), tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
 
 
 def test_audio_comes_in_as_loud_as_text(tmp_path):
