@@ -187,7 +187,7 @@ def _write(parts: Sequence[Part], folder: Path, bad: Sequence[dict[str, str]]) -
         console.notice(f"{number:,} could not be spoken: {reason} ({folder / 'quarantine.jsonl'})")
     if not rows:
         raise InputError(f"no voice could say any text; {folder / 'quarantine.jsonl'} says why")
-    return sum(row["duration"] for row in rows)
+    return float(sum(row["duration"] for row in rows))
 
 
 def _sides(parts: Sequence[Part]) -> str:

@@ -84,6 +84,9 @@ class Draw:
     def voices(self, synthesizers: Mapping[str, Synthesizer]) -> list[tuple[str, str]]:
         """Return family and name of all voices, and of the drawn mixtures of two that are on the same side.
 
+        Mixtures are of a woman's and a man's voice: a speaker encoder tells these from all others, but hardly one of
+        two alike from either of them (docs/corpora.md).
+
         Raises:
             InputError: there are fewer mixtures than are wanted.
         """
@@ -93,10 +96,13 @@ class Draw:
             for family, made in synthesizers.items()
             if made.mixes
             for one, other in itertools.combinations(sorted(made.voices()), 2)
-            if len(self.sides(made.about(f"{one}+{other}").people)) == 1
+            if (about := made.about(f"{one}+{other}")).gender is None and len(self.sides(about.people)) == 1
         }
         if len(pairs) < self.mixtures:
-            raise InputError(f"there are {len(pairs):,} mixtures of two voices of one side, not {self.mixtures:,}")
+            raise InputError(
+                f"--mixtures {self.mixtures:,}: there are {len(pairs):,} pairs of a woman's and a man's voice on one "
+                "side of the split"
+            )
         names = sorted(pairs)
         order = rendezvous_order(f"{self.seed}:mixtures", names)[: self.mixtures]
         return found + [(pairs[name], name) for name in sorted(names[i] for i in order)]

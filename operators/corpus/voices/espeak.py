@@ -175,10 +175,10 @@ def _help() -> None:
     for line in sys.stdin:
         try:
             samples, _ = speak_apart(json.loads(line))
-            answer = {"num_samples": len(samples)}, samples.tobytes()
+            header, data = json.dumps({"num_samples": len(samples)}), samples.tobytes()
         except UnusableRowError as error:
-            answer = {"problem": str(error)}, b""
-        sys.stdout.buffer.write(json.dumps(answer[0]).encode() + b"\n" + answer[1])
+            header, data = json.dumps({"problem": str(error)}), b""
+        sys.stdout.buffer.write(header.encode() + b"\n" + data)
         sys.stdout.buffer.flush()
 
 

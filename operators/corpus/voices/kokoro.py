@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +90,8 @@ class Kokoro:
                 "in alphabetical order"
             )
         genders = {part[1] for part in parts}
-        gender = genders.pop() if len(genders) == 1 else None
-        return Voice(tuple(f"kokoro-{part}" for part in parts), "f" if gender == "f" else gender and "m", "Apache-2.0")
+        gender: Literal["f", "m"] | None = None if len(genders) > 1 else "f" if genders == {"f"} else "m"
+        return Voice(tuple(f"kokoro-{part}" for part in parts), gender, "Apache-2.0")
 
     def speak(self, voice: str, text: str) -> NDArray[np.float32]:
         """Return the samples (N,) of a text at 24 kHz; a mixture's style is the mean of two.

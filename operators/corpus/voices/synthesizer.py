@@ -24,13 +24,16 @@ class Voice:
 class Synthesizer(Protocol):
     """A program with its voices; `speak` is a function of (voice, text) alone, in any process and order."""
 
-    program: str
-    """Name and version of the program, for the manifest."""
     program_licence: str
     rate_hz: int
     """Sampling rate of what it speaks."""
     mixes: bool
     """Whether "A+B", for two voices in alphabetical order, is a voice as well."""
+
+    @property
+    def program(self) -> str:
+        """Name and version of the program, for the manifest."""
+        ...
 
     def voices(self) -> list[str]:
         """Return the names of the voices, mixtures left out."""
