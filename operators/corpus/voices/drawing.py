@@ -124,7 +124,7 @@ class Draw:
         chosen = [self.sides(synthesizers[family].about(voice).people).pop() for family, voice in voices]
         for split in ("train", "test") if self.test_share else ("train",):
             if split not in chosen or not sides[split]:
-                what = "text" if sides[split] == [] else "voice"
+                what = "text" if split in chosen else "voice"
                 raise InputError(
                     f"no {what} falls into the {split} split by the draw of --seed {self.seed}; take more of them, "
                     "another seed or another --test-share (0: no test split)"
