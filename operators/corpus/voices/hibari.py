@@ -12,8 +12,6 @@ from operators.corpus.voices.synthesizer import SynthesizerEntry, Voice
 from operators.errors import InputError, UnusableRowError
 from operators.rng import hash64
 
-_INSTALL = "pip install onnxruntime && pip install --no-deps hibari-tts==0.2.1"
-
 
 class Hibari:
     """Speaks by hibari-tts, on one thread; its noise is seeded by the text."""
@@ -30,7 +28,7 @@ class Hibari:
         """
         for package in ("hibari", "onnxruntime"):
             if find_spec(package) is None:
-                raise InputError(f"hibari needs the package {package}: {_INSTALL}")
+                raise InputError(f"hibari needs the package {package}: pip install 'hubbub[voices]'")
         self.program = f"hibari-tts {version('hibari-tts')}"
         self._models: dict[str, Any] = {}
 

