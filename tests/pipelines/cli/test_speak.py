@@ -11,8 +11,10 @@ import pytest
 
 from operators.corpus.index import index_utterances
 from operators.corpus.manifest import Manifest
+from operators.corpus.voices.drawing import Part
 from operators.errors import InputError
 from pipelines.cli.data import data
+from pipelines.upkeep.speak import _speak_all
 from tests.pipelines.support import ROOT, command, hubbub
 
 HAS_ESPEAK = importlib.util.find_spec("espeakng_loader") is not None
@@ -118,3 +120,9 @@ def test_a_folder_with_another_corpus_is_left_alone(texts, tmp_path):
     with pytest.raises(InputError, match="holds another corpus"):
         data([str(word) for word in speak(texts, tmp_path / "out")][1:])
     assert (tmp_path / "out" / "manifest.jsonl").read_text() == "{}\n"
+
+
+def test_a_worker_that_fails_ends_the_run_with_its_reason(tmp_path):
+    parts = [Part("sam", f"voice{number}", "train", ("hello",), 1.0) for number in range(3)]
+    with pytest.raises(RuntimeError, match=r"the worker that spoke sam-voice\d ended: .*there is no synthesizer 'sam'"):
+        _speak_all(parts, tmp_path, 2, lambda spoken_s: None)
