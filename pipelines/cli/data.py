@@ -184,7 +184,7 @@ class SpeakArguments(Arguments):
     source: Annotated[Path, tyro.conf.Positional]
     """File of texts, one a line or as JSON lines with "text"; or LibriSpeech's transcripts, a file or folder."""
     voices: str
-    """Synthesizers, parted by commas: espeak, flite, hibari, kokoro:FOLDER."""
+    """Synthesizers, parted by commas, in the order in which they speak: kokoro:FOLDER, hibari, flite, espeak."""
     hours: float = field(metadata=within(0, 10**5, "h", open_at="low"))
     """Hours of speech, the same for each voice."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -192,7 +192,7 @@ class SpeakArguments(Arguments):
     texts: Literal["auto", "lines", "jsonl", "librispeech"] = "auto"
     """Form of the texts; by the file's name unless given."""
     mixtures: int = field(default=0, metadata=within(0, 10**5))
-    """Further voices, each a mixture of two of Kokoro's."""
+    """Further voices, each a mixture of a woman's and a man's voice of Kokoro's."""
     weights: tuple[str, ...] = ()
     """Time of each voice of a synthesizer, as a multiple of that of others: kokoro=0.2."""
     test_share: float = field(default=0.1, metadata=within(0, 1, open_at="high"))

@@ -116,7 +116,7 @@ def _speak_all(
 ) -> dict[str, tuple[float, float]]:
     """Have workers speak all parts; return what was spoken and how long it took by family, both in seconds."""
     waiting: queue.SimpleQueue[Part] = queue.SimpleQueue()
-    for part in sorted(parts, key=lambda part: part.family.partition(":")[0], reverse=True):  # kokoro is the slowest
+    for part in parts:
         waiting.put(part)
     took: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     running: list[subprocess.Popen[str]] = []
