@@ -15,7 +15,7 @@ from operators.corpus.voices.drawing import Part
 from operators.errors import InputError
 from pipelines.cli.data import data
 from pipelines.upkeep.speak import _speak_all
-from tests.pipelines.support import ROOT, command, hubbub
+from tests.pipelines.support import ROOT, command
 
 HAS_ESPEAK = importlib.util.find_spec("espeakng_loader") is not None
 needs_espeak = pytest.mark.skipif(not HAS_ESPEAK, reason="espeak-ng (extra `demo`) is not installed")
@@ -31,6 +31,10 @@ def texts(tmp_path):
 
 def speak(texts, output, *options):
     return ["data", "speak", texts, "--voices", "espeak", "--hours", 0.02, "--output", output, *options]
+
+
+def run(arguments):
+    data([str(word) for word in arguments[1:]])
 
 
 def rows(folder, name="manifest.jsonl"):
@@ -52,7 +56,7 @@ def kill_in_the_middle(arguments, output):
             if (number := len(list(output.glob("audio/*/*.flac")))) > 10:
                 os.kill(process.pid, signal.SIGKILL)  # the driver alone: its workers are left to notice
                 return number
-            time.sleep(0.005)
+            time.sleep(0.05)
     finally:
         process.kill()
         process.wait()
@@ -60,14 +64,14 @@ def kill_in_the_middle(arguments, output):
 
 
 @needs_espeak
-def test_a_run_that_was_killed_goes_on_to_the_bytes_of_one_that_was_not(texts, tmp_path):
+def test_a_run_that_was_killed_goes_on_to_the_bytes_of_one_that_was_not(texts, tmp_path, capsys):
     arguments = speak(texts, tmp_path / "killed", "--workers", 2)
     assert kill_in_the_middle(arguments, tmp_path / "killed")
     assert not (tmp_path / "killed" / "manifest.jsonl").exists()
-    hubbub(*arguments)
-    done = hubbub(*speak(texts, tmp_path / "whole", "--workers", 1))
+    run(arguments)
+    run(speak(texts, tmp_path / "whole", "--workers", 1))
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
-    assert "real-time factor" in done.stdout
+    assert "real-time factor" in capsys.readouterr().out
     found = rows(tmp_path / "whole")
     assert rows(tmp_path / "whole", "quarantine.jsonl") == [{"row_id": "texts.txt:1", "reason": "it holds no word"}]
     spoken_s = {row["speaker"]: 0.0 for row in found}
@@ -90,7 +94,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bytes_of_one_that_was_not(texts, t
     assert all(files(tmp_path / "whole")[name] == content for name, content in before.items() if name.endswith(".flac"))
     assert len(rows(tmp_path / "whole")) > len(found)
     with pytest.raises(InputError, match="name a new folder"):
-        data([str(word) for word in speak(texts, tmp_path / "whole", "--seed", 1)][1:])
+        run(speak(texts, tmp_path / "whole", "--seed", 1))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bytes_of_one_that_was_not(texts, t
 @needs_espeak
 def test_what_cannot_be_used_is_refused_before_anything_is_written(texts, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        data([str(word) for word in speak(texts, tmp_path / "out", *options)][1:])
+        run(speak(texts, tmp_path / "out", *options))
     assert not (tmp_path / "out").exists()
 
 
@@ -118,7 +122,7 @@ def test_a_folder_with_another_corpus_is_left_alone(texts, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="holds another corpus"):
-        data([str(word) for word in speak(texts, tmp_path / "out")][1:])
+        run(speak(texts, tmp_path / "out"))
     assert (tmp_path / "out" / "manifest.jsonl").read_text() == "{}\n"
 
 
