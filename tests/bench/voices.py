@@ -15,7 +15,7 @@ from operators.corpus.stories import sentences
 from operators.corpus.voices import SYNTHESIZERS, load_synthesizer, synthesizer_entry
 from operators.errors import InputError
 
-SPEECH_S = {"espeak": 3000, "flite": 1500, "hibari": 500, "kokoro": 25}
+SPEECH_S = {"espeak": 3000, "flite": 1500, "hibari": 1600, "kokoro": 25}
 """Speech of each, after which 30 s of CPU are used."""
 KOKORO = os.environ.get("HUBBUB_KOKORO", "runs/kokoro")
 
