@@ -43,7 +43,7 @@ or three times as many for scripts with several bytes a letter."""
 
 @dataclass(frozen=True, kw_only=True)
 class Transcribe:
-    """Transcribes each conversation, window by window, by greedy decoding, and joins the windows."""
+    """Transcribes each conversation, window by window, and joins the windows."""
 
     checkpoint: str
     """Folder of the checkpoint."""
@@ -63,6 +63,8 @@ class Transcribe:
     """Number of windows decoded at once; the place of one that has ended is taken by the next."""
     constrain: bool = True
     """Whether decoding is constrained to the task's grammar: tags in order of arrival, times that do not decrease."""
+    beams: int = 1
+    """Beginnings of each answer that are kept; 1 takes the likeliest token at every step."""
     task: TaskName = "asr"
     """Task of the prompt, one of EVALUATED where no user asks; the model must be trained on it."""
     asked: Asked | None = None
@@ -308,20 +310,29 @@ class Transcribe:
             prompts: of one document each.
             are_free: whether answers keep to no grammar, because they are not of the transcription task.
         """
-        from models.speech_lm.generate import greedy_text
+        from models.speech_lm.decode.beam import BeamSearch
+        from models.speech_lm.generate import beam_text, greedy_text
 
         order = sorted(range(len(prompts)), key=lambda i: prompts[i].num_columns)
         grammars = [self.grammar(prompts[i]) for i in order] if self.constrain and not are_free else []
-        decoded = greedy_text(
-            self.model,
-            [prompts[i] for i in order],
-            self.grid,
-            end=ByteTokenizer.END,
-            max_tokens=self.most_tokens,
-            grammars=[grammar for grammar in grammars if grammar is not None] or None,
-            slots=self.batch_size,
-            decoder=self.decoder,
-        )
+        ordered, rules = [prompts[i] for i in order], [one for one in grammars if one is not None] or None
+        if self.beams > 1:
+            search = BeamSearch(self.beams, ByteTokenizer.END, self.most_tokens)
+            slots = max(1, self.batch_size // self.beams)
+            decoded = beam_text(
+                self.model, ordered, self.grid, search, grammars=rules, slots=slots, decoder=self.decoder
+            )
+        else:
+            decoded = greedy_text(
+                self.model,
+                ordered,
+                self.grid,
+                end=ByteTokenizer.END,
+                max_tokens=self.most_tokens,
+                grammars=rules,
+                slots=self.batch_size,
+                decoder=self.decoder,
+            )
         answers: list[list[int]] = [[] for _ in prompts]
         for i, answer in zip(order, decoded, strict=True):
             answers[i] = answer

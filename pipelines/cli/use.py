@@ -51,6 +51,8 @@ class TranscribeArguments(Arguments):
     """Seconds of audio that two windows share; a fifth of a window, at most 4 s, by default."""
     max_tokens: int | None = field(default=None, metadata=within(1, 10**6, "tokens"))
     """Longest transcript of a window, in tokens."""
+    beams: int = field(default=1, metadata=within(1, 64))
+    """Beginnings of each transcript that are kept while it is decoded (beam search); 1 is greedy decoding."""
 
 
 def transcribe(arguments: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ def transcriber_of(recipe: Recipe, checkpoint: str, task: str, device: str = "cp
         overlap_s=options.overlap_s,
         max_tokens=options.max_tokens,
         batch_size=options.batch_size,
+        beams=options.beams,
         task=task,
         constrain=options.constrain,
         device=device,

@@ -131,6 +131,8 @@ class Evaluation(Checked, section="evaluate", error=InputError):
     scripts of several bytes a letter with the tokenizer of bytes. Transcripts that reach it are cut, and counted."""
     batch_size: int = field(default=16, metadata=NO_RESULT | within(1, 10**5, "windows"))
     """Windows decoded at once."""
+    beams: int = field(default=1, metadata=BY_CONTENT | within(1, 64))
+    """Beginnings of each transcript that are kept while it is decoded (beam search); 1 is greedy decoding."""
     constrain: bool = True
     """Whether transcripts keep to the task's grammar: tags in order of arrival, times that do not go back."""
     untrained: bool = field(default=True, metadata=NO_RESULT)

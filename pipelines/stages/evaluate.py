@@ -106,7 +106,9 @@ def _plan_recognized(planning: Planning, of_test: Sequence[Partition]) -> list[P
 def _settings(recipe: Recipe, task: str) -> dict[str, Any]:
     """Return what an answer to a task depends on, besides checkpoint and codes."""
     versions = {"transcribe": Transcribe.version, "schema": SCHEMA_VERSION}
-    settings = {"evaluate": key_settings(recipe.evaluate, {}), "task": task}
+    settings: dict[str, Any] = {"evaluate": key_settings(recipe.evaluate, {}), "task": task}
+    if recipe.evaluate.beams > 1:
+        settings["beams"] = recipe.evaluate.beams
     if TASKS[task].judged_by == "talkers":
         told = {"talkers": TranscribeTalkers.version}
         return {"operators": {**versions, **told}, **settings, "diarization": recipe.evaluate.diarization}

@@ -54,12 +54,14 @@ def plan_training(planning: Planning) -> list[PlannedPartition]:
 def _deciding(planning: Planning, packs: Mapping[str, str]) -> dict[str, Any]:
     """Return what the value depends on that decides which checkpoints are kept and when training ends."""
     recipe = planning.recipe
-    found = {"packs": packs, "every": recipe.train.validate_every}
+    found: dict[str, Any] = {"packs": packs, "every": recipe.train.validate_every}
     if recipe.train.best_by == "cpwer":
         codes = {ref.partition_id: ref.key for ref in validation_codes(planning.of("codes"))}
         scoring = {"version": SCORING_VERSION, "normalizer": recipe.evaluate.normalizer}
         asked = {"conversations": recipe.train.validate_conversations, "transcribe": Transcribe.version, **scoring}
         found["cpwer"] = {"codes": codes, **asked, "evaluate": key_settings(recipe.evaluate, {})}
+        if recipe.evaluate.beams > 1:
+            found["cpwer"]["beams"] = recipe.evaluate.beams
     return found
 
 

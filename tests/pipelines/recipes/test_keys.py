@@ -209,6 +209,7 @@ CHANGES = {
     "evaluate.recognizers": (("pocketsphinx",), {"hypotheses"}),
     "evaluate.window_s": (7.0, {"hypotheses"}),
     "evaluate.cut": ("fixed", {"hypotheses"}),
+    "evaluate.beams": (2, {"hypotheses"}),
     "evaluate.diarization": ("model", NOTHING_HERE),  # task asr_talker is not asked
     "evaluate.join": ((), {"hypotheses"}),
     "evaluate.overlap_s": (0.5, {"hypotheses"}),
