@@ -342,16 +342,18 @@ def _hf(arguments: Sequence[str]) -> None:
     from models.speech_lm.pretrained.start import export
     from models.training.checkpoint import load
     from pipelines.plan.start import llm_of, newest_checkpoint
+    from pipelines.upkeep.card import write_card
 
     if parsed.lora and parsed.with_audio:
         raise InputError("--lora writes no tables of text, which --with-audio is about; leave one of them out")
     path = newest_checkpoint(parsed.checkpoint)
     try:
-        model, _, header = load(path)
+        model, step, header = load(path)
         if parsed.lora:
             export_lora(model, header, parsed.folder, llm_of(header.lineage))
         else:
             export(model, header, parsed.folder, with_audio=parsed.with_audio)
+        write_card(path, step, header, parsed.folder)
     except ValueError as error:
         raise InputError(str(error)) from error
     console.line("written", f"{parsed.folder}, from {path}")

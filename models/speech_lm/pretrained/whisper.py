@@ -201,7 +201,7 @@ def export_whisper(model: WhisperLM, header: Header, folder: Path) -> None:
         # Whisper's keys have no bias: the same for all frames, it changes no attention.
         state |= {part: piece for part, piece in pieces if not part.endswith("k_proj.bias")}
     table = model.text_table.roll(-_OURS, 0)
-    state |= {"model.decoder.embed_tokens.weight": table, "proj_out.weight": table}
+    state["model.decoder.embed_tokens.weight"] = table  # which is the head too
     theirs = len(table) - _OURS
 
     def moved(token: int) -> int:

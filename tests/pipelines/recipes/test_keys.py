@@ -308,7 +308,7 @@ def test_exactly_what_depends_on_a_field_becomes_stale(base, path):
     value, expected = CHANGES[path]
     if expected == "REFUSED":
         said = r"speaker|no validation split|no list|needs --train|of train.shard full|computes in float32"
-        said += "|--model.encoder FOLDER"
+        said += "|--model.encoder FOLDER|--model.from-whisper FOLDER"
         with pytest.raises(ValueError, match=said):
             keys(with_field(recipe, path, value))
         return

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from models.config.header import read_header, weights_digest
+from models.config.intact import sealed
 from models.training.checkpoint import load
 from operators.documents.compose import codec_of
 from operators.evaluate.talkers import TranscribeTalkers
 from pipelines.plan.transcriber import transcriber_of
 from pipelines.recipes.whisper import from_whisper
+from pipelines.upkeep.card import write_card
 from tests.golden.fingerprints import build
 from tests.models.whisper_support import save_whisper
 
@@ -95,3 +98,26 @@ def test_a_first_pass_of_the_same_checkpoint_can_tell_who_speaks(road):
     model, _, header = load(folder)
     assert header.shape.decoder == "whisper"
     assert model.told is not None
+
+
+def test_an_exported_folder_has_a_card_with_data_figures_and_lineage(road, tmp_path):
+    (folder,) = {p.parent for p in road.output.folder.glob("checkpoints/*/step-000002/checkpoint.json")}
+    (road.output.folder / "recipe.json").write_text("{}")  # as a run leaves one
+    metrics = {
+        "trained": {
+            "checkpoint": str(folder),
+            "tasks": {"asr": {"measures": {"cpwer": {"row": ["cpWER", "25.0%", "20.0% to 30.0%", "96", "1 / 2 / 3"]}}}},
+        },
+        "headline": "cpwer",
+        "task": "asr",
+    }
+    path = road.output.evaluation("made") / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(sealed(metrics))
+    step, header = read_header(folder)
+    write_card(folder, step, header, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| asr | cpWER | 25.0% | 20.0% to 30.0% | 96 | 1 / 2 / 3 |" in card
+    assert "Licences of the recordings: CC0." in card
+    assert weights_digest(folder)[:32] in card
+    assert "license_name: CC0" in card

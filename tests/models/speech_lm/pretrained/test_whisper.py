@@ -87,5 +87,7 @@ def test_an_untrained_model_exports_as_the_weights_that_it_started_from(tmp_path
     export(model, header(GRID), tmp_path / "folder")
     written = load_file(tmp_path / "folder" / "model.safetensors")
     for name, tensor in theirs.state_dict().items():
+        if name == "proj_out.weight":  # the same as the table of tokens
+            continue
         mine = written[name]
         assert np.array_equal(mine[: len(tensor)].numpy(), tensor.numpy()), name
