@@ -62,10 +62,8 @@ def _licences(output: Output) -> set[str]:
         if dataset.latest() is None:
             continue
         rows = dataset.read()
-        if name == "utterances":
-            values = rows["licence"]
-        else:
-            values = pc.struct_field(pc.list_flatten(rows["turns"]), "licence")
+        turns = None if name == "utterances" else pc.list_flatten(rows["turns"])
+        values = rows["licence"] if turns is None else pc.struct_field(turns, "licence")
         found |= {value for value in pc.unique(values).to_pylist() if value}
     return found
 
