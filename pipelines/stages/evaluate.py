@@ -1,5 +1,6 @@
 """evaluate: checkpoints and the test split's codes -> `hypotheses` -> cpWER."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,7 +187,11 @@ def make_hypotheses(job: Job) -> Receipt:
         for batch in source.batches(receipt):
             hypotheses = apply_or_quarantine(operator, batch, writer)
             writer.write(hypotheses)
-            writer.count(tokens=sum(hypotheses["num_tokens"].to_pylist()), conversations=hypotheses.num_rows)
+            writer.count(
+                tokens=sum(hypotheses["num_tokens"].to_pylist()),
+                conversations=hypotheses.num_rows,
+                audio_s=sum(batch["num_frames"].to_pylist()) / job.recipe.encode.spec.frame_rate_hz,
+            )
 
     metadata = {"hubbub.checkpoint": canonical_json({"weights": operator.weights_digest})}
     return job.output.dataset("hypotheses").commit(job.partition, HYPOTHESES, metadata, fill)
@@ -225,12 +230,17 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
     path = plan.output.evaluation(plan.evaluation_key) / "metrics.json"
     fresh = plan.evaluation_done() and not stage.stale and "evaluate" not in context.unrecorded
     fresh = fresh and not context.options.register
+    speed = ""
     inputs = {"codes": context.snapshots["codes"].merkle_root}
     if fresh:
         close(context, stage, inputs)
     else:
         with context.stage("evaluate") as run:
-            build(context, stage)
+            started = time.monotonic()
+            if audio_s := build(context, stage):
+                factor = (time.monotonic() - started) / audio_s
+                run.metrics({"real_time_factor": factor})
+                speed = f", {factor:.2f} of real time"
             snapshot = close(context, stage, inputs)
             metrics = score(plan)
             run.reads([(context.snapshots["codes"], context.output.dataset("codes").url())])
@@ -245,7 +255,7 @@ def run_evaluation(context: RunContext, plan: Plan, stage: StagePlan) -> None:
         console.notice(f"{cut} transcripts of windows were cut at evaluate.max_tokens; their last words are missing")
     if unknown := metrics.get("unknown_slices"):
         console.notice(f"evaluate.slices: no conversation has {', '.join(unknown)}")
-    report_stage("evaluate", fresh, f"{title} {shown} on {number} conversations")
+    report_stage("evaluate", fresh, f"{title} {shown} on {number} conversations{speed}")
     context.metrics = dict(metrics)
 
 

@@ -69,11 +69,11 @@ class Bench:
         return self.folder / f"whisper-{name}"
 
     def train(self, name: str, kind: str, start: str, *options: str) -> Path:
-        """Train on a kind of mixtures and judge; return the output folder."""
-        output, began = self.folder / name, time.monotonic()
+        """Train on a kind of mixtures and judge; return the output folder, which trainings of one kind share."""
+        output, began = self.folder / f"{kind}-{start}", time.monotonic()
         recipe, whisper = self.mixtures / kind / "recipe.yaml", self.whisper(start)
         arguments = [
-            *("run", str(recipe), "--model.from-whisper", str(whisper), "--output", str(output)),
+            *("run", str(recipe), "--model.from-whisper", str(whisper), "--output", str(output), "--update"),
             *("--pack.capacity", "1024", "--train.packs-per-step", "2", "--train.packs-per-pass", "1"),
             *("--train.steps", str(self.steps), "--train.warmup-steps", "20", "--train.lr", "5e-4"),
             *("--train.pretrained-lr", "5e-5", "--train.checkpoint-every", "40", "--evaluate.no-untrained"),
