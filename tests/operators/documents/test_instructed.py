@@ -63,7 +63,7 @@ def answer(tokens):
 
 def asked(task, tokens):
     """The number of the wording and the value of an instruction."""
-    assert tokens[:2] == [T.SPARE[1], T.INSTRUCTION]
+    assert tokens[:2] == [T.ASR_INSTRUCTED, T.INSTRUCTION]
     text = T.decode(tokens[2 : tokens.index(T.TEXT)])
     for number, wording in enumerate(TASKS[task].wordings):
         found = re.fullmatch(re.escape(wording).replace(r"\{\}", "(.+)"), text)
@@ -187,8 +187,8 @@ def test_a_window_with_a_talker_of_whom_it_is_not_told_cannot_be_used(task, fiel
 
 def test_the_family_shares_one_spare_token():
     assert len(FAMILY) == 4
-    assert {TASKS[name].token for name in FAMILY} == {ByteTokenizer.SPARE[1]}
-    assert token_names()[ByteTokenizer.SPARE[1]] == "asr_instructed"
+    assert {TASKS[name].token for name in FAMILY} == {ByteTokenizer.ASR_INSTRUCTED}
+    assert token_names()[ByteTokenizer.ASR_INSTRUCTED] == "asr_instructed"
     assert token_names()[ByteTokenizer.ASR] == "asr"
 
 

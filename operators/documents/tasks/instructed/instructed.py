@@ -38,7 +38,7 @@ class Instructed(Task):
     """
 
     family = "asr_instructed"
-    token = ByteTokenizer.SPARE[1]
+    token = ByteTokenizer.ASR_INSTRUCTED
     judged_by = "speakers"
     also_measured = ("empty_accuracy",)
     marks_talkers = True
