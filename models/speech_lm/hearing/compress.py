@@ -40,7 +40,7 @@ def stretch_lengths(batch: Batch) -> Sequence[int]:
 def stacked_lengths(lengths: Sequence[int], shape: Shape) -> list[int]:
     """Return the columns that are left of stretches of so many.
 
-    >>> stacked_lengths([1, 4, 5], Shape(stack=8)), stacked_lengths([1, 4, 5], Shape())
+    >>> stacked_lengths([1, 4, 5], Shape(stack=8, encoder="x")), stacked_lengths([1, 4, 5], Shape())
     ([1, 2, 3], [1, 4, 5])
     """
     times = shape.stack // FRAMES_PER_COLUMN
