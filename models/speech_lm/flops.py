@@ -9,6 +9,7 @@ import itertools
 
 import torch
 
+from models.codecs.pcm import FRAMES_PER_COLUMN
 from models.config.shape import Shape, Vocabulary
 from models.sequence.batch import Batch
 
@@ -37,8 +38,26 @@ def attention_pairs(lengths: list[int], prompts: list[int] | None = None) -> int
     return pairs + sum(p * (p - 1) // 2 for p in prompts or [])
 
 
+def _whisper_flops(shape: Shape, batch: Batch) -> float:
+    """Return the operations of Whisper's blocks over a batch: text reads itself, and attends across to frames."""
+    documents = len(batch.boundaries) - 1
+    of_audio = torch.searchsorted(batch.cu_seqlens[1:].to(torch.int64), batch.audio_columns, right=True)
+    audio = torch.bincount(of_audio, minlength=documents)
+    text = batch.cu_seqlens.diff() - audio + len(shape.prefix)
+    frames = audio * FRAMES_PER_COLUMN
+    width, passes = shape.dim, 4 if shape.lora_rank else 6
+    of_text = passes * (6 * width * width + 2 * width * shape.ffn_dim) * int(text.sum())
+    # Nothing before the frames is trained, where the encoder is frozen: no gradient is passed on to them.
+    is_frozen = not shape.encoder_rank and shape.diarization == "none"
+    of_frames = (passes - 2 * is_frozen) * 2 * width * width * int(frames.sum())
+    pairs = attention_pairs(text.tolist()) + int((text * frames).sum())
+    return float(shape.num_layers * (of_text + of_frames + 12 * width * pairs))
+
+
 def training_flops(shape: Shape, vocabulary: Vocabulary, batch: Batch) -> float:
-    """Return the operations of one forward and backward pass over a batch."""
+    """Return the operations of one forward and backward pass over a batch; those of an encoder are not counted."""
+    if shape.decoder == "whisper":
+        return _whisper_flops(shape, batch) + 6.0 * shape.dim * vocabulary.text_size * len(batch.text_from)
     lengths = [end - start for start, end in itertools.pairwise(batch.boundaries)]
     pairs = attention_pairs(lengths, list(batch.prompts) if shape.prompt_attention == "both" else None)
     # A frozen matrix passes gradients on, but gets none.

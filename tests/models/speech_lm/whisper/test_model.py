@@ -11,6 +11,7 @@ from models.sequence.batch import collate
 from models.sequence.documents import SegmentFeatures
 from models.speech_lm.decode.decoder import Decoder
 from models.speech_lm.decode.graphs import Pace
+from models.speech_lm.flops import training_flops
 from models.speech_lm.generate import greedy_text
 from models.speech_lm.whisper.model import TextOnly
 from models.training.optimizers import make_optimizers
@@ -193,3 +194,21 @@ def test_text_only_keeps_the_order_and_counts_the_prefix(folder):
     assert text.cu_frames.diff().tolist() == [
         4 * (one.num_columns - len(one.text_tokens)) for one in documents(tokenizer)
     ]
+
+
+def test_operations_are_those_that_torch_counts(folder):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, tokenizer = load(folder)
+    one = document(0, tokenizer, "good day", 1.2)
+    features = (SegmentFeatures(np.zeros((4 * 15, 32), np.float32), np.zeros(0, np.float32)),)
+    batch = collate([replace(one, codes=b"", features=features)], GRID)
+    with FlopCounterMode(display=False) as counter:
+        model.states(batch).sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    matrices = counts[torch.ops.aten.addmm] + counts[torch.ops.aten.mm]  # attention's gradient is not counted on a CPU
+    text = len(one.text_tokens) + 2
+    attention = 2 * 12 * 32 * (text * (text + 1) // 2 + text * 60)
+    loss = 6 * 32 * model.vocabulary.text_size * len(batch.text_from)
+    found = training_flops(model.shape, model.vocabulary, batch)
+    assert found - attention - loss == pytest.approx(matrices, rel=0.02)
