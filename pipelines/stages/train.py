@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow.compute as pc
+
 from models.config.header import read_header, steps
 from models.config.settings import key_settings
 from models.training.metrics import StepRecord, ValidationRecord, best_steps, read_metrics, read_records
@@ -147,7 +149,28 @@ def _lineage(context: RunContext, run: StageRun) -> dict[str, Any]:
         "corpora": {source: listed for index in indexes for source, listed in index.inputs.items()},
         "datasets": {name: snapshot.merkle_root for name, snapshot in context.snapshots.items()},
         "mlflow_run": run.run_id,
+        **_words(context),
     }
+
+
+FEW_WORDS = 5000
+"""Different words of a corpus below which a model that starts from nothing cannot know most of a language."""
+
+
+def _words(context: RunContext) -> dict[str, int]:
+    """Return how many different words the corpus has, where they are few and all that the model will ever know."""
+    snapshots, dataset = context.snapshots, context.output.dataset("utterances")
+    if context.recipe.train.start_from or "utterances" not in snapshots or context.recipe.corpus.recorded:
+        return {}
+    known: set[str | None] = set()
+    for receipt in snapshots["utterances"].receipts:
+        for batch in dataset.batches(receipt):
+            words = pc.list_flatten(pc.split_pattern(batch["text_normalized"], " "))
+            known.update(pc.unique(words).to_pylist())
+            if len(known) > FEW_WORDS:
+                return {}
+    number = len(known - {None, ""})
+    return {"distinct_words": number} if number else {}
 
 
 @contextmanager

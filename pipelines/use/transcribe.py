@@ -117,6 +117,12 @@ class Transcriber:
         return pack_codes(codes[:, : max(1, round(longest_s * spec.frame_rate_hz))], spec.bits)
 
     @property
+    def distinct_words(self) -> int | None:
+        """The different words that the model was trained on, where they are few and it knows no others."""
+        number: int | None = self._operator.header.lineage.get("distinct_words")
+        return number
+
+    @property
     def asks_each_window(self) -> bool:
         """Whether what is asked is answered window by window, each as if it were all there is."""
         return self._operator.asked is not None

@@ -289,6 +289,7 @@ def test_transcribe_says_who_said_what(undisturbed, recipe, tmp_path):
     done = hubbub("transcribe", wav, *asked)
     assert all(line.startswith("[s") for line in done.stdout.splitlines())
     assert re.search(r"s0-4.wav: [\d.]+ s of audio in [\d.]+ s, [\d.]+ of real time", done.stderr)
+    assert re.search(r"was trained on \d+ different words", done.stderr)
     other = wav.with_name("s0-3.wav")
     hubbub("transcribe", wav, other, *asked, "--format", "seglst", "--output", tmp_path / "said")
     assert sorted(path.name for path in (tmp_path / "said").iterdir()) == ["s0-3.seglst.json", "s0-4.seglst.json"]
