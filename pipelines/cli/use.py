@@ -66,7 +66,8 @@ def transcribe(arguments: Sequence[str]) -> None:
     options = {name: value for name, value in vars(parsed).items() if name not in mine}
     transcriber = Transcriber(parsed.checkpoint, hotwords=_hotwords(parsed), **options)
     if words := transcriber.distinct_words:
-        console.notice(f"the model was trained on {words:,} different words: for others it writes some that it knows")
+        known = f"the model was trained on {words:,} different words: for others it writes some that it knows"
+        console.ERR.print(console.shown(known))
     if parsed.format not in ("lines", "seglst") and not transcriber.has_times:
         raise InputError(
             f"--format {parsed.format} needs times, which {parsed.checkpoint} does not predict; take a checkpoint "
