@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.hubbub-setup
 
-.PHONY: setup demo golden fuzz test test-slow check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-real real bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features bench-voices voices clean
+.PHONY: setup demo golden fuzz test test-slow test-nightly check format bench-codec bench-pack bench-load bench-realism bench-mixtures bench-real real bench-simulate bench-digits bench-layouts bench-layouts-trained bench-train bench-gpu gpu-check bench-decode bench-pipeline bench-nodes bench-ablation bench-evaluate bench-features bench-voices voices clean
 
 setup: $(STAMP)
 
@@ -37,9 +37,12 @@ test: setup                ## the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # Two files at a time. A test that fails beside another, with whose programs it shares two cores, has to pass alone.
-SLOW := $(BIN)/python -m pytest -q -m slow --timeout 1800
+SLOW := $(BIN)/python -m pytest -q --timeout 1800 -m "slow and not nightly"
 test-slow: setup           ## the tests that need servers or minutes
 	OMP_NUM_THREADS=1 tests/servers.sh sh -c '$(SLOW) -n 2 --dist loadfile || $(SLOW) --last-failed --last-failed-no-failures none'
+
+test-nightly: setup        ## the slow tests that are much like another
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout 1800 -m nightly
 
 fuzz: setup                ## both fuzzers: lists of corpora, and what a run keeps (20,000 cases)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 20000
