@@ -1,6 +1,6 @@
 """Recognizers that start from Whisper, on real speech of speakers they never heard: `make bench-real`.
 
-    python -m tests.bench.real.recognition FOLDER [--parts whisper sot told features simulation] [--steps 160]
+    python -m tests.bench.real.recognition FOLDER [--parts whisper sot told features simulation] [--steps 120]
 
 Trains and judges (`mixtures.py` makes what by): Whisper base's decoder by serialized output on two talkers and single
 ones (sot); the same told by a diarization whom to hear (told, DiCoW); Whisper as it is, on single talkers, and tiny.en
@@ -76,7 +76,7 @@ class Bench:
             *("run", str(recipe), "--model.from-whisper", str(whisper), "--output", str(output), "--update"),
             *("--pack.capacity", "1024", "--train.packs-per-step", "2", "--train.packs-per-pass", "1"),
             *("--train.steps", str(self.steps), "--train.warmup-steps", "20", "--train.lr", "5e-4"),
-            *("--train.pretrained-lr", "5e-5", "--train.checkpoint-every", "40", "--evaluate.no-untrained"),
+            *("--train.pretrained-lr", "2e-5", "--train.checkpoint-every", "40", "--evaluate.no-untrained"),
             *("--evaluate.baselines", "--evaluate.slices", "condition", "--evaluate.max-tokens", "120"),
             *options,
         ]
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.real.recognition")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--steps", type=int, default=160, help="of every training, of two packs of 1,024 columns each")
+    parser.add_argument("--steps", type=int, default=120, help="of every training, of two packs of 1,024 columns each")
     parser.add_argument("--hours", type=float, default=2.4, help="of mixtures of each kind")
     parser.add_argument("--told", choices=("frames", "encoder"), default="frames", help="where the model is told")
     asked = parser.parse_args()
