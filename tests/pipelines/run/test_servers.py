@@ -48,6 +48,7 @@ def test_mlflow_on_postgres_holds_what_sqlite_holds(tmp_path, monkeypatch, postg
     assert found[0] == found[1]
 
 
+@pytest.mark.nightly  # ranks without Ray make the same steps in tests/models/training
 def test_two_training_workers_make_the_steps_of_one(tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", write_corpus(tmp_path / "corpus"))
     for number in (1, 2):

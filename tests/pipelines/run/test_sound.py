@@ -51,6 +51,7 @@ def test_the_road_runs_on_real_speech(shared, tmp_path, name):
     assert "verified" in hubbub("verify", recipe, "--output", output).stdout
 
 
+@pytest.mark.nightly  # the codec and the layout have tests of their own
 def test_the_road_runs_with_a_neural_codec_and_the_delay_layout(shared, tmp_path):
     pytest.importorskip("ai_edge_litert", reason="codec lyra's runtime (extra `lyra`) is not installed")
     output = tmp_path / "out"
