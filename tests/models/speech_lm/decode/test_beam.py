@@ -107,3 +107,19 @@ def test_answers_keep_to_their_grammar():
             state = grammar.advance(state, token)
     assert any(answers)
     assert free != answers
+
+
+def test_one_beam_under_grammars_is_greedy_decoding_under_them_whoever_came_in_before():
+    tokenizer = ByteTokenizer()
+    small = model_for(GRID, dtype=torch.float32)
+    model = SpeechLM(small.shape, replace(small.vocabulary, text_size=tokenizer.vocab_size)).initialize(0).eval()
+    with torch.no_grad():
+        model.text_head.weight.mul_(30)
+        model.text_head.weight[END] = 0.0
+        tags = slice(tokenizer.FIRST_SPEAKER, tokenizer.FIRST_TEXT)
+        model.text_head.weight[tags] *= 3  # the likeliest tag is one that only a later window may begin with
+    grammars = [ArrivalGrammar(tokenizer, carried) for carried in (0, 20, 5)]
+    search = BeamSearch(1, END, 6, length_power=0.0)
+    found = beam_text(model, prompts(), GRID, search, grammars=grammars)
+    assert found == greedy_text(model, prompts(), GRID, end=END, max_tokens=6, grammars=grammars)
+    assert found != beam_text(model, prompts(), GRID, search, grammars=[grammars[0]] * 3)
